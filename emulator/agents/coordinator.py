@@ -1,0 +1,354 @@
+"""The coordinator's process: it keeps the clock and the balancer, and routes between the nodes.
+
+Theory of operation
+-------------------
+:class:`~emulator.engine.windows.Windows` decides who may run how far; this file carries its
+decisions to the agents and their replies back, runs the nodes that live here (the balancer, and
+every node whose process was killed by command), and takes commands.  It waits in one place, for the
+next frame of any peer, and sleeps there.
+
+A command is stamped after every grant given, handed to the nodes that the plan's route names, and
+answered to its client when all of them have answered.  ``cpu kill N`` ends, after node N has done
+what the command asks of it, with :meth:`Coordinator.retire`: the node goes on here and its process
+is killed.
+
+A run ends with an OUTCOME frame to the supervisor, whatever happened: books of all nodes, or the
+text of what went wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from typing import Any
+
+from emulator import wire
+from emulator.agents import frames, host
+from emulator.agents.link import Hub, LinkError
+from emulator.engine.board import HistoryBoard
+from emulator.engine.commands import Commands
+from emulator.engine.conservation import pids_owned
+from emulator.engine.inline import RunOutcome
+from emulator.engine.node import Node
+from emulator.engine.plan import COORDINATOR_NAME, CommandError, Plan
+from emulator.engine.seat import finish, run_local, settle_in
+from emulator.engine.windows import Grant, Windows
+from emulator.types import NSEC_PER_MSEC, Message
+
+#: After so long without a frame, the supervisor is told who is waited for.
+QUIET_MS = 500
+
+#: Emulated time between two progress frames.
+PROGRESS_NS = 20 * NSEC_PER_MSEC
+
+SUPERVISOR_NAME = "emusuper"
+
+
+class AgentFailedError(Exception):
+    """An agent ended by its own exception; the text is its traceback."""
+
+
+class RefusedError(Exception):
+    """A peer speaks another protocol."""
+
+
+def main(plan: Plan, hub_address: str, observer_address: str, cpus: tuple[int, ...]) -> int:
+    """Run the box and return the exit status."""
+    host.set_comm(COORDINATOR_NAME)
+    cpus = host.pin(cpus)
+    hub = Hub(hub_address, observer_address, QUIET_MS)
+    coordinator = Coordinator(plan, hub, cpus)
+    try:
+        coordinator.run()
+        return 0
+    finally:
+        hub.close()
+
+
+class Coordinator:
+    """One run, from the first HELLO to the OUTCOME."""
+
+    __slots__ = (
+        "_board",
+        "_books",
+        "_commands",
+        "_core",
+        "_cpus",
+        "_hub",
+        "_killed",
+        "_local",
+        "_names",
+        "_outcome",
+        "_peers",
+        "_plan",
+        "_reported_ns",
+        "_states",
+        "_supervisor",
+        "_unheard",
+    )
+
+    def __init__(self, plan: Plan, hub: Hub, cpus: tuple[int, ...]) -> None:
+        self._plan, self._hub, self._cpus = plan, hub, cpus
+        self._board = HistoryBoard(plan.nr_nodes)
+        self._core = Windows(
+            plan.nr_cpus, plan.nr_nodes, plan.latencies, plan.until_ns, self._board
+        )
+        self._local: dict[int, Node] = {}
+        self._peers = {node: _identity(plan.name(node)) for node in plan.remote_nodes()}
+        self._names = {identity: node for node, identity in self._peers.items()}
+        self._unheard = set(self._peers)
+        self._supervisor = b""
+        self._commands = Commands()
+        self._states: dict[int, list[Any]] = {}
+        self._books: dict[int, dict[str, Any]] = {}
+        self._killed: set[int] = set()
+        self._reported_ns = -PROGRESS_NS
+        self._outcome = RunOutcome()
+
+    def run(self) -> None:
+        """Run the box to its end and tell the supervisor how that was."""
+        outcome = self._outcome
+        try:
+            self._gather()
+            self._simulate()
+            self._close_books()
+        except AgentFailedError as error:
+            outcome.status, outcome.error = 1, str(error)
+        except (LinkError, RefusedError) as error:
+            outcome.status, outcome.error = 2, str(error)
+        except Exception:
+            # Our own failure, a node's in this process, or a broken invariant of the engine.
+            outcome.status, outcome.error = 1, f"{COORDINATOR_NAME}: {traceback.format_exc()}"
+        self._send_outcome()
+
+    def retire(self, node_id: int) -> None:
+        """Take a node out of its process, kill that, and go on with the node here.
+
+        The node must not have a grant.  Nothing that the nodes can notice happens.
+        """
+        self._send(node_id, [frames.SNAPSHOT])
+        while node_id not in self._states:
+            self._take_next()
+        self._board.muted = True
+        node = self._plan.build(node_id, self._board)
+        self._board.muted = False
+        node.restore(self._states.pop(node_id))
+        settle_in(node, self._plan.latencies)
+        self._hub.send(self._supervisor, wire.pack([frames.KILL, node_id]))
+        while node_id not in self._killed:
+            self._take_next()
+        self._local[node_id] = node
+        self._core.local.add(node_id)
+
+    # -- from HELLO to the first grant -----------------------------------------------------------
+
+    def _gather(self) -> None:
+        balancer = self._plan.build(self._plan.nr_cpus, self._board)
+        settle_in(balancer, self._plan.latencies)
+        self._local[balancer.node_id] = balancer
+        self._core.local.add(balancer.node_id)
+        self._core.hello(balancer.node_id, balancer.promise(), [])
+        self._core.noted(balancer.node_id)
+        while self._unheard or not self._supervisor:
+            self._take_next()
+        self._board.started = True
+        for at_ns, target, words in self._plan.commands:
+            for message in self._commands.give(at_ns, [target], words):
+                self._core.post(message)
+
+    def _hello(self, identity: bytes, frame: list[Any]) -> None:
+        _, protocol, digest, node_id, _, promise, publications = frame
+        _check_protocol(identity, protocol, digest)
+        if self._peers.get(node_id) != identity or node_id not in self._unheard:
+            raise RefusedError(f"{identity.decode()} says that it is node {node_id}")
+        self._unheard.discard(node_id)
+        facts = [(time_ns, tuple(items)) for time_ns, items in publications]
+        self._core.hello(node_id, frames.promise_of(promise), facts)
+
+    # -- the run ---------------------------------------------------------------------------------
+
+    def _simulate(self) -> None:
+        core = self._core
+        while True:
+            granted = core.grants()
+            for grant in granted:
+                self._give(grant)
+            if core.answers:
+                self._settle_answers()
+            elif not granted and core.done():
+                return
+            elif not any(grant.node in self._local for grant in granted):
+                # All that can be given is given: only a frame changes that.
+                self._take_next()
+            self._report()
+
+    def _give(self, grant: Grant) -> None:
+        node = self._local.get(grant.node)
+        if node is not None:
+            run_local(node, self._core, grant)
+        else:
+            floor_ns = self._core.read_floor_ns()
+            self._hub.send(
+                self._peers[grant.node], frames.pack_grant(frames.GRANT, grant, floor_ns)
+            )
+
+    def _take_next(self) -> None:
+        # Waits for one frame and acts on it; the only place where the coordinator sleeps.
+        received = self._hub.receive()
+        if received is None:
+            self._send_progress()
+            return
+        identity, data = received
+        frame = wire.unpack(data)
+        if frame[0] == frames.REPLY:
+            reply = frames.reply_of(frame)
+            node_id = self._names[identity]
+            self._core.reply(node_id, reply.promise, reply.outbox, reply.publications)
+        else:
+            self._take_rare(identity, frame)
+
+    def _take_rare(self, identity: bytes, frame: list[Any]) -> None:
+        match frame[0]:
+            case frames.HELLO:
+                self._hello(identity, frame)
+            case frames.WATCH:
+                _check_protocol(identity, frame[1], frame[2])
+                self._supervisor = identity
+            case frames.COMMAND:
+                self._take_command(identity, frame)
+            case frames.STOP:
+                self._stop()
+            case frames.STATE:
+                self._states[self._names[identity]] = frame[1]
+            case frames.BOOKS:
+                self._books[self._names[identity]] = frame[1]
+                self._outcome.agents[identity.decode().rpartition(".")[0]] = frame[2]
+            case frames.KILLED:
+                self._killed.add(frame[1])
+            case frames.FAILED:
+                raise AgentFailedError(f"{identity.decode()} failed:\n{frame[1]}")
+            case _:
+                raise RefusedError(f"unknown frame {frame[0]} from {identity.decode()}")
+
+    def _stop(self) -> None:
+        self._core.until_ns = min(self._core.until_ns, self._core.stamp_ns())
+
+    # -- commands --------------------------------------------------------------------------------
+
+    def _take_command(self, client: bytes, frame: list[Any]) -> None:
+        _, protocol, words = frame
+        at_ns = self._core.stamp_ns()
+        try:
+            if protocol != wire.PROTOCOL:
+                raise CommandError(f"the box speaks protocol {wire.PROTOCOL}, not {protocol}")
+            if at_ns >= self._core.until_ns or not self._board.started:
+                raise CommandError("the box takes no commands now")
+            targets = self._plan.targets(words)
+        except CommandError as error:
+            self._answer(client, f"error: {error}")
+            return
+        for message in self._commands.give(at_ns, targets, words, client):
+            self._core.post(message)
+
+    def _settle_answers(self) -> None:
+        answers, self._core.answers = self._core.answers, []
+        for message in answers:
+            if message[4] == wire.COMMAND_DONE:
+                self._settle(message)
+
+    def _settle(self, message: Message) -> None:
+        source, (words, _) = message[1], message[5]
+        if words[:2] == ["cpu", "kill"] and int(words[2]) == source and source not in self._local:
+            self.retire(source)
+        finished = self._commands.settle(message)
+        if finished is not None:
+            self._answer(finished.client, finished.answer())
+
+    def _answer(self, client: bytes, text: str) -> None:
+        if not client:
+            return
+        try:
+            self._hub.send(client, wire.pack([frames.ANSWER, text]))
+        except LinkError:
+            # The client did not wait; its command stands all the same.
+            return
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _close_books(self) -> None:
+        core, outcome = self._core, self._outcome
+        for node_id in range(self._plan.nr_nodes):
+            grant = core.leftovers(node_id)
+            node = self._local.get(node_id)
+            if node is None:
+                data = frames.pack_grant(frames.FINISH, grant, core.read_floor_ns())
+                self._hub.send(self._peers[node_id], data)
+            else:
+                finish(node, self._board, grant)
+                self._books[node_id] = node.books()
+        while len(self._books) < self._plan.nr_nodes:
+            self._take_next()
+        outcome.books = self._books
+        problems = core.ledger.audit(pids_owned(self._books), core.until_ns)
+        if problems:
+            outcome.status, outcome.error = 1, "\n".join(problems)
+        for pending in self._commands.unanswered():
+            self._answer(pending.client, "error: the run is over")
+
+    def _send_outcome(self) -> None:
+        outcome, core = self._outcome, self._core
+        outcome.agents[COORDINATOR_NAME] = host.usage(self._cpus)
+        data = wire.pack(
+            [
+                frames.OUTCOME,
+                outcome.status,
+                outcome.error,
+                core.floor_ns(),
+                core.windows,
+                core.messages,
+                self._hub.bytes,
+                outcome.books,
+                self._commands.done,
+                outcome.agents,
+            ]
+        )
+        for node_id, identity in self._peers.items():
+            if node_id not in self._local:
+                self._try_send(identity, wire.pack([frames.QUIT]))
+        self._try_send(self._supervisor, data)
+
+    def _report(self) -> None:
+        if self._core.floor_ns() - self._reported_ns >= PROGRESS_NS:
+            self._send_progress()
+
+    def _send_progress(self) -> None:
+        core = self._core
+        self._reported_ns = core.floor_ns()
+        waited = [self._plan.name(node) for node in core.waiting_for() or sorted(self._unheard)]
+        data = wire.pack([frames.PROGRESS, self._reported_ns, core.windows, core.messages, waited])
+        self._hub.publish(data)
+        self._try_send(self._supervisor, data)
+
+    def _send(self, node_id: int, frame: list[Any]) -> None:
+        self._hub.send(self._peers[node_id], wire.pack(frame))
+
+    def _try_send(self, identity: bytes, data: bytes) -> None:
+        if not identity:
+            return
+        try:
+            self._hub.send(identity, data)
+        except LinkError:
+            # The supervisor sees deaths by itself, and says so.
+            return
+
+
+def _identity(name: str) -> bytes:
+    return f"{name}.1".encode()
+
+
+def _check_protocol(identity: bytes, protocol: int, digest: str) -> None:
+    if (protocol, digest) != (wire.PROTOCOL, wire.digest()):
+        raise RefusedError(
+            f"{identity.decode()} speaks protocol {protocol} {digest}, "
+            f"pid {os.getpid()} speaks {wire.PROTOCOL} {wire.digest()}"
+        )

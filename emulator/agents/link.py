@@ -1,0 +1,177 @@
+"""The links between processes: ZeroMQ over ipc, with its silent losses switched off.
+
+Theory of operation
+-------------------
+One ROUTER in the coordinator, bound in a directory of its own that only its owner may enter and
+whose path is short (a Unix socket's name holds 107 characters); one DEALER in each agent, in the
+supervisor and in each client that gives commands.  A PUB socket beside it tells observers how far
+the run is; it alone may lose mail.
+
+What ZeroMQ would do silently is an error here: the ROUTER refuses mail for a peer that is not
+there (ROUTER_MANDATORY), no queue has a limit at which mail is dropped (the protocol has one grant
+and one reply in flight per node, and that bounds them), and an identity carries an incarnation, so
+that a successor is never taken for its predecessor.
+
+This is the only file that imports zmq.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+
+import zmq
+
+from emulator import wire
+from emulator.agents import frames
+
+#: Longest path of a Unix socket on Linux, without its terminating zero.
+SOCKET_PATH_MAX = 107
+
+HUB_SOCKET = "hub"
+OBSERVER_SOCKET = "pub"
+
+#: Progress frames an observer may lag behind before it loses some.
+OBSERVER_QUEUE_MAX = 1000
+
+#: A peer that is not bound yet is tried again soon: agents start before the coordinator listens.
+RECONNECT_MS = 5
+
+#: How long a closing link waits for its last frame to leave.
+LINGER_MS = 2_000
+
+
+class LinkError(OSError):
+    """A peer is not there."""
+
+
+class SocketDirectory:
+    """The directory of a run's sockets, 0700 and with a short path."""
+
+    __slots__ = ("path",)
+
+    def __init__(self) -> None:
+        base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+        if len(base) > SOCKET_PATH_MAX // 2 or not os.access(base, os.W_OK):
+            base = "/tmp"  # noqa: S108 - mkdtemp makes a directory that only we may enter
+        self.path = tempfile.mkdtemp(prefix="smpbox-", dir=base)
+        assert len(os.fsencode(self.path)) + len(HUB_SOCKET) < SOCKET_PATH_MAX, self.path
+
+    def hub(self) -> str:
+        """Return the address of the coordinator's socket, for agents and clients."""
+        return f"ipc://{self.path}/{HUB_SOCKET}"
+
+    def observers(self) -> str:
+        """Return the address at which progress is published."""
+        return f"ipc://{self.path}/{OBSERVER_SOCKET}"
+
+    def remove(self) -> None:
+        """Remove the directory and what is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class Hub:
+    """The coordinator's end of every link."""
+
+    __slots__ = ("_context", "_observers", "_router", "bytes")
+
+    def __init__(self, hub_address: str, observer_address: str, quiet_ms: int) -> None:
+        """Bind both sockets; :meth:`receive` returns None after ``quiet_ms`` without a frame."""
+        self._context = zmq.Context()
+        self._router = self._context.socket(zmq.ROUTER)
+        self._router.set(zmq.ROUTER_MANDATORY, 1)
+        _without_limits(self._router)
+        self._router.set(zmq.RCVTIMEO, quiet_ms)
+        self._router.bind(hub_address)
+        self._observers = self._context.socket(zmq.PUB)
+        self._observers.set(zmq.SNDHWM, OBSERVER_QUEUE_MAX)
+        self._observers.set(zmq.LINGER, 0)
+        self._observers.bind(observer_address)
+        self.bytes = 0  #: of frames in and out
+
+    def receive(self) -> tuple[bytes, bytes] | None:
+        """Return the next frame as (identity, bytes), or None if all was quiet for a while."""
+        try:
+            identity, data = self._router.recv_multipart()
+        except zmq.Again:
+            return None
+        self.bytes += len(data)
+        return identity, data
+
+    def send(self, identity: bytes, data: bytes) -> None:
+        """Send one frame; raise LinkError if there is no such peer."""
+        self.bytes += len(data)
+        try:
+            self._router.send_multipart((identity, data))
+        except zmq.ZMQError as error:
+            raise LinkError(error.errno, f"no connection to {identity.decode()}") from error
+
+    def publish(self, data: bytes) -> None:
+        """Tell observers; nobody need be there."""
+        self._observers.send(data)
+
+    def close(self) -> None:
+        """Send what is still to leave, and close."""
+        self._router.close()
+        self._observers.close()
+        self._context.term()
+
+
+class Link:
+    """One agent's end of its link to the coordinator."""
+
+    __slots__ = ("_context", "_socket")
+
+    def __init__(self, hub_address: str, name: str, incarnation: int) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.set(zmq.IDENTITY, f"{name}.{incarnation}".encode())
+        self._socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
+        _without_limits(self._socket)
+        self._socket.connect(hub_address)
+
+    def send(self, data: bytes) -> None:
+        """Send one frame."""
+        self._socket.send(data)
+
+    def receive(self) -> bytes:
+        """Wait for the next frame."""
+        return self._socket.recv()
+
+    def receive_within(self, timeout_ms: int) -> bytes | None:
+        """Return the next frame, or None if there is none in time."""
+        return self._socket.recv() if self._socket.poll(timeout_ms) else None
+
+    def wait(self, sentinels: Iterable[int], timeout_ms: int) -> list[int]:
+        """Wait for a frame or a sentinel (a file descriptor) and return the sentinels that fired."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        for sentinel in sentinels:
+            poller.register(sentinel, zmq.POLLIN)
+        return [what for what, _ in poller.poll(timeout_ms) if isinstance(what, int)]
+
+    def close(self) -> None:
+        """Send what is still to leave, and close."""
+        self._socket.close()
+        self._context.term()
+
+
+def ask(address: str, words: list[str], timeout_ms: int) -> str:
+    """Give a running box a command and return its answer; raise OSError if it does not answer."""
+    link = Link(address, f"ctl-{os.getpid()}", int.from_bytes(os.urandom(4)))
+    try:
+        link.send(wire.pack([frames.COMMAND, wire.PROTOCOL, words]))
+        data = link.receive_within(timeout_ms)
+    finally:
+        link.close()
+    if data is None:
+        raise LinkError(f"no answer within {timeout_ms} ms")
+    return str(wire.unpack(data)[1])
+
+
+def _without_limits(socket: zmq.Socket[bytes]) -> None:
+    socket.set(zmq.SNDHWM, 0)
+    socket.set(zmq.RCVHWM, 0)
+    socket.set(zmq.LINGER, LINGER_MS)

@@ -1,0 +1,268 @@
+"""The supervisor: starts the processes of a box, watches them, and leaves none behind.
+
+Theory of operation
+-------------------
+Processes start through a forkserver that has everything an agent needs imported already and that
+never had a ZeroMQ context, so that a start costs a fork.  The supervisor waits for frames of the
+coordinator and for the sentinels of all processes, in one call.  A process that ends unasked ends
+the run: by a signal, at once and with status 2; by its own exception, with the traceback that it
+sent and status 1.  Silence ends nothing, since a stopped process is not dead.  Whatever happens,
+at the end every process is gone: told to quit, or killed, and reaped.
+
+Agents ignore SIGINT, which a terminal sends to all; the run's end is the supervisor's to decide.
+If the supervisor itself is killed, each agent sees its pipe close and ends.
+
+This is the only file that imports multiprocess.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import multiprocess
+from multiprocess import process as multiprocess_process
+
+from emulator import wire
+from emulator.agents import coordinator, frames, host, node_agent
+from emulator.agents.coordinator import SUPERVISOR_NAME
+from emulator.agents.link import Link, SocketDirectory
+from emulator.engine.inline import RunOutcome
+from emulator.engine.plan import COORDINATOR_NAME, Plan
+
+#: Imported by the forkserver, once.
+PRELOAD = ["zmq", "msgpack", "psutil", "emulator.agents.node_agent", "emulator.agents.coordinator"]
+
+#: How often the caller's ``on_progress`` is asked whether to go on, at least.
+ASK_MS = 250
+
+#: How long processes that were told to quit may take, and how long an agent's last words.
+QUIT_S = 5.0
+LAST_WORDS_MS = 2_000
+
+#: The file of the run directory that holds the control socket's address while the run lasts.
+CONTROL = "control"
+
+
+class OnProgress(Protocol):
+    """Told how far a run has come and who is waited for; answers False to end it there."""
+
+    def __call__(self, now_ns: int, waiting_for: str = "") -> bool:
+        """Return whether to go on."""
+        ...
+
+
+def run_processes(plan: Plan, on_progress: OnProgress | None = None) -> RunOutcome:
+    """Run a box as processes and return how it ended; no process is left behind."""
+    supervisor = Supervisor(plan, on_progress)
+    try:
+        return supervisor.run()
+    finally:
+        supervisor.close()
+
+
+class Supervisor:
+    """The processes of one run."""
+
+    __slots__ = (
+        "_directory",
+        "_expected",
+        "_link",
+        "_on_progress",
+        "_plan",
+        "_processes",
+        "_progress",
+        "_stopping",
+    )
+
+    def __init__(self, plan: Plan, on_progress: OnProgress | None) -> None:
+        self._plan, self._on_progress = plan, on_progress
+        self._directory = SocketDirectory()
+        self._processes: dict[str, Any] = {}
+        self._expected: set[str] = set()  # names of processes that were killed by command
+        self._link: Link | None = None
+        self._progress: tuple[int, str] = (0, "")
+        self._stopping = False
+
+    def run(self) -> RunOutcome:
+        """Start everything, wait for the outcome, and see everything end."""
+        self._start()
+        link = self._link = Link(self._directory.hub(), SUPERVISOR_NAME, 1)
+        link.send(wire.pack([frames.WATCH, wire.PROTOCOL, wire.digest()]))
+        self._write_control()
+        outcome = self._watch(link)
+        if not outcome.status:
+            self._join()
+        return outcome
+
+    def pids(self) -> dict[str, int]:
+        """Return the host pids of the agents by name."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    def close(self) -> None:
+        """Kill and reap what is still there, and remove the sockets."""
+        for process in self._processes.values():
+            if process.is_alive():
+                process.kill()
+        for process in self._processes.values():
+            process.join()
+            process.close()
+        self._processes.clear()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        self._remove_control()
+        self._directory.remove()
+
+    # -- starting --------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        plan = self._plan
+        cpus = host.choose_host_cpus(plan.host_cpus)
+        context = multiprocess.get_context("forkserver")
+        context.set_forkserver_preload([*PRELOAD, plan.factory.partition(":")[0]])
+        hub, observers = self._directory.hub(), self._directory.observers()
+        with _without_main():
+            # The coordinator is not pinned to one CPU: it answers whoever is quickest.
+            self._launch(context, COORDINATOR_NAME, coordinator.main, (plan, hub, observers, cpus))
+            for place, node_id in enumerate(plan.remote_nodes()):
+                own = (cpus[place % len(cpus)],)
+                arguments = (plan, node_id, hub, own)
+                self._launch(context, plan.name(node_id), node_agent.main, arguments)
+
+    def _launch(
+        self, context: Any, name: str, target: Callable[..., int], arguments: tuple[Any, ...]
+    ) -> None:
+        process = context.Process(target=child, args=(target, arguments), name=name, daemon=True)
+        process.start()
+        self._processes[name] = process
+
+    # -- watching --------------------------------------------------------------------------------
+
+    def _watch(self, link: Link) -> RunOutcome:
+        while True:
+            sentinels = {
+                process.sentinel: name
+                for name, process in self._processes.items()
+                if name not in self._expected
+            }
+            fired = link.wait(sentinels, ASK_MS)
+            outcome = self._drain(link, 0)
+            if outcome is None and fired:
+                outcome = self._death(link, [sentinels[sentinel] for sentinel in fired])
+            if outcome is not None:
+                return outcome
+            self._ask(link)
+
+    def _drain(self, link: Link, timeout_ms: int) -> RunOutcome | None:
+        # Acts on the frames that are there; the outcome is the last.
+        while (data := link.receive_within(timeout_ms)) is not None:
+            frame = wire.unpack(data)
+            if frame[0] == frames.OUTCOME:
+                return _outcome_of(frame)
+            if frame[0] == frames.PROGRESS:
+                self._progress = (frame[1], " ".join(frame[4]))
+            elif frame[0] == frames.KILL:
+                self._kill(link, frame[1])
+        return None
+
+    def _kill(self, link: Link, node_id: int) -> None:
+        # A death that the coordinator has prepared.
+        name = self._plan.name(node_id)
+        self._expected.add(name)
+        self._processes[name].kill()
+        self._processes[name].join()
+        link.send(wire.pack([frames.KILLED, node_id]))
+
+    def _death(self, link: Link, names: list[str]) -> RunOutcome:
+        # Somebody died unasked.  Last words may be under way if it was not a signal.
+        name = names[0]
+        process = self._processes[name]
+        process.join()
+        if process.exitcode >= 0:
+            outcome = self._drain(link, LAST_WORDS_MS)
+            if outcome is not None:
+                return outcome
+        status = 1 if process.exitcode > 0 else 2
+        error = (
+            f"{name} (pid {process.pid}) {_manner(process.exitcode)} unasked, about "
+            f"{self._progress[0]} ns of emulated time; the run ends"
+        )
+        return RunOutcome(status=status, error=error, reached_ns=self._progress[0])
+
+    def _ask(self, link: Link) -> None:
+        if self._on_progress is None or self._stopping:
+            return
+        if not self._on_progress(*self._progress):
+            self._stopping = True
+            link.send(wire.pack([frames.STOP]))
+
+    # -- ending ----------------------------------------------------------------------------------
+
+    def _join(self) -> None:
+        for process in self._processes.values():
+            process.join(QUIT_S)
+
+    def _write_control(self) -> None:
+        if self._plan.run_dir:
+            path = os.path.join(self._plan.run_dir, CONTROL)
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(self._directory.hub() + "\n")
+
+    def _remove_control(self) -> None:
+        if self._plan.run_dir:
+            try:
+                os.unlink(os.path.join(self._plan.run_dir, CONTROL))
+            except FileNotFoundError:
+                return
+
+
+def child(target: Callable[..., int], arguments: tuple[Any, ...]) -> None:
+    """Be an agent: the first thing that every process of a box runs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = multiprocess_process.parent_process()
+    assert parent is not None
+    host.end_with(parent.sentinel, lambda: os._exit(0))
+    sys.exit(target(*arguments))
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    # multiprocess imports the caller's __main__ in every child.  Agents need nothing of it, and a
+    # console script or a test runner there would cost each of them its imports.
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _manner(exitcode: int) -> str:
+    if exitcode < 0:
+        try:
+            return f"was killed by {signal.Signals(-exitcode).name}"
+        except ValueError:
+            return f"was killed by signal {-exitcode}"
+    return f"exited with status {exitcode}"
+
+
+def _outcome_of(frame: list[Any]) -> RunOutcome:
+    _, status, error, reached, windows, messages, nr_bytes, books, commands, agents = frame
+    return RunOutcome(
+        status=status,
+        error=error,
+        reached_ns=reached,
+        windows=windows,
+        messages=messages,
+        wire_bytes=nr_bytes,
+        books=books,
+        commands=[(at_ns, words, answer) for at_ns, words, answer in commands],
+        agents=agents,
+    )

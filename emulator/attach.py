@@ -1,0 +1,88 @@
+"""What another terminal does to a run: read a CPU's log, send a command.
+
+Theory of operation
+-------------------
+A run is found by its directory (:mod:`emulator.rundir`).  Its rings are mapped files and can be
+read at any time; while it runs, its ``control`` file holds the address of the socket on which the
+coordinator takes commands.  A reader of rings is not noticed by the run, and a command is stamped
+after every grant that was given, so that neither disturbs what has been decided.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from emulator.rundir import RUN, RunDirectory, resolve_run
+from emulator.trace import ftrace
+from emulator.trace.reader import RingError, RingReader
+from emulator.types import NEVER
+
+#: How long a follower sleeps when it has read everything.
+FOLLOW_SLEEP_S = 0.1
+
+#: A command is answered when it has taken effect; a box that stands still may take a while.
+ANSWER_TIMEOUT_MS = 30_000
+
+
+class AttachError(Exception):
+    """The run cannot be read or commanded like that; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogRequest:
+    """Which part of which CPU's log: events by name (none: all), times in emulated ns."""
+
+    run: str
+    cpu: int
+    events: tuple[str, ...] = ()
+    from_ns: int = 0
+    to_ns: int = NEVER
+    follow: bool = False
+
+
+def log_lines(request: LogRequest, runs: Path) -> Iterator[str]:
+    """Yield the ftrace text of one CPU of a run, header first; of a live run until it ends.
+
+    Raises RunDirError where there is no such run, AttachError where the run has no such CPU or
+    an event does not exist.
+    """
+    directory = resolve_run(request.run, runs)
+    nr_cpus = int(directory.read_json(RUN)["nr_cpus"])
+    if request.cpu >= nr_cpus:
+        raise AttachError(f"{directory.path} has the CPUs 0-{nr_cpus - 1}, not {request.cpu}")
+    try:
+        yield ftrace.header(nr_cpus)
+        yield from _lines(request, directory)
+    except (OSError, RingError, ValueError) as error:
+        raise AttachError(str(error)) from error
+
+
+def _lines(request: LogRequest, directory: RunDirectory) -> Iterator[str]:
+    reader = RingReader(directory.cpu_ring(request.cpu))
+    span = (request.events, request.from_ns, request.to_ns)
+    if not (request.follow and directory.is_running()):
+        return ftrace.cpu_lines(reader, *span)
+
+    def wait() -> bool:
+        running = directory.is_running()
+        time.sleep(FOLLOW_SLEEP_S)
+        return running
+
+    return ftrace.follow_lines(reader, wait, *span)
+
+
+def send_command(run: str, words: tuple[str, ...], runs: Path) -> str:
+    """Give a command to a running box and return its answer.
+
+    Raises RunDirError where there is no such run or it takes no commands, AttachError where it
+    does not answer.
+    """
+    from emulator.agents.link import ask
+
+    directory = resolve_run(run, runs)
+    address = directory.control_address()
+    try:
+        return ask(address, list(words), ANSWER_TIMEOUT_MS)
+    except OSError as error:
+        raise AttachError(f"{directory.path} does not answer: {error}") from error

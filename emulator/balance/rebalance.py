@@ -1,0 +1,432 @@
+"""Which passes a balance request makes, in which order and when: ``kernel/sched/fair.c``, v5.4.
+
+Theory of operation
+-------------------
+A CPU asks for one of three things: ``rebalance_domains()`` for itself (periodic), a newly idle
+balance, or the ilb's ``nohz_idle_balance()`` for itself and every idle CPU without a tick.  Each is
+a :class:`Run`: a small state machine, because passes take time.  A pass is decided at the *end* of
+its time, on the state then; between two steps of a run the box goes on.  :meth:`Rebalancer.step`
+takes a run as far as it can go at one instant, that is until it must let time go by
+(``run.resume_ns``), must ask a source (PH_WAIT) or is over (PH_OVER).
+
+The time of the first pass of a periodic or newly idle run was spent by the CPU before it asked.
+
+Departures
+* A hotplug rebuild does not wait for passes under way; a run that finds its domains gone ends its
+  walk over them.
+* The SERIALIZE lock is taken when a pass's time begins and held until it is decided; the first pass
+  of a periodic or newly idle run holds it only for the instant of its decision.
+* Of the idle CPUs that the ilb visits, those not due are looked at at once, together with the next
+  that is; their time goes by together, and need_resched counts before and after it, not within.
+* ``rq->max_idle_balance_cost`` and ``rq->next_balance`` of all CPUs are kept here and published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from emulator.balance.domain import SD_BALANCE_NEWIDLE, SD_SERIALIZE, SchedDomain
+from emulator.balance.env import LbEnv
+from emulator.balance.fair import load_balance, load_balance_detached
+from emulator.balance.nohz import Nohz
+from emulator.balance.rqview import RqView
+from emulator.balance.run import (
+    PH_DOMAIN,
+    PH_NEXT_CPU,
+    PH_OVER,
+    PH_PASS,
+    PH_VISIT,
+    PH_WAIT,
+    Run,
+)
+from emulator.balance.topology import (
+    SchedDomains,
+    get_sd_balance_interval,
+    idle_next_balance,
+    max_load_balance_interval,
+)
+from emulator.tracepoints import MIGRATE_NEWIDLE, MIGRATE_NOHZ, MIGRATE_PERIODIC
+from emulator.types import (
+    BALANCE_NEWIDLE,
+    BALANCE_NOHZ,
+    BALANCE_PERIODIC,
+    CPU_IDLE,
+    CPU_NOT_IDLE,
+    NEVER,
+    NOHZ_BALANCE_KICK,
+    for_each_cpu,
+)
+
+WHY = {
+    BALANCE_PERIODIC: MIGRATE_PERIODIC,
+    BALANCE_NEWIDLE: MIGRATE_NEWIDLE,
+    BALANCE_NOHZ: MIGRATE_NOHZ,
+}
+
+
+class Effects(Protocol):
+    """What a run does to the outside; the balancer node."""
+
+    def ask(self, run: Run, env: LbEnv) -> None:
+        """Send the pass's question to ``env.src_cpu`` (DETACH)."""
+        ...
+
+    def pass_over(self, run: Run, env: LbEnv) -> None:
+        """Record a pass that is over, and kick the stopper if the pass says so."""
+        ...
+
+    def run_over(self, run: Run) -> None:
+        """Tell the CPU that asked that all passes are done (BALANCE_DONE)."""
+        ...
+
+
+class Rebalancer:
+    """Domains, nohz state and per-CPU balance times of the box, and the steps of runs over them."""
+
+    __slots__ = (
+        "domains",
+        "effects",
+        "generation",
+        "hz",
+        "idle_next",
+        "max_idle_cost",
+        "max_interval",
+        "migration_cost",
+        "next_balance",
+        "nohz",
+        "nohz_cpu_ns",
+        "overload_ns",
+        "pass_ns",
+        "serialize_cpu",
+        "view",
+    )
+
+    def __init__(
+        self, domains: SchedDomains, view: RqView, hz: int, pass_ns: int, nohz_cpu_ns: int
+    ) -> None:
+        nr_cpus = len(domains.sd)
+        self.effects: Effects
+        self.domains = domains
+        self.generation = 0  # of the domains
+        self.view = view
+        self.nohz = Nohz(hz)
+        self.hz = hz
+        self.pass_ns = pass_ns
+        self.nohz_cpu_ns = nohz_cpu_ns
+        self.migration_cost = 500_000
+        self.max_interval = max_load_balance_interval(hz, nr_cpus)  # jiffies
+        self.next_balance = [0] * nr_cpus  # rq->next_balance, jiffies
+        self.max_idle_cost = [500_000] * nr_cpus  # rq->max_idle_balance_cost
+        self.idle_next: list[int] = []  # BAL_IDLE_NEXT
+        self.note_due(range(nr_cpus))
+        self.overload_ns = 0  # see BAL_OVERLOAD_NS
+        self.serialize_cpu = -1  # whose run holds the SERIALIZE lock
+
+    def jiffies(self) -> int:
+        """Return the tick count now."""
+        return self.view.now_ns * self.hz // 1_000_000_000
+
+    def interval(self, sd: SchedDomain, idle: int) -> int:
+        """Return the domain's interval in jiffies for an idle type."""
+        return get_sd_balance_interval(sd, idle == CPU_NOT_IDLE, self.hz, self.max_interval)
+
+    def note_due(self, cpus: Iterable[int]) -> None:
+        """Compute anew when the lowest domains of these CPUs are due for an idle CPU."""
+        if not self.idle_next:
+            self.idle_next = [NEVER] * len(self.next_balance)
+        for cpu in cpus:
+            chain = self.domains.sd[cpu]
+            self.idle_next[cpu] = idle_next_balance(chain, self.hz, self.max_interval)
+
+    def use_domains(self, domains: SchedDomains) -> None:
+        """Put new domains in the place of the old ones (``partition_sched_domains()``)."""
+        self.domains = domains
+        self.generation += 1
+        self.max_interval = max_load_balance_interval(self.hz, domains.active_mask.bit_count())
+        self.note_due(range(len(domains.sd)))
+
+    # -- A run as a whole ------------------------------------------------------------------------
+
+    def start(self, run: Run) -> None:
+        """Begin a run and take it as far as it goes now."""
+        if run.kind == BALANCE_NOHZ:
+            self.nohz_idle_balance(run)
+        else:
+            self._walk_domains(run, run.cpu, run.idle)
+        self.step(run)
+
+    def step(self, run: Run) -> None:
+        """Take a run as far as it goes now: until it must wait or is over."""
+        run.resume_ns = -1
+        while run.resume_ns < 0 and run.phase != PH_WAIT:
+            if run.phase == PH_DOMAIN:
+                self._domain(run)
+            elif run.phase == PH_PASS:
+                self._pass(run)
+            elif run.phase == PH_NEXT_CPU:
+                self._next_cpu(run)
+            elif run.phase == PH_VISIT:
+                self._visit(run)
+            else:
+                assert run.phase == PH_OVER
+                self.effects.run_over(run)
+                return
+
+    def answered(self, run: Run, answer: list[int], nr_tasks: int) -> None:
+        """Go on with the source's answer; the caller has sent the tasks on."""
+        assert run.phase == PH_WAIT
+        assert run.env is not None
+        if load_balance_detached(run.env, self.view, answer, nr_tasks):
+            self.effects.ask(run, run.env)
+            return
+        self._pass_over(run, run.env)
+        self.step(run)
+
+    def drop(self, run: Run) -> None:
+        """Forget a run whose CPU is dead."""
+        self._unlock(run)
+
+    # -- One CPU's domains -----------------------------------------------------------------------
+
+    def _walk_domains(self, run: Run, cpu: int, idle: int) -> None:
+        run.target = cpu
+        run.idle = idle
+        run.level = 0
+        run.generation = self.generation
+        run.cont = True
+        run.need_decay = False
+        run.update_next = False
+        run.max_cost = 0
+        reach = self.hz if run.kind == BALANCE_NEWIDLE else 60 * self.hz
+        run.next_balance = self.jiffies() + reach
+        run.phase = PH_DOMAIN
+
+    def _current_sd(self, run: Run) -> SchedDomain | None:
+        if run.generation != self.generation:
+            return None
+        chain = self.domains.sd[run.target]
+        return chain[run.level] if run.level < len(chain) else None
+
+    def _domain(self, run: Run) -> None:
+        sd = self._current_sd(run)
+        if run.kind == BALANCE_NEWIDLE:
+            self.newidle_balance(run, sd)
+        else:
+            self.rebalance_domains(run, sd)
+
+    def rebalance_domains(self, run: Run, sd: SchedDomain | None) -> None:
+        """Look at one domain of ``rebalance_domains()``: decay, stop, start a pass or go on."""
+        if sd is None:
+            self._end_rebalance_domains(run)
+            return
+        self._decay_newidle_cost(run, sd)
+        if not run.cont:
+            # Only the decay of the upper domains is still of interest.
+            run.level = run.level + 1 if run.need_decay else len(self.domains.sd[run.target])
+            return
+        due = self.jiffies() >= sd.last_balance + self.interval(sd, run.idle)
+        if due and self._lock(run, sd):
+            self._begin_pass(run)
+        else:
+            self._update_next_balance(run, sd)
+            run.level += 1
+
+    def newidle_balance(self, run: Run, sd: SchedDomain | None) -> None:
+        """Look at one domain of ``newidle_balance()``."""
+        if sd is None:
+            self._end_newidle(run)
+            return
+        if run.avg_idle < run.cost + sd.max_newidle_lb_cost:
+            self._update_next_balance(run, sd)
+            self._end_newidle(run)
+        elif sd.flags & SD_BALANCE_NEWIDLE:
+            self._begin_pass(run)
+        else:
+            self._update_next_balance(run, sd)
+            run.level += 1
+
+    def _decay_newidle_cost(self, run: Run, sd: SchedDomain) -> None:
+        # A cost measured once would otherwise keep newly idle CPUs from this domain for ever.
+        jiffies = self.jiffies()
+        if jiffies > sd.next_decay_max_lb_cost:
+            sd.max_newidle_lb_cost = sd.max_newidle_lb_cost * 253 // 256
+            sd.next_decay_max_lb_cost = jiffies + self.hz
+            run.need_decay = True
+        run.max_cost += sd.max_newidle_lb_cost
+
+    def _update_next_balance(self, run: Run, sd: SchedDomain) -> None:
+        idle = CPU_IDLE if run.kind == BALANCE_NEWIDLE else run.idle
+        run.next_balance = min(run.next_balance, sd.last_balance + self.interval(sd, idle))
+        run.update_next = True
+
+    def _lock(self, run: Run, sd: SchedDomain) -> bool:
+        if not sd.flags & SD_SERIALIZE:
+            return True
+        if self.serialize_cpu >= 0:
+            return False
+        self.serialize_cpu = run.cpu
+        return True
+
+    def _unlock(self, run: Run) -> None:
+        if self.serialize_cpu == run.cpu:
+            self.serialize_cpu = -1
+
+    # -- One pass --------------------------------------------------------------------------------
+
+    def _begin_pass(self, run: Run) -> None:
+        run.phase = PH_PASS
+        if run.paid:
+            run.paid = False
+        else:
+            run.resume_ns = self.view.now_ns + self.pass_ns
+
+    def _pass(self, run: Run) -> None:
+        sd = self._current_sd(run)
+        if sd is None:
+            self._unlock(run)
+            run.phase = PH_DOMAIN
+            return
+        cpus = sd.span & self.view.active_mask
+        env = LbEnv(sd, run.target, run.idle, cpus, WHY[run.kind], run.cause)
+        run.env = env
+        if load_balance(env, self.view):
+            run.phase = PH_WAIT
+            self.effects.ask(run, env)
+        else:
+            self._pass_over(run, env)
+
+    def _pass_over(self, run: Run, env: LbEnv) -> None:
+        run.env = None
+        run.phase = PH_DOMAIN
+        if env.overload is False:
+            self.overload_ns = self.view.now_ns
+        self._unlock(run)
+        self.effects.pass_over(run, env)
+        if env.this_cpu == run.cpu:
+            run.pulled += env.ld_moved_here
+        if run.kind == BALANCE_NEWIDLE:
+            self._newidle_pass_over(run, env)
+        else:
+            self._rebalance_pass_over(run, env)
+
+    def _rebalance_pass_over(self, run: Run, env: LbEnv) -> None:
+        if env.refused:
+            run.cont = False
+        if env.ld_moved:
+            # The tasks moved here are still on their way, so the view does not show them yet.
+            idle = not env.ld_moved_here and self.view.idle_cpu(run.target)
+            run.idle = CPU_IDLE if idle else CPU_NOT_IDLE
+        env.sd.last_balance = self.jiffies()
+        self._update_next_balance(run, env.sd)
+        self.note_due((env.this_cpu,))
+        run.level += 1
+
+    def _newidle_pass_over(self, run: Run, env: LbEnv) -> None:
+        env.sd.max_newidle_lb_cost = max(env.sd.max_newidle_lb_cost, self.pass_ns)
+        run.cost += self.pass_ns
+        self.nohz.newidle_aged(env.sd.span, self.jiffies(), self.view)
+        self._update_next_balance(run, env.sd)
+        self.note_due((env.this_cpu,))
+        run.level += 1
+        if env.ld_moved or self.view.nr_running(run.cpu) > 0:
+            self._end_newidle(run)
+
+    # -- The end of a walk -----------------------------------------------------------------------
+
+    def _end_rebalance_domains(self, run: Run) -> None:
+        cpu = run.target
+        if run.need_decay:
+            self.max_idle_cost[cpu] = max(self.migration_cost, run.max_cost)
+        if run.update_next:
+            self.next_balance[cpu] = run.next_balance
+            if run.idle == CPU_IDLE:
+                self.nohz.next_balance = min(self.nohz.next_balance, run.next_balance)
+        if run.kind != BALANCE_NOHZ:
+            run.phase = PH_OVER
+        elif cpu == run.cpu:
+            self._end_nohz(run, whole=True)
+        else:
+            self._track_next(run, cpu)
+
+    def _end_newidle(self, run: Run) -> None:
+        cpu = run.cpu
+        self.max_idle_cost[cpu] = max(self.max_idle_cost[cpu], run.cost)
+        self.next_balance[cpu] = min(self.next_balance[cpu], run.next_balance)
+        run.phase = PH_OVER
+
+    def newidle_skipped(self, cpu: int) -> None:
+        """Lower a CPU's next balance after a ``newidle_balance()`` that returned early."""
+        jiffies = self.jiffies()
+        due = min(jiffies + self.hz, self.idle_next[cpu])
+        self.next_balance[cpu] = min(self.next_balance[cpu], due)
+
+    # -- The ilb ---------------------------------------------------------------------------------
+
+    def nohz_idle_balance(self, run: Run) -> None:
+        """Begin a run for all idle CPUs without a tick (``_nohz_idle_balance()``)."""
+        run.started = self.jiffies()
+        run.nohz_next = run.started + 60 * self.hz
+        self.nohz.has_blocked = 0
+        run.phase = PH_NEXT_CPU
+
+    def _next_cpu(self, run: Run) -> None:
+        # Looks at all idle CPUs up to the next that is due; their time is let go by together.
+        jiffies = self.jiffies()
+        visits = 0
+        rest = self.nohz.idle_cpus_mask >> (run.cursor + 1) << (run.cursor + 1)
+        for cpu in for_each_cpu(rest & ~(1 << run.cpu)):
+            if not self.view.idle_cpu(cpu):
+                continue
+            if run.abort:
+                self._abort(run)
+                return
+            visits += 1
+            run.cursor = cpu
+            run.has_blocked |= self.nohz.update_nohz_stats(cpu, self.view)
+            if run.flags & NOHZ_BALANCE_KICK and jiffies >= self.next_balance[cpu]:
+                break
+            self._track_next(run, cpu)
+        else:
+            run.cursor = len(self.next_balance)
+        if visits:
+            run.phase = PH_VISIT
+            run.resume_ns = self.view.now_ns + visits * self.nohz_cpu_ns
+        else:
+            self._own_part(run)
+
+    def _visit(self, run: Run) -> None:
+        if run.abort:
+            self._abort(run)
+        elif run.cursor < len(self.next_balance):
+            self._walk_domains(run, run.cursor, CPU_IDLE)
+        else:
+            self._own_part(run)
+
+    def _abort(self, run: Run) -> None:
+        run.has_blocked = True
+        self._end_nohz(run, whole=False)
+
+    def _track_next(self, run: Run, cpu: int) -> None:
+        # Due or not, the other idle CPUs set the time of the next nohz balance.
+        if self.next_balance[cpu] < run.nohz_next:
+            run.nohz_next = self.next_balance[cpu]
+            run.nohz_update = True
+        run.phase = PH_NEXT_CPU
+
+    def _own_part(self, run: Run) -> None:
+        run.has_blocked |= self.nohz.update_blocked_averages(run.cpu, self.view)
+        if run.flags & NOHZ_BALANCE_KICK:
+            self._walk_domains(run, run.cpu, CPU_IDLE)
+        else:
+            self._end_nohz(run, whole=True)
+
+    def _end_nohz(self, run: Run, *, whole: bool) -> None:
+        # The ilb's own due time does not enter nohz.next_balance (5.4; later kernels count it).
+        if whole:
+            self.nohz.postpone_blocked(run.started)
+        if run.has_blocked:
+            self.nohz.has_blocked = 1
+        if run.nohz_update:
+            self.nohz.next_balance = run.nohz_next
+        run.phase = PH_OVER

@@ -1,0 +1,296 @@
+"""Sched domains and groups: ``kernel/sched/topology.c``, v5.4.
+
+Theory of operation
+-------------------
+A machine is described by masks (SMT siblings, shared cache, node).  Each topology level gives every
+CPU one :class:`SchedDomain` whose span is that CPU's mask of the level, restricted to the active
+CPUs.  The groups of a domain are the spans of the level below; a :class:`SchedGroup` is shared by
+all CPUs that see it at that level, because its ``imbalance`` flag is how the level below tells the
+level above that affinity was in the way.  Levels that add nothing are dropped, so that what is
+left per CPU is a short list, lowest first: ``sd.parent`` is the next item.
+
+Domains are a function of (machine, active CPUs, time of building).  A hotplug event builds new ones
+and the old ones with their counters are gone, as in the kernel.
+
+Departures: capacities are symmetric and constant (1024 per CPU), so ``update_group_capacity()`` and
+the asymmetric-capacity and packing flags are left out; the DIE level spans the node, which is what
+``cpu_cpu_mask()`` gives on x86, so ``MachineSpec.die`` is not looked at; overlapping NUMA groups
+keep one ``imbalance`` flag per (level, span) and not one per balance CPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emulator.balance.domain import (
+    SD_BALANCE_EXEC,
+    SD_BALANCE_FORK,
+    SD_BALANCE_NEWIDLE,
+    SD_LOAD_BALANCE,
+    SD_NEEDS_GROUPS,
+    SD_NUMA,
+    SD_PREFER_SIBLING,
+    SD_SERIALIZE,
+    SD_SHARE_CPUCAPACITY,
+    SD_SHARE_PKG_RESOURCES,
+    SD_WAKE_AFFINE,
+    SchedDomain,
+    SchedGroup,
+)
+from emulator.types import NEVER, MachineSpec, cpumask_first, for_each_cpu
+
+NODE_RECLAIM_DISTANCE = 30
+
+
+class TopologyLevel:
+    """``struct sched_domain_topology_level``: a name, a mask per CPU, flags, NUMA distance."""
+
+    __slots__ = ("distance", "flags", "masks", "name")
+
+    def __init__(self, name: str, masks: list[int], flags: int, distance: int = 0) -> None:
+        self.name = name
+        self.masks = masks
+        self.flags = flags
+        self.distance = distance
+
+
+class SchedDomains:
+    """All domains of a machine for one set of active CPUs."""
+
+    __slots__ = ("active_mask", "groups", "jiffies", "sd")
+
+    def __init__(self, machine: MachineSpec, active_mask: int, jiffies: int) -> None:
+        self.active_mask = active_mask
+        self.jiffies = jiffies
+        self.groups: dict[tuple[int, int], SchedGroup] = {}  # by (level, span)
+        #: Per CPU its domains, lowest first; empty for a CPU that never balances.
+        self.sd: list[list[SchedDomain]] = build_sched_domains(self, machine)
+
+    def pack(self) -> list[Any]:
+        """Return the state that a rebuild from (machine, active_mask, jiffies) does not give."""
+        return [
+            self.active_mask,
+            self.jiffies,
+            [group.imbalance for group in self.groups.values()],
+            [[sd.pack() for sd in chain] for chain in self.sd],
+        ]
+
+
+def unpack_sched_domains(machine: MachineSpec, data: list[Any]) -> SchedDomains:
+    """Rebuild domains from :meth:`SchedDomains.pack`."""
+    active_mask, jiffies, imbalances, chains = data
+    domains = SchedDomains(machine, active_mask, jiffies)
+    for group, imbalance in zip(domains.groups.values(), imbalances, strict=True):
+        group.imbalance = imbalance
+    for chain, packed in zip(domains.sd, chains, strict=True):
+        for sd, item in zip(chain, packed, strict=True):
+            sd.unpack(item)
+    return domains
+
+
+def build_sched_domains(domains: SchedDomains, machine: MachineSpec) -> list[list[SchedDomain]]:
+    """Build the domains of every active CPU and drop the degenerate ones.
+
+    Kernel: ``build_sched_domains()``.  Inactive CPUs get none.
+    """
+    levels = topology_levels(machine)
+    full: list[list[SchedDomain]] = [[] for _ in range(machine.nr_cpus)]
+    for cpu in for_each_cpu(domains.active_mask):
+        full[cpu] = _build_chain(levels, cpu, domains.active_mask, domains.jiffies)
+    for cpu in for_each_cpu(domains.active_mask):
+        for sd in full[cpu]:
+            build_sched_groups(domains.groups, sd, full)
+    return [cpu_attach_domain(chain) for chain in full]
+
+
+def topology_levels(machine: MachineSpec) -> list[TopologyLevel]:
+    """Return the levels of a machine, lowest first (``default_topology``, ``sched_init_numa()``)."""
+    cpus = range(machine.nr_cpus)
+    share = SD_SHARE_PKG_RESOURCES
+    levels = [
+        TopologyLevel(
+            "SMT", [machine.core[c] | 1 << c for c in cpus], share | SD_SHARE_CPUCAPACITY
+        ),
+        TopologyLevel("MC", [machine.llc[c] | 1 << c for c in cpus], share),
+        TopologyLevel("DIE", [machine.node[c] | 1 << c for c in cpus], 0),
+    ]
+    nodes = list(dict.fromkeys(machine.node))
+    if len(nodes) > 1:
+        levels.append(TopologyLevel("NODE", list(machine.node), 0))
+        levels += [_numa_level(machine, nodes, d) for d in _numa_distances(machine, len(nodes))]
+    return levels
+
+
+def _numa_distances(machine: MachineSpec, nr_nodes: int) -> list[int]:
+    rows = machine.node_distance[:nr_nodes]
+    seen = {row[j] for i, row in enumerate(rows) for j in range(nr_nodes) if j != i}
+    return sorted(seen)
+
+
+def _numa_level(machine: MachineSpec, nodes: list[int], distance: int) -> TopologyLevel:
+    masks = []
+    for cpu in range(machine.nr_cpus):
+        row = machine.node_distance[nodes.index(machine.node[cpu])]
+        near = [n for j, n in enumerate(nodes) if row[j] <= distance or n >> cpu & 1]
+        masks.append(sum(near))
+    return TopologyLevel("NUMA", masks, SD_NUMA, distance)
+
+
+def _build_chain(
+    levels: list[TopologyLevel], cpu: int, cpu_map: int, jiffies: int
+) -> list[SchedDomain]:
+    # One CPU's domains, up to the first that spans every active CPU.
+    chain: list[SchedDomain] = []
+    for number, level in enumerate(levels):
+        sd = sd_init(level, number, cpu, cpu_map, jiffies)
+        if chain:
+            sd.child = chain[-1]
+            chain[-1].parent = sd
+            assert chain[-1].span & ~sd.span == 0, f"{sd.name} of CPU {cpu} cuts its child"
+        chain.append(sd)
+        if sd.span == cpu_map:
+            break
+    return chain
+
+
+def sd_init(level: TopologyLevel, number: int, cpu: int, cpu_map: int, jiffies: int) -> SchedDomain:
+    """Return a new domain of ``cpu`` with the flags and limits of its level (``sd_init()``)."""
+    sd = SchedDomain(cpu, number, level.name, level.masks[cpu] & cpu_map, jiffies)
+    sd.flags = level.flags | SD_LOAD_BALANCE | SD_BALANCE_NEWIDLE | SD_BALANCE_EXEC
+    sd.flags |= SD_BALANCE_FORK | SD_WAKE_AFFINE | SD_PREFER_SIBLING
+    if level.flags & SD_SHARE_CPUCAPACITY:
+        sd.imbalance_pct = 110
+    elif level.flags & SD_SHARE_PKG_RESOURCES:
+        sd.imbalance_pct = 117
+        sd.cache_nice_tries = 1
+    elif level.flags & SD_NUMA:
+        sd.cache_nice_tries = 2
+        sd.flags = sd.flags & ~SD_PREFER_SIBLING | SD_SERIALIZE
+        if level.distance > NODE_RECLAIM_DISTANCE:
+            sd.flags &= ~(SD_BALANCE_EXEC | SD_BALANCE_FORK | SD_WAKE_AFFINE)
+    else:
+        sd.cache_nice_tries = 1
+    return sd
+
+
+def build_sched_groups(
+    shared: dict[tuple[int, int], SchedGroup], sd: SchedDomain, full: list[list[SchedDomain]]
+) -> None:
+    """Give a domain its ring of groups: the local one, then on in ascending CPU order.
+
+    Kernel: ``build_sched_groups()`` and ``build_overlap_sched_groups()``, which agree where groups
+    do not overlap.
+    """
+    covered = 0
+    for cpu in _for_each_cpu_wrap(sd.span, sd.cpu):
+        if covered >> cpu & 1:
+            continue
+        span = _child_span(full, cpu, sd.level)
+        covered |= span
+        key = (sd.level, span)
+        if key not in shared:
+            same = [c for c in for_each_cpu(span) if _child_span(full, c, sd.level) == span]
+            shared[key] = SchedGroup(span, sum(1 << c for c in same))
+        sd.groups.append(shared[key])
+
+
+def _child_span(full: list[list[SchedDomain]], cpu: int, level: int) -> int:
+    return full[cpu][level - 1].span if level else 1 << cpu
+
+
+def _for_each_cpu_wrap(mask: int, first: int) -> list[int]:
+    cpus = list(for_each_cpu(mask))
+    return [c for c in cpus if c >= first] + [c for c in cpus if c < first]
+
+
+def cpu_attach_domain(chain: list[SchedDomain]) -> list[SchedDomain]:
+    """Drop the degenerate domains of one CPU and return the rest (``cpu_attach_domain()``)."""
+    kept: list[SchedDomain] = []
+    for sd in chain:
+        if kept and sd_parent_degenerate(kept[-1], sd):
+            # The child now stands for the dropped level, also in what it prefers.
+            kept[-1].flags |= sd.flags & SD_PREFER_SIBLING
+            continue
+        kept.append(sd)
+    if kept and sd_degenerate(kept[0]):
+        kept = kept[1:]
+    for i, sd in enumerate(kept):
+        sd.child = kept[i - 1] if i else None
+        sd.parent = kept[i + 1] if i + 1 < len(kept) else None
+    return kept
+
+
+def sd_degenerate(sd: SchedDomain) -> bool:
+    """Return whether a domain can do nothing: one CPU, or one group and no flag without groups."""
+    if sd.span_weight == 1:
+        return True
+    if len(sd.groups) > 1 and sd.flags & SD_NEEDS_GROUPS:
+        return False
+    return not sd.flags & SD_WAKE_AFFINE
+
+
+def sd_parent_degenerate(sd: SchedDomain, parent: SchedDomain) -> bool:
+    """Return whether a parent adds nothing to its child (``sd_parent_degenerate()``)."""
+    if sd_degenerate(parent):
+        return True
+    if parent.span != sd.span:
+        return False
+    flags = parent.flags
+    if len(parent.groups) == 1:
+        flags &= ~(SD_NEEDS_GROUPS | SD_PREFER_SIBLING)
+    return not flags & ~sd.flags
+
+
+def sd_llc(chain: list[SchedDomain]) -> SchedDomain | None:
+    """Return the highest domain that shares the last-level cache (``per_cpu(sd_llc)``), if any."""
+    found = None
+    for sd in chain:
+        if sd.flags & SD_SHARE_PKG_RESOURCES:
+            found = sd
+    return found
+
+
+def domain_facts(chain: list[SchedDomain], cpu: int) -> list[Any]:
+    """Return what a CPU must know of its domains: [LLC span, [[span, flags, pct, tries], …]].
+
+    The payload of PUBLISH_DOMAINS; the LLC span is the CPU alone where no domain shares a cache.
+    """
+    llc = sd_llc(chain)
+    rows = [[sd.span, sd.flags, sd.imbalance_pct, sd.cache_nice_tries] for sd in chain]
+    return [llc.span if llc is not None else 1 << cpu, rows]
+
+
+def lowest_domain_spanning(chain: list[SchedDomain], cpu: int) -> SchedDomain | None:
+    """Return the lowest domain of a chain whose span holds ``cpu``, or None."""
+    for sd in chain:
+        if sd.span >> cpu & 1:
+            return sd
+    return None
+
+
+def group_balance_cpu(group: SchedGroup) -> int:
+    """Return the CPU that balances for a group when none of it is idle."""
+    return cpumask_first(group.balance_mask)
+
+
+def max_load_balance_interval(hz: int, nr_online: int) -> int:
+    """Return the upper limit of a balance interval in jiffies (``update_max_interval()``)."""
+    return hz * nr_online // 10
+
+
+def msecs_to_jiffies(milliseconds: int, hz: int) -> int:
+    """Return a span in jiffies, rounded up."""
+    return -(-milliseconds * hz // 1000)
+
+
+def get_sd_balance_interval(sd: SchedDomain, busy: bool, hz: int, limit: int) -> int:
+    """Return the balance interval in jiffies, at least 1 and at most ``limit``."""
+    interval = sd.balance_interval * (sd.busy_factor if busy else 1)
+    return max(1, min(msecs_to_jiffies(interval, hz), limit))
+
+
+def idle_next_balance(chain: list[SchedDomain], hz: int, limit: int) -> int:
+    """Return when the lowest domain is due for an idle CPU, in jiffies; NEVER without domains."""
+    if not chain:
+        return NEVER
+    return chain[0].last_balance + get_sd_balance_interval(chain[0], False, hz, limit)

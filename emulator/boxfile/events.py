@@ -1,0 +1,121 @@
+"""Timed events of a box: which command lines there are, and which cannot work when they are due.
+
+A command's CPU is a number, or ``of:NAME``: the CPU on which the first task of that name then is
+(CPU 1 if that is CPU 0, which cannot go offline).
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from emulator.boxfile.kernel import did_you_mean, sysctl_problem
+from emulator.boxfile.problems import Path, Report
+from emulator.types import BoxEvent
+
+if TYPE_CHECKING:
+    from emulator.config import Event
+
+#: Every command, as help shows it.
+COMMANDS = (
+    "cpu offline CPU",
+    "cpu online CPU",
+    "cpu kill CPU",
+    "cpu load CPU --percent P",
+    "sysctl NAME=VALUE",
+)
+_CPU_VERBS = ("offline", "online", "kill", "load")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command line taken apart; ``cpu`` is -1 where it is named by a task or not at all."""
+
+    verb: str  #: offline, online, kill, load, sysctl
+    cpu: int = -1
+    of: str = ""
+    percent: int = 0
+    name: str = ""
+    value: int = 0
+
+
+def parse_command(line: str) -> Command:
+    """Take a ctl command line apart; raise ValueError saying what is odd."""
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise ValueError(f"{line!r}: {error}") from None
+    match words:
+        case ["sysctl", assignment]:
+            return _sysctl(assignment)
+        case ["cpu", "load", cpu, "--percent", percent] if percent.isdecimal():
+            if int(percent) > 100:
+                raise ValueError(f"{percent} percent of a CPU is more than there is")
+            number, of = _cpu(cpu)
+            return Command("load", number, of, percent=int(percent))
+        case ["cpu", ("offline" | "online" | "kill") as verb, cpu]:
+            number, of = _cpu(cpu)
+            return Command(verb, number, of)
+        case ["cpu", verb, *_] if verb not in _CPU_VERBS:
+            raise ValueError(f"no command 'cpu {verb}'{did_you_mean(verb, _CPU_VERBS)}")
+    raise ValueError(f"{line!r} is not one of: {'; '.join(COMMANDS)}")
+
+
+def _cpu(word: str) -> tuple[int, str]:
+    if word.startswith("of:") and len(word) > 3:
+        return -1, word[3:]
+    if not word.isdecimal():
+        raise ValueError(f"{word!r} is not a CPU number")
+    return int(word), ""
+
+
+def _sysctl(assignment: str) -> Command:
+    name, equals, value = assignment.partition("=")
+    if not equals or not value.isdecimal():
+        raise ValueError(f"{assignment!r} is not NAME=VALUE with a whole number")
+    return Command("sysctl", name=name, value=int(value))
+
+
+def resolve_events(
+    events: list[Event], cpus: int, duration_ns: int, report: Report
+) -> tuple[BoxEvent, ...]:
+    """Return the events in order of time; refuse what cannot be done when it is due."""
+    order = sorted(range(len(events)), key=lambda index: events[index].at)
+    online = dict.fromkeys(range(cpus), True)
+    for index in order:
+        event, path = events[index], ("events", index)
+        if event.at >= duration_ns:
+            report.at((*path, "at"), "the run is over by then")
+        try:
+            command = parse_command(event.do)
+        except ValueError as error:
+            report.at((*path, "do"), str(error))
+            continue
+        _check(command, online, cpus, (*path, "do"), report)
+    return tuple(BoxEvent(events[index].at, events[index].do) for index in order)
+
+
+# `online` follows what the events before have done, as far as they named their CPUs.
+def _check(
+    command: Command, online: dict[int, bool], cpus: int, path: Path, report: Report
+) -> None:
+    cpu, verb = command.cpu, command.verb
+    if verb == "sysctl":
+        problem = sysctl_problem(command.name, command.value)
+        if problem:
+            report.at(path, f"{command.name}: {problem}")
+        return
+    if cpu < 0:
+        return
+    if cpu >= cpus:
+        report.at(path, f"there is no CPU {cpu}: the machine has CPUs 0-{cpus - 1}")
+        return
+    if cpu == 0 and verb in ("offline", "kill"):
+        report.at(path, "CPU 0 cannot go offline on x86")
+    elif verb == "online" and online[cpu]:
+        report.at(path, f"CPU {cpu} is online then")
+    elif verb != "online" and not online[cpu]:
+        report.at(path, f"CPU {cpu} is offline then")
+    if verb in ("offline", "kill", "online"):
+        online[cpu] = verb == "online"

@@ -1,0 +1,143 @@
+"""From a resolved box to its nodes: what every agent calls in its own process.
+
+Node ids: CPUs are 0 … N-1, the balancer is N, disks follow.  Imports nothing but the rooms that the
+nodes are made of.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from emulator.balance.balancer import Balancer
+from emulator.device.disk import Disk
+from emulator.engine.board import HistoryBoard
+from emulator.engine.node import Node
+from emulator.engine.plan import CommandError
+from emulator.kernel.cpu import Cpu
+from emulator.kernel.kthread import FIRST_USER_PID
+from emulator.messages import COMMAND, COORDINATOR
+from emulator.plain import spec_from_plain
+from emulator.trace.ring import Ring
+from emulator.types import BoxSpec, Latencies, Program, TraceSink, WorkloadSpec, cpumask_first
+from emulator.workload import make_program, unpack_program
+
+class BoxPrograms:
+    """The programs of one box: :class:`emulator.kernel.cpu.Programs`."""
+
+    def __init__(self, spec: BoxSpec) -> None:
+        self.spec = spec
+
+    def unpack(self, data: list[Any]) -> Program:
+        """Rebuild a program from its packed state."""
+        return unpack_program(data)
+
+    def make(self, workload: int) -> Program:
+        """Build the program of a workload."""
+        return self._make(self.spec.workloads[workload])
+
+    def load(self, percent: int, now_ns: int) -> Program:
+        """Build the program of ``cpu load``."""
+        del now_ns  # its periods are counted from its first step
+        return self._make(
+            WorkloadSpec("load", "load", {"percent": percent}, 1, 0, 0, 0, -1, figure=False)
+        )
+
+    def _make(self, workload: WorkloadSpec) -> Program:
+        spec = self.spec
+        return make_program(workload, spec.costs, spec.seed, spec.machine.hz)
+
+
+def ring_file(spec: BoxSpec, node_id: int) -> str:
+    """Return the file name of a node's ring in the run directory."""
+    nr_cpus = spec.machine.nr_cpus
+    if node_id < nr_cpus:
+        return f"cpu{node_id}.ring"
+    if node_id == nr_cpus:
+        return "coordinator.ring"
+    return f"dev-{spec.disks[node_id - nr_cpus - 1].name}.ring"
+
+
+def build_node(node_id: int, spec_plain: Any, run_dir: str, board: HistoryBoard) -> Node:
+    """Build one node with its ring in the run directory, its start-up commands in its inbox."""
+    spec = spec_from_plain(spec_plain)
+    name = ring_file(spec, node_id)
+    ring = Ring(
+        Path(run_dir) / name,
+        name.removesuffix(".ring"),
+        node_id,
+        bytes_max=spec.ring_bytes_max,
+        trace_off=spec.trace_off,
+    )
+    return node_of(spec, node_id, board, ring)
+
+
+def node_of(spec: BoxSpec, node_id: int, board: HistoryBoard, ring: TraceSink) -> Node:
+    """Build one node on a given ring."""
+    nr_cpus = spec.machine.nr_cpus
+    if node_id == nr_cpus:
+        return Balancer(spec, board, ring)
+    if node_id > nr_cpus:
+        return Disk(spec, node_id - nr_cpus - 1, ring)
+    cpu = Cpu(spec, node_id, board, ring, BoxPrograms(spec))
+    for index, workload in enumerate(spec.workloads):
+        if node_id == home_of(spec, workload):
+            for copy in range(workload.count):
+                words = ["spawn", index, FIRST_USER_PID + 100 * index + copy]
+                cpu.deliver((workload.start_ns, COORDINATOR, index, node_id, COMMAND, (words,)))
+    return cpu
+
+
+def home_of(spec: BoxSpec, workload: WorkloadSpec) -> int:
+    """Return the CPU on which a workload's tasks are forked."""
+    del spec
+    if workload.start_cpu >= 0:
+        return workload.start_cpu
+    return cpumask_first(workload.cpus_allowed)
+
+
+def latencies(spec: BoxSpec) -> Latencies:
+    """Return the least times between a message's sending and its effect."""
+    costs = spec.costs
+    return Latencies(
+        cpu_ns=min(costs.ttwu_activate_ns, costs.ipi_ns),
+        device_ns=costs.coherence_ns,
+        balancer_ns=costs.request_ns,
+        coherence_ns=costs.coherence_ns,
+    )
+
+
+def route(words: list[Any], spec_plain: Any) -> list[int]:
+    """Return the nodes that a command goes to; raise CommandError for one that is none."""
+    nr_cpus: int = spec_plain["machine"]["nr_cpus"]
+    if words[:1] == ["sysctl"]:
+        return route_sysctl(words, nr_cpus)
+    if len(words) >= 3 and words[0] == "cpu":
+        return [route_cpu(words, nr_cpus)]
+    raise CommandError(
+        f"{' '.join(map(str, words))!r} is not a command; there are: cpu offline|online|kill N, "
+        "cpu load N --percent P, sysctl NAME=VALUE"
+    )
+
+
+def route_sysctl(words: list[Any], nr_cpus: int) -> list[int]:
+    """Turn ``sysctl NAME=VALUE`` into words for every CPU and the balancer."""
+    name, equals, value = str(words[1]).partition("=") if len(words) == 2 else ("", "", "")
+    if not equals or not value.lstrip("-").isdigit():
+        raise CommandError("sysctl takes NAME=VALUE, VALUE a whole number")
+    words[1:] = [name, value]
+    return list(range(nr_cpus + 1))
+
+
+def route_cpu(words: list[Any], nr_cpus: int) -> int:
+    """Check a ``cpu`` command and return its CPU."""
+    verb, cpu = str(words[1]), str(words[2])
+    if verb not in ("offline", "online", "kill", "load"):
+        raise CommandError(f"cpu {verb}: there are offline, online, kill and load")
+    if not cpu.isdigit() or int(cpu) >= nr_cpus:
+        raise CommandError(f"there is no CPU {cpu}; there are 0-{nr_cpus - 1}")
+    if verb == "load" and (len(words) != 5 or words[3] != "--percent" or not str(words[4]).isdigit()):
+        raise CommandError("cpu load N takes --percent P")
+    return int(cpu)
+
+

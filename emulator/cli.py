@@ -1,0 +1,221 @@
+"""The command line: one function per command, each a thin call into the room that does it.
+
+Nothing heavy is imported before a command needs it, so that ``smpbox boxes`` answers at once.
+Exit status of every command: 0 the verdict is true, 1 it is false, 2 it is unknown or the command
+was not understood (a wrong option, a mistake in the box file, no such run).
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from emulator import __version__
+from emulator.types import NEVER
+from emulator.units import duration_parse
+
+EXIT_TRUE = 0
+EXIT_FALSE = 1
+EXIT_UNKNOWN = 2
+
+#: Where runs are kept, seen from where the command is given.
+RUNS = Path("runs")
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its status."""
+    if sys.flags.optimize:
+        click.echo("smpbox: refuses to run under python -O: its checks are part of it", err=True)
+        sys.exit(EXIT_UNKNOWN)
+    cli(prog_name="smpbox")
+
+
+class Failure(click.ClickException):
+    """A mistake of the user: its text goes to stderr as it is, and the exit status is 2."""
+
+    exit_code = EXIT_UNKNOWN
+
+    def show(self, file: object = None) -> None:
+        """Print the text alone: the errors of a box file begin with their own file and line."""
+        click.echo(self.message, err=True)
+
+
+def time_ns(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int:
+    """Return the ns of an emulated time as people write it; without one, the end of all time."""
+    try:
+        return NEVER if value is None else duration_parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@contextmanager
+def mistakes_of(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of these kinds, which are the user's to mend, into a :class:`Failure`."""
+    try:
+        yield
+    except kinds as error:
+        raise Failure(str(error)) from error
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="smpbox")
+def cli() -> None:
+    """An emulated N-CPU Linux box: see what the scheduler does to your IO, and why."""
+
+
+# -- Boxes --------------------------------------------------------------------------------------
+
+
+@cli.command()
+def boxes() -> None:
+    """List the boxes that ship, one line each."""
+    from emulator.config import list_boxes
+
+    listed = list_boxes()
+    width = max((len(name) for name, _ in listed), default=0)
+    for name, description in listed:
+        click.echo(f"{name:<{width}}  {description}")
+
+
+@cli.command()
+@click.argument("box")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+def check(box: str, overrides: tuple[str, ...]) -> None:
+    """Validate BOX (a name or a file) and print it with every default spelled out."""
+    from emulator.config import BoxError, load_box
+    from emulator.describe import describe
+
+    with mistakes_of(BoxError):
+        click.echo(describe(load_box(box, overrides)), nl=False)
+
+
+# -- Running ------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("box")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of all randomness in the run.")
+@click.option(
+    "--for", "duration", metavar="TIME", help="Emulated time to run, such as 5s or 300ms."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["processes", "inline"]),
+    help="One process per CPU (the default), or all in this one; both leave the same rings.",
+)
+@click.option("--strict", is_flag=True, help="With inline: pack and unpack every message.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="The run directory itself."
+)
+@click.option("--quiet", is_flag=True, help="No progress and no result on the terminal.")
+@click.option("--logs/--no-logs", default=True, help="Render cpuN.log when the run is over.")
+def run(
+    box: str,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    duration: str | None,
+    engine: str | None,
+    strict: bool,
+    out: Path | None,
+    quiet: bool,
+    logs: bool,
+) -> None:
+    """Run BOX (a name that `boxes` lists, or a file) and say what happened and why."""
+    from emulator.config import BoxError
+    from emulator.rundir import RunDirError
+    from emulator.session import Request, SessionError, run_box
+
+    request = Request(box, overrides, seed, duration, engine, strict, out, quiet, logs)
+    with mistakes_of(BoxError, RunDirError, SessionError):
+        status = run_box(request, RUNS)
+    sys.exit(status)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("run_word", metavar="RUN")
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
+def ctl(run_word: str, words: tuple[str, ...]) -> None:
+    """Send a command to a running box: `ctl latest cpu offline 3`.
+
+    RUN is a run directory, a box name (its latest run) or `latest`.  Commands: cpu
+    offline|online|kill N, cpu load N --percent P, sysctl NAME=VALUE.
+    """
+    from emulator.attach import AttachError, send_command
+    from emulator.rundir import RunDirError
+
+    with mistakes_of(AttachError, RunDirError):
+        click.echo(send_command(run_word, words, RUNS))
+
+
+# -- Reading ------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("run_word", metavar="RUN")
+@click.option("--cpu", type=click.IntRange(min=0), required=True, help="Which emulated CPU.")
+@click.option("--event", "events", multiple=True, metavar="NAME", help="Only these tracepoints.")
+@click.option(
+    "--from",
+    "start",
+    metavar="TIME",
+    default="0s",
+    callback=time_ns,
+    help="Such as 1.5s or 1500ms.",
+)
+@click.option(
+    "--to", "end", metavar="TIME", callback=time_ns, help="Emulated time at which to end."
+)
+@click.option("--follow", is_flag=True, help="Go on while the box runs.")
+def logs(
+    run_word: str,
+    cpu: int,
+    events: tuple[str, ...],
+    start: int,
+    end: int,
+    follow: bool,
+) -> None:
+    """Print what one CPU did, as ftrace text; works while the box runs.
+
+    RUN is a run directory, a box name (its latest run) or `latest`.
+    """
+    from emulator.attach import AttachError, LogRequest, log_lines
+    from emulator.rundir import RunDirError
+
+    request = LogRequest(run_word, cpu, events, start, end, follow)
+    try:
+        with mistakes_of(AttachError, RunDirError):
+            for line in log_lines(request, RUNS):
+                click.echo(line)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_TRUE)
+
+
+# -- Judging ------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("cases", nargs=-1, metavar="[CASE]...")
+@click.option("--seeds", type=click.IntRange(1, 100), default=5, show_default=True)
+def validate(cases: tuple[str, ...], seeds: int) -> None:
+    """Compare emulated cases with the figures of a real kernel; all cases if none is named."""
+    from emulator.validation import CaseError, validate_cases
+
+    with mistakes_of(CaseError):
+        status = validate_cases(cases, seeds)
+    sys.exit(status)
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="Short runs: a look, not a measurement.")
+def bench(quick: bool) -> None:
+    """Measure how fast the shipped boxes run on this host."""
+    from emulator.bench import run_bench
+
+    sys.exit(run_bench(quick))
+
+
+if __name__ == "__main__":
+    main()

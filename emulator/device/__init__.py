@@ -1,0 +1,1 @@
+"""Device models: what a disk does with the requests it is given.  Sans I/O."""

@@ -1,0 +1,17 @@
+"""``drivers/block/null_blk_main.c``, v5.4: a disk that does nothing, in three ways (G.1).
+
+``irqmode`` 0 ends a request in the submitter, inside ``queue_rq``; 1 through the block layer's
+completion, from task context; 2 by a timer of ``completion_nsec`` on the CPU that queued it.
+"""
+
+from __future__ import annotations
+
+
+def service_ns(params: dict[str, int]) -> int:
+    """Return the time from ``queue_rq()`` to the timer, 0 in the modes without one."""
+    return params.get("completion_nsec", 10_000) if params.get("irqmode", 1) == 2 else 0
+
+
+def nr_tags(params: dict[str, int]) -> int:
+    """Return the tags of all hardware queues together."""
+    return params.get("hw_queue_depth", 64) * params.get("submit_queues", 1)

@@ -1,0 +1,70 @@
+"""Commands under way: each is messages to nodes at one emulated time, and their answers.
+
+Timed commands are known before the run and live ones are stamped by the coordinator; from there on
+both are the same.  A node tells what became of a command with COMMAND_DONE; when all nodes that it
+went to have answered, it is done and is recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from emulator import wire
+from emulator.latency import COORDINATOR
+from emulator.types import Message
+
+
+@dataclass(slots=True)
+class Pending:
+    """A command under way: when, what, for whom, and which nodes have yet to answer."""
+
+    at_ns: int
+    words: list[Any]
+    waits: set[int]
+    client: bytes = b""
+    answers: list[str] = field(default_factory=list)
+
+    def answer(self) -> str:
+        """Return what the nodes have said so far."""
+        return "\n".join(self.answers) or "done"
+
+
+class Commands:
+    """The commands of a run, in the order in which they were given."""
+
+    __slots__ = ("_pending", "_seq", "done")
+
+    def __init__(self) -> None:
+        self._pending: list[Pending] = []
+        self._seq = 0
+        self.done: list[tuple[int, list[Any], Any]] = []  #: (time, words, answer)
+
+    def give(
+        self, at_ns: int, targets: list[int], words: list[Any], client: bytes = b""
+    ) -> list[Message]:
+        """Return the messages that carry a command to the nodes it concerns."""
+        assert targets, words
+        self._pending.append(Pending(at_ns, list(words), set(targets), client))
+        messages: list[Message] = []
+        for target in targets:
+            self._seq += 1
+            messages.append((at_ns, COORDINATOR, self._seq, target, wire.COMMAND, (list(words),)))
+        return messages
+
+    def settle(self, message: Message) -> Pending | None:
+        """Note a node's COMMAND_DONE and return its command if that was the last answer."""
+        source, (words, answer) = message[1], message[5]
+        pending = next(p for p in self._pending if source in p.waits and p.words == list(words))
+        pending.waits.discard(source)
+        if answer:
+            pending.answers.append(str(answer))
+        if pending.waits:
+            return None
+        self._pending.remove(pending)
+        self.done.append((pending.at_ns, pending.words, pending.answer()))
+        return pending
+
+    def unanswered(self) -> list[Pending]:
+        """Return the commands that not all nodes have answered."""
+        return list(self._pending)

@@ -1,0 +1,82 @@
+"""What a run needs to know, in one plain object that every process of it is given."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from emulator.engine.board import HistoryBoard
+from emulator.engine.node import Latencies, Node
+
+#: (emulated time, target node, words of the command line).
+Command = tuple[int, int, list[Any]]
+
+COORDINATOR_NAME = "emucoord"
+
+
+class CommandError(ValueError):
+    """A command line that the box does not know; the text says what is odd."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One box as processes: who there is, how far to run, how to build a node.
+
+    ``factory`` is ``package.module:function``, called as ``(node_id, spec_plain, run_dir, board)``
+    in the process that is to carry the node.  ``route`` likewise, called as ``(words,
+    spec_plain)``, returns the nodes that a command goes to and raises CommandError for one that it
+    does not know.
+    """
+
+    nr_cpus: int
+    devices: tuple[str, ...]
+    until_ns: int
+    latencies: Latencies
+    factory: str
+    spec_plain: Any
+    run_dir: str
+    host_cpus: tuple[int, ...] = ()  #: to pin CPU agents to, round robin; empty: all there are
+    commands: tuple[Command, ...] = ()
+    route: str = "emulator.engine.plan:route_by_cpu"
+
+    @property
+    def nr_nodes(self) -> int:
+        """CPUs, the balancer, devices."""
+        return self.nr_cpus + 1 + len(self.devices)
+
+    def name(self, node_id: int) -> str:
+        """Return the agent's name of a node, which is also its process's comm."""
+        if node_id == self.nr_cpus:
+            return COORDINATOR_NAME
+        if node_id < self.nr_cpus:
+            return f"emucpu/{node_id}"
+        return f"emudev/{self.devices[node_id - self.nr_cpus - 1]}"
+
+    def remote_nodes(self) -> list[int]:
+        """Return the nodes that have a process of their own: all but the balancer."""
+        return [node for node in range(self.nr_nodes) if node != self.nr_cpus]
+
+    def build(self, node_id: int, board: HistoryBoard) -> Node:
+        """Build a node in this process."""
+        node: Node = resolve(self.factory)(node_id, self.spec_plain, self.run_dir, board)
+        assert node.node_id == node_id
+        return node
+
+    def targets(self, words: list[Any]) -> list[int]:
+        """Return the nodes that a command goes to; raise CommandError."""
+        targets: list[int] = resolve(self.route)(words, self.spec_plain)
+        return targets
+
+
+def resolve(path: str) -> Any:
+    """Return the object that ``package.module:name`` names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def route_by_cpu(words: list[Any], _spec_plain: Any) -> list[int]:
+    """Return the CPU that ``cpu VERB N …`` names: the route of boxes that have no other."""
+    if len(words) < 3 or words[0] != "cpu" or not str(words[2]).isdigit():
+        raise CommandError(f"{' '.join(map(str, words))!r} is not a command: cpu VERB N")
+    return [int(words[2])]

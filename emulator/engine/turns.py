@@ -1,0 +1,184 @@
+"""A machine whose CPUs take turns on one host thread, as under QEMU with instruction counting.
+
+Theory of operation
+-------------------
+One CPU that is not halted holds the host and executes; time goes by for all, but a CPU without the
+host makes no progress: what it was executing has as much left when it gets the host as when it
+lost it, and its due timers wait.  The holder gives the host up
+
+* when it halts,
+* when a timer of any CPU expires,
+* when it arms a timer earlier than all that are pending,
+* when its slice is over: the time until the next timer of any CPU or event of a device, as it was
+  when it got the host, divided by the number of CPUs.
+
+The next holder is the next CPU in order that is not halted or has a timer due.  A message makes no
+turn.  What it does to a runqueue it does at its stamp, host or no host; an interrupt that it raises
+waits for the host.
+
+CPUs that can take turns offer a little more than other nodes: :class:`TurnCpu`.  This engine is for
+comparison with measurements taken that way; no box of processes can do it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from emulator.engine.board import HistoryBoard
+from emulator.engine.inline import InlineBox, OnProgress, RunOutcome, run_box
+from emulator.engine.node import Latencies, Node
+from emulator.engine.plan import Plan
+from emulator.types import NEVER
+
+#: The longest time that the emulator lets pass until it looks again (INT32_MAX ns).
+DEADLINE_MAX_NS = (1 << 31) - 1
+
+
+class TurnCpu(Node, Protocol):
+    """A CPU that can be without the host."""
+
+    now: int  #: the time of its last event
+    #: Set by the engine while the CPU holds the host, else -1: arming a timer for an earlier time
+    #: ends :meth:`advance` after that event, and so does halting (unless this is -1).
+    timer_watch_ns: int
+
+    def is_halted(self) -> bool:
+        """Return whether it has nothing to execute: only a timer or a message will end that."""
+        ...
+
+    def next_timer_ns(self) -> int:
+        """Return the expiry of its earliest timer, or NEVER."""
+        ...
+
+    def stall(self, now_ns: int) -> None:
+        """Take the host away: only messages count in :meth:`next_event_ns` from now on."""
+        ...
+
+    def resume(self, now_ns: int) -> None:
+        """Give the host back: what it executed goes on with the time it had left."""
+        ...
+
+
+def run_turns(
+    plan: Plan, on_progress: OnProgress | None = None, *, strict: bool = False
+) -> RunOutcome:
+    """Build and run a box whose CPUs take turns, in this process."""
+    return run_box(plan, TurnsBox, on_progress, strict=strict)
+
+
+class TurnsBox(InlineBox):
+    """The in-process box with one host thread for all CPUs."""
+
+    __slots__ = (
+        "_cpus",
+        "_deadline_ns",
+        "_devices",
+        "_holder",
+        "_last",
+        "_slice_end_ns",
+        "handovers",
+    )
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        nr_cpus: int,
+        boards: Sequence[HistoryBoard],
+        latencies: Latencies,
+    ) -> None:
+        self._cpus = [cast(TurnCpu, node) for node in nodes[:nr_cpus]]
+        self._devices = list(nodes[nr_cpus + 1 :])
+        self._holder = -1  # the CPU that has the host
+        self._last = nr_cpus - 1  # the one that had it last: the search begins after it
+        self._slice_end_ns = 0
+        self._deadline_ns = 0
+        self.handovers = 0
+        for cpu in self._cpus:
+            cpu.timer_watch_ns = -1
+            cpu.stall(0)
+        super().__init__(nodes, nr_cpus, boards, latencies)
+
+    def _run_to(self, pause_ns: int) -> None:
+        now = self.now_ns
+        while now < pause_ns:
+            if self._holder < 0:
+                self._take_host(now)
+            now = self._run_some(now, pause_ns)
+
+    def _run_some(self, now_ns: int, pause_ns: int) -> int:
+        # One stretch until the host may have to change hands; returns the time then.
+        times = self._times
+        event_ns = min(times)
+        stop_ns = self._stop_ns(now_ns)
+        if min(event_ns, pause_ns) >= stop_ns:
+            self._release_host(stop_ns)
+            return stop_ns
+        if event_ns >= pause_ns:
+            return pause_ns
+        position = self._urgent if self._urgent >= 0 else times.index(event_ns)
+        urgent, self._urgent = position == self._urgent, -1
+        times[position] = NEVER
+        bound = min(times)
+        if bound < stop_ns and (urgent or position < times.index(bound)):
+            bound += 1
+        node = self._nodes[position]
+        # A message is handled by itself: it may make a halted CPU want the host.
+        self._turn(node, event_ns, min(bound, stop_ns, pause_ns))
+        times[position] = node.next_event_ns()
+        return self._after(node, max(now_ns, event_ns))
+
+    def _stop_ns(self, now_ns: int) -> int:
+        # When the host changes hands at the latest.
+        if self._holder >= 0:
+            return min(self._slice_end_ns, self._deadline_ns)
+        # Nobody wants it now; a timer will.
+        return max(now_ns, min(cpu.next_timer_ns() for cpu in self._cpus))
+
+    def _after(self, node: Node, now_ns: int) -> int:
+        # The node has run: does it still want the host, and what time is it?
+        holder = self._holder
+        if holder < 0 or node is not self._cpus[holder]:
+            return now_ns
+        cpu = self._cpus[holder]
+        now_ns = max(now_ns, cpu.now)
+        if cpu.is_halted() or now_ns < cpu.next_timer_ns() < self._deadline_ns:
+            self._release_host(now_ns)
+        return now_ns
+
+    def _take_host(self, now_ns: int) -> None:
+        nr_cpus = len(self._cpus)
+        for step in range(1, nr_cpus + 1):
+            candidate = (self._last + step) % nr_cpus
+            cpu = self._cpus[candidate]
+            if not cpu.is_halted() or cpu.next_timer_ns() <= now_ns:
+                break
+        else:
+            return
+        self.handovers += candidate != self._last
+        self._holder = self._last = candidate
+        self._deadline_ns = self._next_deadline_ns(now_ns)
+        self._slice_end_ns = now_ns + max((self._deadline_ns - now_ns) // nr_cpus, 1)
+        cpu.timer_watch_ns = self._deadline_ns
+        cpu.resume(now_ns)
+        self._times[self._position[candidate]] = cpu.next_event_ns()
+
+    def _release_host(self, now_ns: int) -> None:
+        if self._holder < 0:
+            return
+        cpu = self._cpus[self._holder]
+        cpu.timer_watch_ns = -1
+        cpu.stall(now_ns)
+        self._times[self._position[self._holder]] = cpu.next_event_ns()
+        self._holder = -1
+
+    def _next_deadline_ns(self, now_ns: int) -> int:
+        # Timers that are due already have fired: they wait for their CPU to get the host.
+        deadline = now_ns + DEADLINE_MAX_NS
+        for cpu in self._cpus:
+            if now_ns < cpu.next_timer_ns() < deadline:
+                deadline = cpu.next_timer_ns()
+        for device in self._devices:
+            if now_ns < device.next_event_ns() < deadline:
+                deadline = device.next_event_ns()
+        return deadline

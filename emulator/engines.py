@@ -1,0 +1,108 @@
+"""The table of engines: from a resolved box to a plan, and from a plan to an outcome.
+
+Theory of operation
+-------------------
+Whatever runs a box gets the same :class:`~emulator.engine.plan.Plan`: who there is, how far to go,
+how to build a node, which commands come when.  The nodes are built by the functions that
+:class:`Parts` names.  A new way to run a box is one line in :data:`ENGINES`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from emulator.engine.inline import RunOutcome, run_inline
+from emulator.engine.node import Latencies
+from emulator.engine.plan import Command, Plan, resolve
+from emulator.engine.turns import run_turns
+from emulator.plain import spec_to_plain
+from emulator.types import BoxSpec, for_each_cpu
+
+PROCESSES = "processes"
+INLINE = "inline"
+
+
+class OnProgress(Protocol):
+    """Told how far a run has come and who is waited for; answers False to end it there."""
+
+    def __call__(self, now_ns: int, waiting_for: str = "") -> bool:
+        """Return whether to go on."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a box is built from, as ``package.module:function``, so that agents can import it."""
+
+    node: str = "emulator.build:build_node"  #: (node_id, spec_plain, run_dir, board) -> Node
+    route: str = "emulator.build:route"  #: (words, spec_plain) -> ids of the nodes concerned
+    latencies: str = "emulator.build:latencies"  #: (spec) -> Latencies
+
+
+#: The real machine.
+MACHINE = Parts()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to run, where its run directory is, and whom to tell how far it is."""
+
+    spec: BoxSpec
+    directory: Path
+    on_progress: OnProgress
+    host_cpus: int | None = None  #: mask, None: all there are
+    strict: bool = False
+    parts: Parts = MACHINE
+
+
+def run(engine: str, job: Job) -> RunOutcome:
+    """Run a job in an engine of :data:`ENGINES` and return how it ended."""
+    return ENGINES[engine](job)
+
+
+def plan_of(job: Job) -> Plan:
+    """Return the plan of a job; raise CommandError for a timed event that the box cannot do."""
+    spec = job.spec
+    plain = spec_to_plain(spec)
+    latencies: Callable[[BoxSpec], Latencies] = resolve(job.parts.latencies)
+    return Plan(
+        nr_cpus=spec.machine.nr_cpus,
+        devices=tuple(disk.name for disk in spec.disks),
+        until_ns=spec.duration_ns,
+        latencies=latencies(spec),
+        factory=job.parts.node,
+        spec_plain=plain,
+        run_dir=str(job.directory),
+        host_cpus=tuple(for_each_cpu(job.host_cpus)) if job.host_cpus is not None else (),
+        commands=commands_of(job, plain),
+        route=job.parts.route,
+    )
+
+
+def commands_of(job: Job, plain: Any) -> tuple[Command, ...]:
+    """Return the box's timed events as commands, one per node concerned, by time."""
+    route: Callable[[list[str], Any], list[int]] = resolve(job.parts.route)
+    commands: list[Command] = []
+    for event in sorted(job.spec.events, key=lambda event: event.at_ns):
+        words = event.do.split()
+        commands += [(event.at_ns, target, list(words)) for target in route(words, plain)]
+    return tuple(commands)
+
+
+def _run_processes(job: Job) -> RunOutcome:
+    # An inline run need not load zmq and what else the agents use.
+    from emulator.agents.supervisor import run_processes
+
+    return run_processes(plan_of(job), job.on_progress)
+
+
+def _run_inline(job: Job) -> RunOutcome:
+    run_in_turn = run_turns if job.spec.machine.take_turns else run_inline
+    return run_in_turn(plan_of(job), job.on_progress, strict=job.strict)
+
+
+ENGINES: dict[str, Callable[[Job], RunOutcome]] = {
+    PROCESSES: _run_processes,
+    INLINE: _run_inline,
+}

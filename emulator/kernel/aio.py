@@ -1,0 +1,329 @@
+"""Asynchronous IO system calls: ``fs/aio.c``, v5.4, and the submission side of direct IO.
+
+Theory of operation
+-------------------
+``io_submit()`` takes each iocb in turn: a credit, the file system's lock, a request, the plug.  An
+iocb starts with two references, the submitter's and the completion's; whoever drops the second one
+writes the ring event (C.3).  ``io_getevents()`` takes what is in the ring if that is enough, or
+sleeps until it is; up to v6.7 every event wakes it, whatever number it asked for.
+
+Departures from the kernel: the reads under the ring's mutex cost nothing extra; ``RWF_NOWAIT``,
+polled IO, eventfd and fsync through AIO are not offered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emulator import tracepoints as tp
+from emulator.kernel import blk_mq, core, frames, iomap, mail, syscall
+from emulator.kernel.process import WAIT_DIO, WAIT_RING, WAIT_RW, WAIT_TAG, Kioctx
+from emulator.kernel.request import DIO_SYNC, PAGES
+from emulator.types import WRITE
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+    from emulator.kernel.sched import Task
+
+EAGAIN = 11
+EINVAL = 22
+AIO_RING_DEFAULT = 128
+
+
+def io_context(cpu: Cpu, p: Task) -> Kioctx:
+    """Return the task's AIO context; the first use sets it up."""
+    if p.run.ctx is None:
+        p.run.ctx = Kioctx(AIO_RING_DEFAULT, cpu.nr_cpus)
+    return p.run.ctx
+
+
+# -- io_submit() --------------------------------------------------------------------------------
+
+
+def sys_io_submit(cpu: Cpu, p: Task, iocbs: list[Any]) -> None:
+    """Start ``io_submit()`` of a list of iocbs (data, rw, file, offset, length)."""
+    p.run.submit = [iocbs, 0, 0]
+    costs = cpu.costs
+    cpu.start(frames.SUBMIT_PREP, costs.syscall_ns + costs.io_submit_ns)
+
+
+def submit_prep_end(cpu: Cpu, _arg: object) -> None:
+    """One iocb has got as far as its request: credit, lock, request."""
+    p = cpu.rq.curr
+    iocbs, index, _done = p.run.submit
+    data, rw, file, offset, length = iocbs[index]
+    ctx = io_context(cpu, p)
+    if not ctx.get_reqs_available(cpu.node_id):
+        mail.drain(cpu)
+        if not ctx.get_reqs_available(cpu.node_id):
+            p.run.submit[2] = p.run.submit[2] or -EAGAIN
+            finish_submit(cpu, p)
+            return
+    facts = cpu.files[file]
+    if (offset | length) % 512:
+        ctx.put_reqs_available(cpu.node_id, 1)
+        complete_now(cpu, p, data, -EINVAL)
+        return
+    if rw == WRITE and iomap.unaligned(facts, offset, length) and p.run.dio_count.get(file, 0):
+        mail.drain(cpu)
+        if p.run.dio_count[file]:
+            p.run.wait = WAIT_DIO
+            p.run.wait_arg = file
+            core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.SUBMIT_LOCKED, 0)
+            return
+    submit_bio(cpu, None)
+
+
+def complete_now(cpu: Cpu, p: Task, data: int, res: int) -> None:
+    """An iocb that fails before it becomes an IO: its event is written by the submitter."""
+    ctx = io_context(cpu, p)
+    ctx.get_reqs_available(cpu.node_id)
+    ctx.complete(cpu.node_id, data, res)
+    cpu.emit(tp.BOX_AIO_COMPLETE, p.pid, data, res, 1)
+    next_iocb(cpu, p)
+
+
+def submit_locked(cpu: Cpu, _arg: object) -> None:
+    """Woken from ``inode_dio_wait()`` before an unaligned write: look again, then submit."""
+    p = cpu.rq.curr
+    file = p.run.submit[0][p.run.submit[1]][2]
+    mail.drain(cpu)
+    if p.run.dio_count[file]:
+        p.run.wait = WAIT_DIO
+        p.run.wait_arg = file
+        core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.SUBMIT_LOCKED, 0)
+        return
+    submit_bio(cpu, None)
+
+
+def submit_bio(cpu: Cpu, _arg: object) -> None:
+    """``generic_make_request()`` of the current iocb's bio: a tag, then the plug (A.4)."""
+    p = cpu.rq.curr
+    run = p.run
+    iocbs, index, _done = run.submit
+    data, rw, file, offset, length = iocbs[index]
+    facts = cpu.files[file]
+    q = cpu.queues[facts.disk]
+    if blk_mq.plug_full(run.plug):
+        flush(cpu, p, facts.disk, "prep")
+        return
+    if not blk_mq.get_tag(cpu, q):
+        blk_mq.wait_for_tag(cpu, q, p)
+        blk_mq.flush_plug(cpu, p)
+        run.wait = WAIT_TAG
+        core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.GET_TAG, 0)
+        blk_mq.run_hw_queue_async(cpu, q)
+        return
+    run.dio_count[file] = run.dio_count.get(file, 0) + 1
+    run.iocb_seq += 1
+    run.iocbs[run.iocb_seq] = [2, data, length, 1, 0]
+    rq = blk_mq.new_request(cpu, p, facts.disk, rw, facts.start + offset, length)
+    rq.file = file
+    rq.iocb = run.iocb_seq
+    run.plug.append(rq)
+    if len(iocbs) <= 2 or index + 1 == len(iocbs):
+        flush(cpu, p, facts.disk, "iocb")
+    else:
+        submitted(cpu, p)
+
+
+def flush(cpu: Cpu, p: Task, queue: int, then: str) -> None:
+    """Flush the plug and run the hardware queue inline; ``flushed`` goes on with ``then``."""
+    blk_mq.flush_plug(cpu, p)
+    blk_mq.dispatch_loop(cpu, [queue, then])
+
+
+def flushed(cpu: Cpu, arg: list[Any]) -> None:
+    """The plug's requests are with the device."""
+    p = cpu.rq.curr
+    if arg[1] == "prep":
+        submit_bio(cpu, None)
+    elif arg[1] == "iocb":
+        submitted(cpu, p)
+    elif arg[1] == "rw":
+        cpu.start(frames.RW_EXIT, cpu.costs.io_submit_exit_ns)
+    else:
+        syscall.return_to_user(cpu, 0)
+
+
+def submitted(cpu: Cpu, p: Task) -> None:
+    """The current iocb is on its way: an unaligned write waits for it, others are done with."""
+    iocbs, index, _done = p.run.submit
+    _data, rw, file, offset, length = iocbs[index]
+    if rw == WRITE and iomap.unaligned(cpu.files[file], offset, length):
+        cpu.start(frames.DIO_WAITED, cpu.costs.io_submit_exit_ns)
+    else:
+        iocb_put(cpu, p, p.run.iocb_seq, 0, BY_SUBMITTER)
+        next_iocb(cpu, p)
+
+
+def dio_waited(cpu: Cpu, _arg: object) -> None:
+    """``inode_dio_wait()`` of an unaligned write: sleep for its own IO, or it is over."""
+    p = cpu.rq.curr
+    iocbs, index, _done = p.run.submit
+    file = iocbs[index][2]
+    mail.drain(cpu)
+    if p.run.dio_count[file]:
+        p.run.wait = WAIT_DIO
+        p.run.wait_arg = file
+        core.block(
+            cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.DIO_WAITED, cpu.costs.io_getevents_ns
+        )
+        return
+    iocb_put(cpu, p, p.run.iocb_seq, 0, BY_SUBMITTER)
+    next_iocb(cpu, p)
+
+
+def next_iocb(cpu: Cpu, p: Task) -> None:
+    """Count the iocb just submitted; go on with the next, or leave."""
+    submit = p.run.submit
+    submit[1] += 1
+    submit[2] += 1
+    if submit[1] < len(submit[0]):
+        cpu.start(frames.SUBMIT_PREP, cpu.costs.io_submit_more_ns)
+    elif p.run.plug:
+        flush(cpu, p, p.run.plug[0].queue, "done")
+    else:
+        finish_submit(cpu, p)
+
+
+def finish_submit(cpu: Cpu, p: Task) -> None:
+    """The last stretch of ``io_submit()``."""
+    if p.run.plug:
+        flush(cpu, p, p.run.plug[0].queue, "done")
+        return
+    _data, rw, file, offset, length = p.run.submit[0][-1]
+    waited = rw == WRITE and iomap.unaligned(cpu.files[file], offset, length)
+    cpu.start(frames.SUBMIT_EXIT, 0 if waited else cpu.costs.io_submit_exit_ns)
+
+
+def submit_exit(cpu: Cpu, _arg: object) -> None:
+    """``io_submit()`` returns the number submitted."""
+    p = cpu.rq.curr
+    done = p.run.submit[2]
+    nr = len(p.run.submit[0])
+    p.run.submit = []
+    cpu.emit(tp.BOX_IO_SUBMIT, p.pid, nr, done)
+    syscall.return_to_user(cpu, done)
+
+
+# Who drops a reference of an iocb.
+BY_SUBMITTER = 0
+BY_WORKER = 1
+BY_ENDIO = 2  # where the bio ended: an interrupt, a softirq, or the submitter itself
+
+
+def iocb_put(
+    cpu: Cpu, owner: Task, iocb: int, error: int, by: int, waker: tuple[int, int] | None = None
+) -> None:
+    """Drop one reference of an iocb; the last one writes its event and wakes the ring's waiter."""
+    run = owner.run
+    state = run.iocbs[iocb]
+    state[0] -= 1
+    if by != BY_SUBMITTER:
+        state[3] = 0
+        state[4] = int(by == BY_ENDIO)
+        if error:
+            state[2] = error
+    if state[0]:
+        return
+    _refs, data, res, _outstanding, inline = run.iocbs.pop(iocb)
+    io_context(cpu, owner).complete(cpu.node_id, data, res)
+    cpu.emit(tp.BOX_AIO_COMPLETE, owner.pid, data, res, inline)
+    if run.wait == WAIT_RING and owner.state != tp.TASK_RUNNING:
+        if waker is None:
+            core.wake_up(cpu, owner)
+        else:
+            core.try_to_wake_up(cpu, owner, waker=waker)
+
+
+# -- io_getevents() -----------------------------------------------------------------------------
+
+
+def sys_io_getevents(cpu: Cpu, min_nr: int, nr: int) -> None:
+    """Start ``io_getevents()``."""
+    costs = cpu.costs
+    cpu.start(frames.GETEVENTS, costs.syscall_ns + costs.io_getevents_ns, [min_nr, nr])
+
+
+def needs_mail(cpu: Cpu) -> bool:
+    """Whether the result of the ``io_getevents()`` on top depends on mail still to come."""
+    ctx = cpu.rq.curr.run.ctx
+    return ctx is None or len(ctx.ring) < cpu.f_arg[1]
+
+
+def getevents_end(cpu: Cpu, arg: list[int]) -> None:
+    """``read_events()``: take what there is if it is enough, else sleep for more."""
+    p = cpu.rq.curr
+    ctx = io_context(cpu, p)
+    if len(ctx.ring) < arg[1]:
+        mail.drain(cpu)
+    if len(ctx.ring) >= arg[0]:
+        taken = ctx.ring[: arg[1]]
+        del ctx.ring[: arg[1]]
+        syscall.return_to_user(cpu, taken)
+        return
+    p.run.wait = WAIT_RING
+    p.run.wait_arg = arg[0]
+    core.block(
+        cpu, p, tp.TASK_INTERRUPTIBLE, frames.GETEVENTS, cpu.costs.io_getevents_ns, arg
+    )
+
+
+# -- pread() and pwrite() -----------------------------------------------------------------------
+
+
+def sys_rw(cpu: Cpu, p: Task, rw: int, file: int, offset: int, length: int) -> None:
+    """Start a synchronous direct read or write."""
+    p.run.submit = [[[0, rw, file, offset, length]], 0, 0]
+    cpu.start(frames.RW_PREP, cpu.costs.syscall_ns + cpu.costs.io_submit_ns)
+
+
+def rw_prep_end(cpu: Cpu, _arg: object) -> None:
+    """The synchronous IO has got as far as its request."""
+    p = cpu.rq.curr
+    run = p.run
+    _data, rw, file, offset, length = run.submit[0][0]
+    facts = cpu.files[file]
+    q = cpu.queues[facts.disk]
+    if not blk_mq.get_tag(cpu, q):
+        blk_mq.wait_for_tag(cpu, q, p)
+        run.wait = WAIT_TAG
+        core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.RW_PREP, 0)
+        return
+    rq = blk_mq.new_request(cpu, p, facts.disk, rw, facts.start + offset, length)
+    rq.what = DIO_SYNC
+    rq.file = file
+    run.iocbs[-1] = [1, 0, length, 1, 0]
+    run.submit = []
+    run.plug.append(rq)
+    flush(cpu, p, facts.disk, "rw")
+
+
+def rw_exit(cpu: Cpu, _arg: object) -> None:
+    """``io_schedule()`` until the IO has ended, then return."""
+    p = cpu.rq.curr
+    if not p.run.submit:
+        p.run.wait = WAIT_RW
+        core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.RW_EXIT, cpu.costs.syscall_ns)
+        return
+    p.run.submit = []
+    syscall.return_to_user(cpu, 0)
+
+
+# -- Buffered writeback -------------------------------------------------------------------------
+
+
+def sys_writeback(cpu: Cpu, p: Task, file: int, offset: int, length: int) -> None:
+    """One plugged batch of page writes by a flusher; it does not wait for them."""
+    facts = cpu.files[file]
+    q = cpu.queues[facts.disk]
+    for start in range(offset, offset + length, blk_mq.BLK_PLUG_FLUSH_SIZE):
+        if not blk_mq.get_tag(cpu, q):
+            break  # the flusher's next batch takes it up again
+        size = min(blk_mq.BLK_PLUG_FLUSH_SIZE, offset + length - start)
+        rq = blk_mq.new_request(cpu, p, facts.disk, WRITE, facts.start + start, size)
+        rq.what = PAGES
+        rq.file = file
+        p.run.plug.append(rq)
+    flush(cpu, p, facts.disk, "writeback")

@@ -1,0 +1,450 @@
+"""The scheduler core: ``kernel/sched/core.c``, v5.4.
+
+Theory of operation
+-------------------
+:func:`schedule` starts the frame of a reschedule; at its end :func:`schedule_end` takes the
+decision (``__schedule()``): the previous task leaves the queue if it blocked, the classes are asked
+in order stop, fair, idle, and the switch is made.  A CPU without a fair task first tries to find
+one elsewhere (:func:`newidle_balance`).
+
+A wakeup (:func:`try_to_wake_up`) runs as a subroutine of whatever wakes.  A bound task is enqueued
+after ``ttwu_ns``.  For a movable task ``select_task_rq_ns`` passes before the CPU is chosen, on what
+this CPU can know of the others then, and ``ttwu_activate_ns`` more until it is enqueued there.
+
+Departures from the kernel: a task that blocks stays put until its switch is over: a wakeup of it
+by another CPU waits for that, as the waker would spin on ``p->on_cpu``.  The TTWU_QUEUE wake list
+between CPUs that share no cache is an ``ACTIVATE`` message that costs the target an IPI, one per
+wakeup.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emulator import tracepoints as tp
+from emulator import messages
+from emulator.kernel import fair, frames, hrtimer, idle, mail, placement, stop_machine, workqueue
+from emulator.kernel.process import MAIL_WAITS, WAIT_NONE, WAIT_TIMER, pack_task
+from emulator.kernel.sched import (
+    DEQUEUE_SLEEP,
+    ENQUEUE_MIGRATED,
+    ENQUEUE_WAKEUP,
+    FAIR_CLASS,
+    PF_WQ_WORKER,
+    STOP_CLASS,
+    TASK_WAKING,
+    WF_MIGRATED,
+    Task,
+)
+from emulator.types import (
+    BAL_OVERLOAD_NS,
+    BALANCE_NEWIDLE,
+    CPU_NEWLY_IDLE,
+    NOHZ_NEWIDLE,
+    RQ_OVERLOAD_NS,
+)
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+#: Frames of a wakeup under way.
+WAKEUP_FRAMES = (frames.TTWU, frames.TTWU_SELECT, frames.TTWU_ACTIVATE)
+
+# -- Reschedule ---------------------------------------------------------------------------------
+
+
+def resched_curr(cpu: Cpu) -> None:
+    """Ask this CPU's current task to give way at its next preemption point."""
+    rq = cpu.rq
+    if rq.need_resched:
+        return
+    rq.need_resched = True
+    if cpu.balance_asked == 2:
+        idle.abort_nohz_balance(cpu)
+
+
+def schedule(cpu: Cpu) -> None:
+    """Start a reschedule; the current task's ``run`` says where it goes on afterwards."""
+    assert not cpu.stack, cpu.story("schedule() inside an interrupt")
+    rq = cpu.rq
+    cpu.irqs_on = False
+    ns = cpu.costs.context_switch_ns
+    if rq.cfs.nr_running > (rq.curr.state != tp.TASK_RUNNING and rq.curr.on_rq):
+        ns += cpu.costs.pick_fair_ns
+    cpu.start(frames.SCHEDULE, ns)
+
+
+def preempt_schedule_irq(cpu: Cpu) -> None:
+    """Reschedule when an interrupt returns to user space: the frame on top is left as it is."""
+    run = cpu.rq.curr.run
+    run.kind = cpu.f_kind
+    run.left = cpu.f_end - cpu.now
+    run.arg = cpu.f_arg
+    schedule(cpu)
+
+
+def schedule_end(cpu: Cpu, _arg: object) -> None:
+    """``__schedule()``: take the previous task off if it blocked, pick the next, switch."""
+    rq = cpu.rq
+    prev = rq.curr
+    rq.skip_clock_update <<= 1
+    fair.update_rq_clock(rq, cpu.now)
+    if prev is not rq.idle and prev.state != tp.TASK_RUNNING and prev.on_rq:
+        if prev.sched_class == STOP_CLASS:
+            stop_machine.dequeue_task_stop(cpu, prev)
+        else:
+            fair.dequeue_task_fair(rq, prev, DEQUEUE_SLEEP)
+        prev.nvcsw += 1
+    elif prev is not rq.idle and prev.state == tp.TASK_RUNNING:
+        prev.nivcsw += 1
+    pick_next_task(cpu, prev)
+
+
+def pick_next_task(cpu: Cpu, prev: Task) -> None:
+    """Ask the classes in order; the switch follows at once, or after a newidle balance."""
+    rq = cpu.rq
+    if rq.stop_queued and rq.stop is not None:
+        if prev.sched_class == FAIR_CLASS and prev is not rq.idle:
+            fair.put_prev_task_fair(rq, prev)
+        context_switch(cpu, prev, rq.stop)
+        return
+    if rq.cfs.nr_running:
+        following = fair.pick_next_task_fair(rq, prev)
+        assert following is not None, cpu.story("a fair queue with tasks gave none")
+        context_switch(cpu, prev, following)
+        return
+    if newidle_balance(cpu, prev):
+        return
+    pick_idle(cpu, prev)
+
+
+def pick_idle(cpu: Cpu, prev: Task) -> None:
+    """Nothing to run: switch to the idle task."""
+    rq = cpu.rq
+    if prev is not rq.idle and prev.sched_class == FAIR_CLASS:
+        fair.put_prev_task_fair(rq, prev)
+    context_switch(cpu, prev, rq.idle)
+
+
+def newidle_balance(cpu: Cpu, prev: Task) -> bool:
+    """Whether a newidle balance holds the switch up (D.10): the previous task is still ``curr``."""
+    rq = cpu.rq
+    if prev is rq.idle:
+        return False
+    rq.idle_stamp = rq.clock
+    if not cpu.active:
+        return False
+    if rq.avg_idle < rq.tun.migration_cost:
+        newidle_skipped(cpu)
+        return False
+    cpu.start(frames.NEWIDLE, cpu.costs.newidle_ns)
+    return True
+
+
+def newidle_skipped(cpu: Cpu) -> None:
+    """The early return: the next periodic pass is due no later than an idle CPU's would be.
+
+    Only a busy pass can have put it further away, so only the first early return after one is told.
+    """
+    if not cpu.busy_pass:
+        return
+    cpu.busy_pass = False
+    cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_NEWIDLE, cpu.now))
+
+
+def newidle_end(cpu: Cpu, arg: object) -> None:
+    """Look at ``rd.overload``: ask the balancer, or go idle."""
+    if arg == "pass":
+        cpu.balance_asked = BALANCE_NEWIDLE
+        cpu.wait(frames.NEWIDLE_WAIT)
+        cpu.send(
+            cpu.bal_node,
+            messages.BALANCE,
+            (BALANCE_NEWIDLE, CPU_NEWLY_IDLE, cpu.rq.avg_idle, cpu.cause),
+            cpu.now + cpu.costs.request_ns,
+            cpu.costs.coherence_ns,
+        )
+        return
+    if overloaded(cpu):
+        cpu.start(frames.NEWIDLE, cpu.costs.balance_pass_ns, "pass")
+        return
+    newidle_skipped(cpu)
+    newidle_finished(cpu, False)
+
+
+def newidle_finished(cpu: Cpu, pulled: bool) -> None:
+    """The newidle balance is over: pick again, tasks may have come."""
+    rq = cpu.rq
+    fair.update_rq_clock(rq, cpu.now)
+    if rq.cfs.nr_running or rq.stop_queued:
+        if pulled or rq.stop_queued:
+            rq.idle_stamp = 0
+        pick_next_task(cpu, rq.curr)
+    else:
+        pick_idle(cpu, rq.curr)
+
+
+def overloaded(cpu: Cpu) -> bool:
+    """``rd.overload`` as this CPU can know it: some CPU has had two tasks since the last clean pass."""
+    since = cpu.view(cpu.bal_node)[BAL_OVERLOAD_NS]
+    for other in range(cpu.nr_cpus):
+        if other != cpu.node_id and cpu.view(other)[RQ_OVERLOAD_NS] >= since:
+            return True
+    return cpu.rq.overload_ns >= since
+
+
+def context_switch(cpu: Cpu, prev: Task, following: Task) -> None:
+    """Make the switch, or go on with the same task; either way the reschedule is done."""
+    rq = cpu.rq
+    rq.need_resched = False
+    rq.skip_clock_update = 0
+    if following is not prev:
+        rq.nr_switches += 1
+        cpu.cause = following.run.cause or cpu.cause
+        cpu.emit(
+            tp.SCHED_SWITCH, prev.pid, prev.prio, prev.state, following.pid, following.prio
+        )
+        prev.on_cpu = 0
+        following.on_cpu = 1
+        was_idle = prev is rq.idle
+        rq.curr = following
+        if was_idle or following is rq.idle or rq.nr_running > 1:
+            cpu.publish()
+        if prev.state == tp.TASK_DEAD:
+            fair.task_dead_fair(rq, prev)
+            del cpu.tasks[prev.pid]
+    finish_task_switch(cpu, prev, following)
+
+
+def finish_task_switch(cpu: Cpu, prev: Task, following: Task) -> None:
+    """Start the next task's frame; then deliver what waited for the previous one to be off."""
+    run = following.run
+    if following is not prev and following.flags & PF_WQ_WORKER:
+        workqueue.wq_worker_running(cpu, following)
+    cpu.level = frames.LEVEL_TASK
+    cpu.irqs_on = True
+    if following is cpu.rq.idle:
+        if following is not prev:
+            cpu.start(frames.IDLE_ENTRY, cpu.costs.idle_entry_ns)
+        else:
+            idle.enter(cpu, None)
+    else:
+        run.wait = WAIT_NONE
+        cpu.start(run.kind, run.left, run.arg)
+        if run.refill_ns and run.kind in (frames.USER, frames.RET_USER):
+            cpu.f_end += run.refill_ns
+            run.refill_ns = 0
+    if cpu.deferred:
+        waiting, cpu.deferred = cpu.deferred, []
+        for message in waiting:
+            mail.handle(cpu, message)
+
+
+def block(cpu: Cpu, p: Task, state: int, kind: int, left: int, arg: object = None) -> None:
+    """Put the current task to sleep: it goes on with the given frame once it is woken."""
+    run = p.run
+    run.kind = kind
+    run.left = left
+    run.arg = arg
+    run.wait_since = cpu.now
+    p.state = state
+    if run.wait in MAIL_WAITS and run.remote_ios:
+        cpu.mail_sleepers[p.pid] = 1
+    schedule(cpu)
+    if p.flags & PF_WQ_WORKER:
+        workqueue.wq_worker_sleeping(cpu, p)
+
+
+def sleep_on_timer(
+    cpu: Cpu, p: Task, until_ns: int, state: int, kind: int, left: int, arg: object = None
+) -> None:
+    """Put the current task to sleep until an hrtimer of this CPU wakes it."""
+    p.run.wait = WAIT_TIMER
+    cpu.add_timer(until_ns, hrtimer.TIMER_SLEEP, [p.pid, cpu.now])
+    block(cpu, p, state, kind, left, arg)
+
+
+# -- Wakeup -------------------------------------------------------------------------------------
+
+
+def wake_up(cpu: Cpu, p: Task, sync: bool = False) -> None:
+    """Wake a task of this CPU, after the wakeups already under way in this context."""
+    if cpu.waking:
+        cpu.wakeups.append((p.pid, sync))
+    elif try_to_wake_up(cpu, p, sync):
+        cpu.waking = cpu.f_kind in WAKEUP_FRAMES
+
+
+def wakeup_done(cpu: Cpu) -> None:
+    """A wakeup's frames are over: start the next one that waits."""
+    cpu.waking = False
+    while cpu.wakeups and not cpu.waking:
+        pid, sync = cpu.wakeups.pop(0)
+        p = cpu.tasks.get(pid)
+        if p is not None:
+            wake_up(cpu, p, bool(sync))
+
+
+def try_to_wake_up(cpu: Cpu, p: Task, sync: bool = False, waker: tuple[int, int] | None = None) -> bool:
+    """Wake a task that this CPU owns; ``waker`` is (cpu, pid) if another CPU's context wakes it.
+
+    The caller has set the frame that goes on afterwards: the wakeup's frames are pushed over it.
+    Returns False if the task was not asleep.
+    """
+    if p.state == tp.TASK_RUNNING or p.state == TASK_WAKING:
+        return False
+    cpu.mail_sleepers.pop(p.pid, None)
+    waker_cpu, waker_pid = waker if waker is not None else (cpu.node_id, cpu.rq.curr.pid)
+    cause = cpu.emit(tp.SCHED_WAKING, p.pid, p.prio, p.cpu)
+    p.run.cause = cause
+    if p.on_rq:
+        # It has not been switched out yet: it simply stays.
+        p.state = tp.TASK_RUNNING
+        fair.update_rq_clock(cpu.rq, cpu.now)
+        check_preempt_curr(cpu, p, 0)
+        cpu.emit(tp.SCHED_WAKEUP, p.pid, p.prio, p.cpu)
+        return True
+    p.state = TASK_WAKING
+    wakeup = [p.pid, waker_cpu, waker_pid, int(sync), cause]
+    if waker is not None:
+        # Another CPU's context decides and pays; here only the outcome takes effect.
+        choose_and_activate(cpu, p, wakeup, remote=True)
+        return True
+    if p.nr_cpus_allowed == 1 and p.cpus_mask >> cpu.node_id & 1 and placement.is_cpu_allowed(cpu, p, cpu.node_id):
+        cpu.push(frames.TTWU, cpu.costs.ttwu_ns, wakeup, cpu.level, False)
+    else:
+        cpu.push(frames.TTWU_SELECT, cpu.costs.select_task_rq_ns, wakeup, cpu.level, False)
+    return True
+
+
+def ttwu_end(cpu: Cpu, wakeup: list[int]) -> None:
+    """The enqueue of a task that is woken on this CPU."""
+    p = cpu.tasks[wakeup[0]]
+    cpu.pop()
+    ttwu_do_activate(cpu, p, ENQUEUE_WAKEUP)
+    wakeup_done(cpu)
+
+
+def ttwu_select_end(cpu: Cpu, wakeup: list[int]) -> None:
+    """``select_task_rq()``: choose the CPU, start the way there."""
+    p = cpu.tasks[wakeup[0]]
+    cpu.cause = wakeup[4]
+    choose_and_activate(cpu, p, wakeup, remote=False)
+
+
+def choose_and_activate(cpu: Cpu, p: Task, wakeup: list[int], remote: bool) -> None:
+    """Choose a CPU for a waking task and activate it there."""
+    target = placement.select_task_rq(cpu, p, p.wake_cpu, wakeup[1], wakeup[2], bool(wakeup[3]))
+    here = cpu.node_id
+    if target == here:
+        flags = ENQUEUE_WAKEUP
+        if p.cpu != here:
+            set_task_cpu(cpu, p, here, tp.MIGRATE_WAKEUP)
+            flags |= ENQUEUE_MIGRATED
+        if remote:
+            ttwu_do_activate(cpu, p, flags)
+            smp_send_reschedule_here(cpu)
+        else:
+            cpu.start(frames.TTWU_ACTIVATE, cpu.costs.ttwu_activate_ns, [p.pid, flags])
+        return
+    set_task_cpu(cpu, p, target, tp.MIGRATE_WAKEUP)
+    send_task(cpu, p, target, cpu.now + cpu.costs.ttwu_activate_ns, WF_MIGRATED, wakeup[1])
+    if not remote:
+        cpu.start(frames.TTWU_ACTIVATE, cpu.costs.ttwu_activate_ns)
+
+
+def ttwu_activate_end(cpu: Cpu, arg: list[int] | None) -> None:
+    """The wakeup is over for the waker; a task that stayed here is enqueued now."""
+    cpu.pop()
+    if arg is not None:
+        ttwu_do_activate(cpu, cpu.tasks[arg[0]], arg[1])
+    wakeup_done(cpu)
+
+
+def ttwu_do_activate(cpu: Cpu, p: Task, flags: int) -> None:
+    """``ttwu_do_activate()`` and ``ttwu_do_wakeup()``: enqueue, preemption test, idle accounting."""
+    rq = cpu.rq
+    fair.update_rq_clock(rq, cpu.now)
+    activate_task(cpu, p, flags)
+    check_preempt_curr(cpu, p, 0)
+    p.state = tp.TASK_RUNNING
+    cpu.emit(tp.SCHED_WAKEUP, p.pid, p.prio, cpu.node_id)
+    if rq.idle_stamp:
+        update_avg_idle(cpu)
+    cpu.publish()
+
+
+def update_avg_idle(cpu: Cpu) -> None:
+    """The first wakeup after idling: average in how long it lasted (D.10)."""
+    rq = cpu.rq
+    delta = rq.clock - rq.idle_stamp
+    rq.avg_idle = min(rq.avg_idle + ((delta - rq.avg_idle) >> 3), 2 * rq.max_idle_balance_cost)
+    rq.idle_stamp = 0
+
+
+def activate_task(cpu: Cpu, p: Task, flags: int) -> None:
+    """Put a task on this runqueue."""
+    rq = cpu.rq
+    assert not p.on_rq, cpu.story(f"{p.comm}/{p.pid} is enqueued twice")
+    assert p.cpus_mask >> cpu.node_id & 1 or p.affinity_broken, cpu.story(
+        f"{p.comm}/{p.pid} is enqueued outside its mask"
+    )
+    before = rq.nr_running
+    if p.sched_class == STOP_CLASS:
+        stop_machine.enqueue_task_stop(cpu, p)
+    else:
+        fair.enqueue_task_fair(rq, p, flags)
+    assert rq.nr_running == before + 1, cpu.story("nr_running did not rise by one")
+    if before == 1:
+        rq.overload_ns = cpu.now
+
+
+def check_preempt_curr(cpu: Cpu, p: Task, flags: int) -> None:
+    """Whether the new task makes the current one give way; the current one is asked to if so."""
+    rq = cpu.rq
+    curr = rq.curr
+    if curr is rq.idle:
+        resched_curr(cpu)
+    elif p.sched_class == curr.sched_class:
+        why = fair.check_preempt_wakeup(rq, p, flags)
+        if why >= 0:
+            cpu.emit(
+                tp.BOX_CHECK_PREEMPT, p.pid, curr.pid, rq.preempt_vdiff, rq.preempt_gran, why
+            )
+    elif p.sched_class < curr.sched_class:
+        resched_curr(cpu)
+    if rq.need_resched and curr.on_rq:
+        fair.rq_clock_skip_update(rq)
+
+
+def set_task_cpu(cpu: Cpu, p: Task, target: int, why: int) -> None:
+    """``set_task_cpu()`` of a task this CPU owns: leave the old queue's averages, count the move."""
+    if p.sched_class == FAIR_CLASS:
+        fair.migrate_task_rq_fair(cpu.rq, p, p.state == TASK_WAKING)
+    p.run.cause = cpu.emit(tp.SCHED_MIGRATE_TASK, p.pid, p.prio, p.cpu, target, why)
+    p.nr_migrations += 1
+    p.run.refill_ns = (
+        cpu.costs.cache_refill_ns if cpu.llc_mask >> target & 1 else cpu.costs.cache_refill_far_ns
+    )
+    p.cpu = target
+    p.wake_cpu = target
+
+
+def send_task(
+    cpu: Cpu, p: Task, target: int, effect_ns: int, wake_flags: int, waker_cpu: int
+) -> None:
+    """Hand a task over: it belongs to the message until the target has enqueued it."""
+    cpu.depart(p, target)
+    cpu.send(
+        target,
+        messages.ACTIVATE,
+        (p.pid, pack_task(p), wake_flags, waker_cpu, p.run.cause),
+        effect_ns,
+        cpu.costs.ipi_ns,
+    )
+
+
+def smp_send_reschedule_here(cpu: Cpu) -> None:
+    """A remote enqueue asked this CPU to reschedule: the IPI arrives ``ipi_ns`` later."""
+    if cpu.rq.need_resched:
+        cpu.add_timer(cpu.now + cpu.costs.ipi_ns, frames.IRQ_IPI)

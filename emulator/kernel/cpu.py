@@ -1,0 +1,673 @@
+"""One emulated CPU: the node that owns a runqueue, its interrupts, its workers and its IO.
+
+Theory of operation
+-------------------
+The CPU is a state machine over frames (:mod:`emulator.kernel.frames`).  At every step the earliest
+of three things happens:
+
+* a **message** takes effect: what another CPU does to this runqueue under its lock (a wakeup's
+  enqueue, the balancer's detach and attach), whatever this CPU is executing, or an interrupt that
+  it raises, which then waits until interrupts are on;
+* a **hard interrupt** starts: an expired timer, an IPI, a device;
+* the **frame** on top ends, and its handler runs.
+
+At one instant messages come first, then hard interrupts, then the frame.  The mechanisms
+themselves are in the files named after the kernel's; they are functions of a :class:`Cpu`, and
+:data:`HANDLERS` says which of them ends which frame.
+
+Departures from the kernel: another CPU's operation on this runqueue takes effect at its stamp even
+while this CPU would hold the lock (the lock's wait is not modelled); ``jiffies`` is the number of
+whole ticks since boot for every CPU, not what the time-keeping CPU last wrote.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from emulator import tracepoints as tp
+from emulator import messages
+from emulator.kernel import (
+    aio,
+    blk_mq,
+    core,
+    fair,
+    frames,
+    hrtimer,
+    idle,
+    iomap,
+    kthread,
+    mail,
+    promises,
+    snapshot,
+    softirq,
+    stop_machine,
+    syscall,
+    tick,
+    workqueue,
+)
+from emulator.kernel.blk_mq import BlockQueue
+from emulator.kernel.process import WAIT_NAMES, TaskRun
+from emulator.kernel.request import Request
+from emulator.kernel.sched import Rq, Task
+from emulator.kernel.workqueue import WorkerPool
+from emulator.types import (
+    COORDINATOR,
+    NEVER,
+    Board,
+    RQF_ACTIVE,
+    RQF_IDLE,
+    RQF_NOHZ,
+    RQF_ONLINE,
+    RQF_SCHED_IDLE,
+    BoxSpec,
+    Message,
+    Program,
+    Promise,
+    TraceSink,
+)
+
+
+class Programs(Protocol):
+    """The programs that tasks run, as the builder of the box provides them."""
+
+    def unpack(self, data: list[Any]) -> Program:
+        """Rebuild a program from what its ``pack()`` returned."""
+        ...
+
+    def make(self, workload: int) -> Program:
+        """Build the program of one of the box's workloads."""
+        ...
+
+    def load(self, percent: int, now_ns: int) -> Program:
+        """Build the program of ``cpu load``."""
+        ...
+
+
+class Cpu:
+    """The CPU node; implements ``engine.node.Node``."""
+
+    __slots__ = (
+        "active",
+        "adopter",
+        "bal_node",
+        "balance_asked",
+        "board",
+        "busy_pass",
+        "call_done",
+        "cause",
+        "costs",
+        "counters",
+        "deferred",
+        "dev_numbers",
+        "device_nodes",
+        "done_list",
+        "enabled",
+        "expect",
+        "f_arg",
+        "f_end",
+        "f_kind",
+        "files",
+        "finished",
+        "forward",
+        "held",
+        "horizon",
+        "hz",
+        "idle_since",
+        "in_nohz_mask",
+        "in_softirq",
+        "inbox",
+        "inflight",
+        "io_seq",
+        "irqs",
+        "irqs_on",
+        "jiffy_timers",
+        "kick_cause",
+        "ksoftirqd",
+        "level",
+        "limit",
+        "llc_mask",
+        "load_pid",
+        "mail",
+        "mail_safe_ns",
+        "mail_sleepers",
+        "make_program",
+        "names",
+        "node_id",
+        "nohz_flags",
+        "now",
+        "nr_cpus",
+        "online",
+        "outbox",
+        "pid_seq",
+        "pools",
+        "programs",
+        "queues",
+        "rcu_until",
+        "reached_ns",
+        "ring_base",
+        "rq",
+        "scan_cost",
+        "seq",
+        "sink",
+        "sirq_block",
+        "sirq_end",
+        "sirq_left",
+        "sirq_mask",
+        "softirq_pending",
+        "spec",
+        "stack",
+        "stalled",
+        "stop_works",
+        "tasks",
+        "tick_ns",
+        "tick_stopped",
+        "timer_seq",
+        "timers",
+        "wakeups",
+        "waking",
+        "wants_view",
+        "work_seq",
+        "workqueues",
+    )
+
+    def __init__(
+        self, spec: BoxSpec, cpu: int, board: Board, sink: TraceSink, programs: Programs
+    ) -> None:
+        machine = spec.machine
+        self.spec = spec
+        self.node_id = cpu
+        self.nr_cpus = machine.nr_cpus
+        self.bal_node = machine.nr_cpus
+        self.device_nodes = [machine.nr_cpus + 1 + i for i in range(len(spec.disks))]
+        self.costs = spec.costs
+        self.hz = machine.hz
+        self.tick_ns = 1_000_000_000 // machine.hz
+        self.llc_mask = machine.llc[cpu]
+        self.board = board
+        self.sink = sink
+        self.programs = programs
+        self.make_program = programs.unpack
+        self.ring_base = (cpu << 40) + 1
+        off = set(spec.trace_off)
+        self.enabled = [False] + [point.name not in off for point in tp.TRACEPOINTS.values()]
+        self.workqueues = workqueue.workqueues(spec)
+        self.names = {name: sink.intern(name) for name in traced_names(self.workqueues)}
+        self.dev_numbers = [8 << 20 | 16 * index for index in range(len(spec.disks))]
+        self.files = iomap.file_table(spec)
+        # Time and execution.
+        self.now = 0
+        self.reached_ns = 0  # every event earlier than this is processed
+        self.f_kind = frames.HALT
+        self.f_end = NEVER
+        self.f_arg: Any = None
+        self.level = frames.LEVEL_TASK
+        self.irqs_on = True
+        self.stack: list[tuple[int, int, Any, int, bool]] = []
+        self.cause = 0
+        # The engine's limits on the window, lowered by what is sent.
+        self.limit = 0
+        self.horizon = 0
+        self.mail_safe_ns = 0
+        self.wants_view = False
+        self.stalled = False
+        # Messages.
+        self.inbox: list[Message] = []
+        self.mail: list[Message] = []
+        self.outbox: list[Message] = []
+        self.seq = 0
+        #: pid -> (residence, CPU it went to); mail that must still be sent on for tasks that left;
+        #: mail for tasks still on their way here; sleepers whose IO may end elsewhere.
+        self.forward: dict[int, tuple[int, int]] = {}
+        self.expect: dict[int, int] = {}
+        self.held: dict[int, list[Message]] = {}
+        self.mail_sleepers: dict[int, int] = {}
+        self.deferred: list[Message] = []
+        # Tasks.
+        self.rq = Rq(cpu, fair.tunables(spec.kernel, machine.nr_cpus))
+        self.rq.idle.run = TaskRun(None, frames.IDLE_ENTRY)
+        self.rq.on_runtime = self.runtime_hook()
+        self.tasks: dict[int, Task] = {}
+        self.finished: dict[int, Any] = {}
+        self.waking = False
+        self.wakeups: list[tuple[int, bool]] = []
+        self.pid_seq = 0
+        self.load_pid = 0
+        self.scan_cost = 0  # sd_llc->avg_scan_cost of this CPU
+        # Hotplug.
+        self.online = True
+        self.active = True
+        self.adopter = -1
+        # Timers: (expiry, seq, kind, arg) in a heap; jiffy timers: (jiffy, seq, kind, arg), sorted.
+        self.timers: list[tuple[int, int, int, Any]] = []
+        self.timer_seq = 0
+        self.jiffy_timers: list[tuple[int, int, int, Any]] = []
+        self.irqs: list[tuple[int, Any, int]] = []
+        self.tick_stopped = False
+        self.in_nohz_mask = False
+        self.rcu_until = 0
+        self.nohz_flags = 0
+        self.kick_cause = 0
+        self.idle_since = 0
+        # Softirqs.
+        self.softirq_pending = 0
+        self.in_softirq = False
+        self.sirq_mask = 0
+        self.sirq_end = 0
+        self.sirq_left = 0
+        self.sirq_block: list[Request] = []
+        self.ksoftirqd: Task = self.rq.idle
+        self.done_list: list[Request] = []
+        self.call_done: list[Request] = []
+        # The balancer, the stopper.
+        self.balance_asked = -1
+        self.busy_pass = True
+        self.stop_works: list[list[Any]] = []
+        # Workers and block queues.
+        self.pools = [WorkerPool(cpu, 0), WorkerPool(cpu, -20)]
+        self.work_seq = 0
+        self.queues = [BlockQueue(spec, index, cpu) for index in range(len(spec.disks))]
+        self.inflight: dict[int, Request] = {}
+        self.io_seq = 0
+        self.counters: dict[str, int] = {}
+        kthread.boot(self)
+        idle.boot(self)
+        self.publish()
+
+    # -- The node protocol ----------------------------------------------------------------------
+
+    def next_event_ns(self) -> int:
+        """Return the time of the next message, interrupt or frame end, or NEVER."""
+        t = self.inbox[0][0] if self.inbox else NEVER
+        if self.mail and self.mail[0][0] < t and (self.mail_sleepers or self.expect):
+            t = self.mail[0][0]
+        if not self.stalled:
+            if self.f_end < t:
+                t = self.f_end
+            if self.irqs_on:
+                if self.irqs:
+                    return min(t, self.now)
+                if self.timers and self.timers[0][0] < t:
+                    t = self.timers[0][0]
+        return t if t > self.now else self.now if t < NEVER else NEVER
+
+    def deliver(self, message: Message) -> None:
+        """Put a message into the inbox or, if it is mail, into the mailbox."""
+        if messages.is_passive(message[4]):
+            heapq.heappush(self.mail, message)
+            return
+        assert message[0] >= self.now or self.stalled, self.story(f"message {message} in the past")
+        heapq.heappush(self.inbox, message)
+
+    def advance(self, bound_ns: int, horizon_ns: int) -> None:
+        """Process every event < ``bound_ns``, stopping before a read at or after ``horizon_ns``."""
+        self.limit = bound_ns
+        self.horizon = horizon_ns
+        self.wants_view = False
+        stop = self.run()
+        if stop > self.reached_ns:
+            self.reached_ns = stop
+
+    def run(self) -> int:
+        """Process events until a limit; return the time before which all are processed."""
+        handlers = HANDLERS
+        reads = frames.READS
+        inbox, mailbox, timers = self.inbox, self.mail, self.timers
+        while True:
+            t = self.f_end
+            what = 0
+            if self.stalled:
+                t = NEVER
+            elif self.irqs_on:
+                if self.irqs:
+                    t = self.now
+                    what = 1
+                elif timers and timers[0][0] <= t:
+                    t = timers[0][0]
+                    what = 1
+            if inbox and inbox[0][0] <= t:
+                t = inbox[0][0]
+                what = 2
+            if self.mail_sleepers or self.expect:
+                if mailbox and mailbox[0][0] <= t:
+                    t = mailbox[0][0]
+                    what = 3
+                if t >= self.horizon and t < self.limit:
+                    self.wants_view = True
+                    return self.horizon
+            if t < self.now:
+                t = self.now
+            if t >= self.limit:
+                return self.limit
+            if what == 0:
+                kind = self.f_kind
+                if t >= self.horizon and kind in reads and self.reads_now(kind):
+                    self.wants_view = True
+                    return t
+                self.now = t
+                handlers[kind](self, self.f_arg)
+            elif what == 1:
+                self.now = t
+                hrtimer.take_interrupt(self)
+            else:
+                if t >= self.horizon and what == 2 and inbox[0][4] in mail.READING:
+                    self.wants_view = True
+                    return t
+                self.now = t
+                mail.handle(self, heapq.heappop(mailbox if what == 3 else inbox))
+
+    def reads_now(self, kind: int) -> bool:
+        """Whether the end of the frame on top will look at other nodes' publications or at mail."""
+        if kind == frames.GETEVENTS:
+            return aio.needs_mail(self)
+        if kind == frames.IRQ_TICK:
+            return self.rq.nr_running > 0
+        if kind == frames.IRQ_HRTIMER:
+            return False
+        return True
+
+    # -- Frames ---------------------------------------------------------------------------------
+
+    def start(self, kind: int, ns: int, arg: Any = None) -> None:
+        """Start the next frame of the same context."""
+        self.f_kind = kind
+        self.f_end = self.now + ns
+        self.f_arg = arg
+
+    def wait(self, kind: int, arg: Any = None) -> None:
+        """Start a frame that only a message or an interrupt ends."""
+        self.f_kind = kind
+        self.f_end = NEVER
+        self.f_arg = arg
+
+    def push(self, kind: int, ns: int, arg: Any, level: int, irqs_on: bool) -> None:
+        """Interrupt or call: put a frame over what runs."""
+        left = self.f_end - self.now if self.f_end < NEVER else NEVER
+        self.stack.append((self.f_kind, left, self.f_arg, self.level, self.irqs_on))
+        self.f_kind = kind
+        self.f_end = self.now + ns
+        self.f_arg = arg
+        self.level = level
+        self.irqs_on = irqs_on
+
+    def pop(self) -> None:
+        """Return to the frame below, which goes on with the time it had left."""
+        kind, left, arg, self.level, self.irqs_on = self.stack.pop()
+        self.f_kind = kind
+        self.f_end = self.now + left if left < NEVER else NEVER
+        self.f_arg = arg
+
+    def stall(self, now_ns: int) -> None:
+        """Take the host away: nothing of this CPU's own goes on (machines that take turns)."""
+        assert not self.stalled
+        self.stalled = True
+        if self.f_end < NEVER:
+            self.f_end -= now_ns  # the time left, until resume()
+
+    def resume(self, now_ns: int) -> None:
+        """Give the host back: what ran goes on with the time it had left."""
+        assert self.stalled
+        self.stalled = False
+        if self.f_end < NEVER:
+            self.f_end = max(self.f_end, 0) + now_ns
+        if now_ns > self.now:
+            self.now = now_ns
+
+    def is_halted(self) -> bool:
+        """Whether the CPU sits in the idle loop's halt with nothing to do."""
+        return self.f_kind == frames.HALT and not self.irqs
+
+    def next_timer_ns(self) -> int:
+        """Return the expiry of the earliest timer, or NEVER."""
+        return self.timers[0][0] if self.timers else NEVER
+
+    # -- Timers and messages --------------------------------------------------------------------
+
+    def add_timer(self, expiry_ns: int, kind: int, arg: Any = None) -> None:
+        """Arm an hrtimer of this CPU."""
+        self.timer_seq += 1
+        heapq.heappush(self.timers, (expiry_ns, self.timer_seq, kind, arg))
+
+    def send(
+        self, target: int, op: int, args: tuple[Any, ...], effect_ns: int, reply_min_ns: int
+    ) -> None:
+        """Hand out a message; ``reply_min_ns`` bounds how soon its effect can come back here."""
+        assert target != self.node_id, self.story(f"a message of op {op} to itself")
+        self.seq += 1
+        self.outbox.append((effect_ns, self.node_id, self.seq, target, op, args))
+        if effect_ns + reply_min_ns < self.limit:
+            self.limit = effect_ns + reply_min_ns
+        if effect_ns + self.costs.coherence_ns < self.horizon:
+            self.horizon = effect_ns + self.costs.coherence_ns
+
+    def send_mail(self, target: int, op: int, args: tuple[Any, ...], at_ns: int = 0) -> None:
+        """Hand out passive mail: it takes effect one coherence latency from now (or ``at_ns``)."""
+        self.seq += 1
+        effect_ns = max(self.now, at_ns) + self.costs.coherence_ns
+        self.outbox.append((effect_ns, self.node_id, self.seq, target, op, args))
+        if target > self.bal_node:
+            return  # a device answers mail with nothing that a CPU looks at
+        if effect_ns + self.costs.coherence_ns < self.horizon:
+            self.horizon = effect_ns + self.costs.coherence_ns
+        if target < self.bal_node:
+            # It may wake a sleeper there, who may be placed here.
+            soonest = max(effect_ns, self.mail_safe_ns) + self.costs.ttwu_activate_ns
+            if soonest < self.limit:
+                self.limit = soonest
+
+    def answer(self, words: list[Any], answer: str) -> None:
+        """Tell the coordinator how a command went."""
+        self.seq += 1
+        self.outbox.append(
+            (self.now, self.node_id, self.seq, COORDINATOR, messages.COMMAND_DONE, (words, answer))
+        )
+
+    def depart(self, p: Task, target: int) -> None:
+        """A task leaves: its mail follows it, and what is still to come here is sent on."""
+        assert not p.on_rq, self.story(f"{p.comm}/{p.pid} leaves while it is queued")
+        run = p.run
+        remote = run.remote_ios
+        if remote:
+            self.expect[p.pid] = self.expect.get(p.pid, 0) + remote
+        run.remote_ios = run.outstanding()
+        p.moves += 1
+        self.forward[p.pid] = (p.moves, target)
+        del self.tasks[p.pid]
+        self.mail_sleepers.pop(p.pid, None)
+
+    # -- Trace, counters, publications ----------------------------------------------------------
+
+    def emit(self, event: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0, e: int = 0) -> int:
+        """Record an event of now, caused by ``self.cause``; return its global position."""
+        if not self.enabled[event]:
+            return self.cause
+        rq = self.rq
+        flags = 0 if self.irqs_on else 1
+        if rq.need_resched:
+            flags |= 2
+        if self.level:
+            flags |= 4 if self.level == 2 else 8
+        return self.ring_base + self.sink.emit(
+            self.now, event, flags, rq.curr.pid, self.cause, a, b, c, d, e
+        )
+
+    def count(self, name: str, nr: int = 1) -> None:
+        """Add to a counter that goes into the results."""
+        self.counters[name] = self.counters.get(name, 0) + nr
+
+    def publish(self) -> None:
+        """Tell the other nodes what this runqueue looks like from now on."""
+        rq = self.rq
+        cfs = rq.cfs
+        avg = cfs.avg
+        flags = 0
+        if self.online:
+            flags = RQF_ONLINE
+            if self.active:
+                flags |= RQF_ACTIVE
+            if rq.nr_running == 0:
+                if rq.curr is rq.idle:
+                    flags |= RQF_IDLE
+            elif rq.nr_running == cfs.idle_h_nr_running:
+                flags |= RQF_SCHED_IDLE
+            if self.in_nohz_mask:
+                flags |= RQF_NOHZ
+        self.board.publish(
+            self.node_id,
+            self.now,
+            (
+                flags,
+                rq.nr_running,
+                cfs.nr_running,
+                avg.runnable_load_avg,
+                avg.load_avg,
+                avg.util_avg,
+                avg.util_est_enqueued,
+                avg.last_update_time,
+                avg.load_sum,
+                avg.runnable_load_sum,
+                avg.util_sum,
+                avg.period_contrib,
+                cfs.load_weight,
+                rq.curr.pid,
+                rq.overload_ns,
+            ),
+        )
+
+    def own_facts(self) -> tuple[int, ...]:
+        """Publish and return this runqueue's facts of now."""
+        self.publish()
+        return self.board.read(self.node_id, self.now)
+
+    def view(self, cpu: int) -> tuple[int, ...]:
+        """Return another CPU's facts as this CPU can know them now."""
+        return self.board.read(cpu, self.now - self.costs.coherence_ns)
+
+    def idle_cpu(self, cpu: int) -> bool:
+        """``available_idle_cpu()``: of this CPU exactly, of another as of the coherence latency."""
+        if cpu == self.node_id:
+            return self.rq.curr is self.rq.idle and self.rq.nr_running == 0
+        return bool(self.view(cpu)[0] & RQF_IDLE)
+
+    def cpu_online(self, cpu: int) -> bool:
+        """``cpu_online()`` of another CPU, as this one can know it."""
+        return bool(self.view(cpu)[0] & RQF_ONLINE)
+
+    def jiffies(self) -> int:
+        """Return the number of whole ticks since boot."""
+        return self.now // self.tick_ns
+
+    def work_id(self) -> int:
+        """Return the identity of a new work item, unique in the box."""
+        self.work_seq += 1
+        return self.node_id << 40 | self.work_seq
+
+    def runtime_hook(self) -> Callable[[Task, int], None] | None:
+        """Return what update_curr() calls, or None if nobody records it."""
+        return self.trace_runtime if self.enabled[tp.SCHED_STAT_RUNTIME] else None
+
+    def trace_runtime(self, p: Task, delta_ns: int) -> None:
+        """Record ``sched_stat_runtime`` (called by update_curr)."""
+        self.emit(tp.SCHED_STAT_RUNTIME, p.pid, delta_ns, p.vruntime)
+
+    def story(self, what: str) -> str:
+        """Return what a failed assertion prints: the fault, this CPU's state, its last events."""
+        rq = self.rq
+        lines = [
+            f"BUG on CPU {self.node_id} at {self.now} ns: {what}",
+            f"  frame {self.f_kind} until {self.f_end}, level {self.level}, stack {self.stack}",
+            f"  curr {rq.curr.comm}/{rq.curr.pid} nr_running {rq.nr_running}",
+        ]
+        for pid, p in self.tasks.items():
+            lines.append(
+                f"  task {p.comm}/{pid} state {p.state} on_rq {p.on_rq} on_cpu {p.on_cpu} "
+                f"wait {WAIT_NAMES[p.run.wait]} vruntime {p.vruntime} moves {p.moves}"
+            )
+        return "\n".join(lines)
+
+    # -- Promises, books, snapshots ---------------------------------------------------------------
+
+    def promise(self) -> Promise:
+        """Return what this node promises if it receives nothing more."""
+        return promises.promise(self)
+
+    def books(self) -> dict[str, Any]:
+        """Return what this CPU owns and what it counted."""
+        return snapshot.books(self)
+
+    def snapshot(self) -> list[Any]:
+        """Return the whole state as plain data."""
+        return snapshot.pack(self)
+
+    def restore(self, state: list[Any]) -> None:
+        """Take over a state that :meth:`snapshot` returned."""
+        snapshot.unpack(self, state)
+
+
+def traced_names(workqueues: dict[int, workqueue.Workqueue]) -> list[str]:
+    """Return every name that this CPU's records intern, in a fixed order."""
+    return [
+        *(wq.name for wq in workqueues.values()),
+        *workqueue.FUNCTIONS.values(),
+        *blk_mq.TIMER_FUNCTIONS.values(),
+        "WS",
+        "R",
+    ]
+
+
+def _handlers() -> list[Callable[[Cpu, Any], None]]:
+    # frame kind -> what happens at its end; one line per kind.
+    def impossible(cpu: Cpu, _arg: Any) -> None:
+        raise AssertionError(cpu.story(f"frame {cpu.f_kind} has no end"))
+
+    table: list[Callable[[Cpu, Any], None]] = [impossible] * frames.NR_KINDS
+    table[frames.USER] = syscall.user_end
+    table[frames.RET_USER] = syscall.ret_user
+    table[frames.IDLE_ENTRY] = idle.enter
+    table[frames.IDLE_EXIT] = idle.idle_exit_end
+    table[frames.SCHEDULE] = core.schedule_end
+    table[frames.NEWIDLE] = core.newidle_end
+    table[frames.SUBMIT_PREP] = aio.submit_prep_end
+    table[frames.SUBMIT_LOCKED] = aio.submit_locked
+    table[frames.DISPATCH] = blk_mq.dispatch_end
+    table[frames.DISPATCHED] = blk_mq.dispatch_loop
+    table[frames.SUBMIT_EXIT] = aio.submit_exit
+    table[frames.DIO_WAITED] = aio.dio_waited
+    table[frames.GETEVENTS] = aio.getevents_end
+    table[frames.NANOSLEEP] = syscall.nanosleep
+    table[frames.RW_PREP] = aio.rw_prep_end
+    table[frames.RW_EXIT] = aio.rw_exit
+    table[frames.GET_TAG] = aio.submit_bio
+    table[frames.WORKER_START] = workqueue.worker_start
+    table[frames.WORK_BODY] = workqueue.work_body
+    table[frames.WORK_TAIL] = iomap.dio_tail_end
+    table[frames.WORK_NEXT] = workqueue.work_next
+    table[frames.WORK_RESCHED] = workqueue.after_cond_resched
+    table[frames.WORKER_SLEEP] = workqueue.worker_sleep
+    table[frames.WORKER_CREATE] = workqueue.worker_created
+    table[frames.KSOFTIRQD] = softirq.run_ksoftirqd
+    table[frames.STOPPER] = stop_machine.cpu_stopper_thread
+    table[frames.STOPPER_WORK] = stop_machine.work_end
+    table[frames.TTWU] = core.ttwu_end
+    table[frames.TTWU_SELECT] = core.ttwu_select_end
+    table[frames.TTWU_ACTIVATE] = core.ttwu_activate_end
+    table[frames.IRQ_HRTIMER] = hrtimer.hrtimer_end
+    table[frames.IRQ_TICK] = tick.tick_sched_timer
+    table[frames.IRQ_IPI] = hrtimer.ipi_end
+    table[frames.IRQ_DEVICE] = hrtimer.device_end
+    table[frames.IRQ_DONE] = hrtimer.interrupt_done
+    table[frames.SOFTIRQ_ENTRY] = softirq.pass_begin
+    table[frames.BLOCK_END] = blk_mq.block_end
+    table[frames.BLOCK_QUEUE] = blk_mq.block_queue
+    table[frames.BLOCK_QUEUED] = blk_mq.block_queued
+    table[frames.BLOCK_TAIL] = blk_mq.block_tail
+    table[frames.SOFTIRQ_TIMER] = softirq.timer_done
+    table[frames.SOFTIRQ_SCHED] = softirq.ask_balancer
+    table[frames.SOFTIRQ_SCHED_DONE] = softirq.sched_done
+    table[frames.SOFTIRQ_DONE] = softirq.round_done
+    return table
+
+
+#: What ends each kind of frame.
+HANDLERS = _handlers()

@@ -1,0 +1,81 @@
+"""What a CPU can be executing: the kinds of execution frame, and what each allows.
+
+Theory of operation
+-------------------
+A CPU executes one frame at a time: a kind, the time at which it ends, and an argument.  A hard
+interrupt pushes a frame over whatever ran; so does a softirq round; so does a subroutine such as a
+wakeup.  When a frame ends, the handler of its kind runs (:data:`emulator.kernel.cpu.HANDLERS`): it
+has its effect, and either starts the next frame of the same context or returns to the frame below,
+which goes on with the time it had left.  Frames are plain numbers, so that a CPU can be written to
+a snapshot in the middle of anything.
+"""
+
+from __future__ import annotations
+
+# Context levels.
+LEVEL_TASK = 0
+LEVEL_SOFTIRQ = 1
+LEVEL_HARDIRQ = 2
+
+# Task context: user space, system calls, kernel threads.
+HALT = 0  # the idle loop, halted
+USER = 1  # user code; preemptible
+RET_USER = 2  # about to return to user space
+IDLE_ENTRY = 3  # the idle loop, from the switch to the halt
+IDLE_EXIT = 4  # the idle loop, from the wakeup to schedule()
+SCHEDULE = 5  # __schedule() up to the switch
+NEWIDLE = 6  # newidle_balance() before it knows whether to ask
+NEWIDLE_WAIT = 7  # newidle_balance(), the balancer decides
+SUBMIT_PREP = 8  # io_submit(): one iocb up to the plug
+SUBMIT_LOCKED = 9  # io_submit(): an unaligned write holds the inode's lock alone
+DISPATCH = 10  # blk_mq: one request from the plug to the device
+DISPATCHED = 29  # blk_mq: after a request that ended in the submitter
+SUBMIT_EXIT = 11  # io_submit(): from the last dispatch to the return
+DIO_WAITED = 12  # io_submit(): after inode_dio_wait() of an unaligned write
+GETEVENTS = 13  # io_getevents()
+NANOSLEEP = 14  # clock_nanosleep() up to the switch
+RW_PREP = 30  # pread()/pwrite(): up to the plug
+RW_EXIT = 15  # pread()/pwrite(): after its IO
+GET_TAG = 16  # blk_mq_get_tag() after a wakeup
+WORKER_START = 17  # worker_thread() from the switch to its first work
+WORK_BODY = 18  # a work item up to its effect
+WORK_TAIL = 19  # a work item after its effect
+WORK_NEXT = 20  # between two work items
+WORK_RESCHED = 28  # a worker that gave way between two items
+WORKER_SLEEP = 21  # worker_thread() from the last work to schedule()
+WORKER_CREATE = 22  # maybe_create_worker()
+KSOFTIRQD = 23  # run_ksoftirqd() between rounds
+STOPPER = 24  # cpu_stopper_thread(): looks for work
+STOPPER_WORK = 27  # cpu_stopper_thread(): one stop work
+HOTPLUG = 25  # cpuhp: one step
+EXIT = 26  # do_exit()
+# Subroutines: they run in the context of their caller, with interrupts off.
+TTWU = 32  # try_to_wake_up() of a bound task, up to the enqueue
+TTWU_SELECT = 33  # try_to_wake_up() of a movable task, up to select_task_rq()
+TTWU_ACTIVATE = 34  # from the chosen CPU to the enqueue there
+# Hard interrupts.
+IRQ_HRTIMER = 40  # hrtimer_interrupt(): one expired timer
+IRQ_TICK = 41  # tick_sched_timer()
+IRQ_IPI = 42  # scheduler_ipi() and call-function interrupts
+IRQ_DEVICE = 43  # a device's interrupt
+IRQ_DONE = 44  # an interrupt that woke somebody, after the wakeup
+# Softirqs.
+SOFTIRQ_ENTRY = 48  # __do_softirq() up to the first handler
+BLOCK_END = 49  # BLOCK: one request up to queue_work()
+BLOCK_QUEUE = 50  # BLOCK: queue_work() up to the wakeup of a worker
+BLOCK_QUEUED = 57  # BLOCK: after the wakeup of a worker
+BLOCK_TAIL = 51  # BLOCK: after the last request
+SOFTIRQ_TIMER = 52  # run_timer_softirq()
+SOFTIRQ_SCHED = 53  # run_rebalance_domains() before the balancer is asked
+SOFTIRQ_SCHED_WAIT = 54  # run_rebalance_domains(), the balancer decides
+SOFTIRQ_SCHED_DONE = 58  # run_rebalance_domains(), answered while interrupted
+SOFTIRQ_RCU = 55
+SOFTIRQ_DONE = 56  # the round is over, ksoftirqd has been woken
+
+#: Kinds in which a pending reschedule is acted on when an interrupt returns to them.
+PREEMPTIBLE = frozenset((USER, HALT))
+
+#: Kinds whose end may look at what other nodes published.
+READS = frozenset((NEWIDLE, TTWU_SELECT, IRQ_TICK, SUBMIT_LOCKED, DIO_WAITED, GETEVENTS, IRQ_HRTIMER))
+
+NR_KINDS = 64

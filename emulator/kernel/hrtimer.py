@@ -1,0 +1,141 @@
+"""Hard interrupts: entry, the timer interrupt, exit; ``hrtimer.c`` and ``irq_enter/irq_exit``, v5.4.
+
+Theory of operation
+-------------------
+An interrupt pushes a frame with interrupts off.  The timer interrupt runs every expired timer, one
+frame each; IPIs and device interrupts are one frame.  At the end of the outermost one pending
+softirqs run, unless a round is already being served below or ksoftirqd is runnable; then the
+interrupted frame goes on, or, where it may be preempted, a pending reschedule is acted on.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, Any
+
+from emulator import tracepoints as tp
+from emulator.kernel import blk_mq, core, frames, idle, smp, softirq
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+LOCAL_TIMER_VECTOR = 236
+
+# Kinds of hrtimers besides IRQ_TICK and IRQ_IPI (which are their own frame kinds).
+TIMER_REQUEST = 1  # a driver's per-request timer: arg = cookie
+TIMER_SLEEP = 2  # clock_nanosleep(): arg = [pid, residence]
+
+# Kinds of timers of the wheel.
+WHEEL_SLEEP = 1  # schedule_timeout(): arg = [pid, residence]
+WHEEL_RUN_QUEUE = 2  # blk_mq_delay_run_hw_queue(): arg = queue index
+
+
+def take_interrupt(cpu: Cpu) -> None:
+    """Start the handling of the interrupt that is due."""
+    costs = cpu.costs
+    if cpu.irqs:
+        kind, arg, ns = cpu.irqs.pop(0)
+        cpu.push(kind, costs.hardirq_ns + ns, arg, frames.LEVEL_HARDIRQ, False)
+        return
+    expiry, _seq, kind, arg = heapq.heappop(cpu.timers)
+    assert expiry <= cpu.now, cpu.story("a timer fires early")
+    if kind == frames.IRQ_IPI:
+        cpu.push(kind, costs.hardirq_ns + costs.ipi_handler_ns, arg, frames.LEVEL_HARDIRQ, False)
+    elif kind == frames.IRQ_TICK:
+        cpu.push(kind, costs.tick_ns, arg, frames.LEVEL_HARDIRQ, False)
+    else:
+        cpu.push(
+            frames.IRQ_HRTIMER,
+            costs.hardirq_ns + costs.hrtimer_ns,
+            [kind, arg],
+            frames.LEVEL_HARDIRQ,
+            False,
+        )
+
+
+def hrtimer_end(cpu: Cpu, what: list[Any]) -> None:
+    """One expired timer's function runs; the interrupt goes on after the wakeups it made."""
+    kind, arg = what
+    cpu.start(frames.IRQ_DONE, 0)
+    if kind == TIMER_REQUEST:
+        blk_mq.request_timer(cpu, arg)
+    else:
+        wake_sleeper(cpu, arg)
+    if cpu.f_kind == frames.IRQ_DONE:
+        interrupt_end(cpu)
+
+
+def interrupt_done(cpu: Cpu, _arg: object) -> None:
+    """The end of an interrupt that had to wake somebody first."""
+    interrupt_end(cpu)
+
+
+def wake_sleeper(cpu: Cpu, arg: list[int]) -> None:
+    """Wake the task whose sleep is over, if it still sleeps that sleep."""
+    pid, since = arg
+    p = cpu.tasks.get(pid)
+    if p is not None and p.run.wait_since == since and p.state != tp.TASK_RUNNING:
+        core.wake_up(cpu, p)
+
+
+def run_jiffy_timer(cpu: Cpu, kind: int, arg: Any) -> None:
+    """Run one expired timer of the wheel."""
+    if kind == WHEEL_SLEEP:
+        wake_sleeper(cpu, arg)
+    else:
+        blk_mq.delayed_run(cpu, arg)
+
+
+def add_jiffy_timer(cpu: Cpu, jiffy: int, kind: int, arg: Any) -> None:
+    """Put a timer on the wheel, to run in the tick of the given jiffy."""
+    cpu.timer_seq += 1
+    cpu.jiffy_timers.append((jiffy, cpu.timer_seq, kind, arg))
+    cpu.jiffy_timers.sort(key=lambda timer: timer[:2])
+    if cpu.tick_stopped:
+        idle.cancel_tick(cpu)
+        idle.arm_next_wheel_timer(cpu)
+
+
+def interrupt_end(cpu: Cpu) -> None:
+    """The end of one interrupt's work: further expired timers, or ``irq_exit()``."""
+    timers = cpu.timers
+    if timers and timers[0][0] <= cpu.now and timers[0][2] not in (frames.IRQ_TICK, frames.IRQ_IPI):
+        _expiry, _seq, kind, arg = heapq.heappop(timers)
+        cpu.start(frames.IRQ_HRTIMER, cpu.costs.hrtimer_ns, [kind, arg])
+        return
+    irq_exit(cpu)
+
+
+def irq_exit(cpu: Cpu) -> None:
+    """``irq_exit()``: serve pending softirqs if this was the outermost interrupt, then return."""
+    if cpu.softirq_pending and not cpu.in_softirq and softirq.may_run_inline(cpu):
+        softirq.start_round(cpu)
+        return
+    irq_return(cpu)
+
+
+def irq_return(cpu: Cpu) -> None:
+    """Return to what was interrupted; reschedule there if it may be preempted."""
+    cpu.pop()
+    if cpu.stack:
+        return
+    if cpu.f_kind == frames.HALT:
+        idle.interrupted(cpu)
+    elif cpu.rq.need_resched and cpu.f_kind == frames.USER:
+        core.preempt_schedule_irq(cpu)
+
+
+def ipi_end(cpu: Cpu, arg: Any) -> None:
+    """The end of an IPI's handler."""
+    cpu.start(frames.IRQ_DONE, 0)
+    smp.handle_ipi(cpu, arg)
+    if cpu.f_kind == frames.IRQ_DONE:
+        interrupt_end(cpu)
+
+
+def device_end(cpu: Cpu, arg: Any) -> None:
+    """The end of a device interrupt's handler."""
+    cpu.start(frames.IRQ_DONE, 0)
+    blk_mq.device_interrupt(cpu, arg)
+    if cpu.f_kind == frames.IRQ_DONE:
+        interrupt_end(cpu)

@@ -1,0 +1,118 @@
+"""The idle loop and the tick it stops: ``kernel/sched/idle.c``, ``kernel/time/tick-sched.c``, v5.4.
+
+Theory of operation
+-------------------
+A CPU with nothing to run enters the idle loop, stops its tick if nothing needs it, and halts.  An
+interrupt ends the halt; if it made a task runnable, the loop is left: the tick comes back onto the
+common grid and a reschedule follows.  A stopped tick puts the CPU into ``nohz.idle_cpus_mask``; it
+leaves the mask at its first busy tick, not when it wakes.
+
+The tick is kept while a softirq is pending, RCU callbacks of this CPU wait for a grace period
+(``rcu_until``), or the next timer of the wheel is at most one tick away.
+
+Departures from the kernel: no cpuidle governor; RCU callbacks are a time until which they are
+pending, set by IO submission when the box asks for it (``kernel.rcu_callbacks_ns``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emulator import tracepoints as tp
+from emulator import messages
+from emulator.kernel import core, frames
+from emulator.types import NEVER, NOHZ_ENTER
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+PWR_EVENT_EXIT = 4294967295  # (u32)-1: cpu_idle's state when idling ends
+
+
+def boot(cpu: Cpu) -> None:
+    """Start the CPU in the idle loop, its tick running."""
+    cpu.add_timer(cpu.tick_ns, frames.IRQ_TICK)
+    cpu.start(frames.IDLE_ENTRY, 0)
+    cpu.rq.curr.on_cpu = 1
+
+
+def enter(cpu: Cpu, _arg: object) -> None:
+    """The end of the way into idle: halt, unless something came up."""
+    if cpu.rq.need_resched:
+        leave(cpu)
+        return
+    stop_tick(cpu)
+    cpu.emit(tp.CPU_IDLE, 1, cpu.node_id)
+    cpu.idle_since = cpu.now
+    cpu.wait(frames.HALT)
+    cpu.publish()
+
+
+def interrupted(cpu: Cpu) -> None:
+    """An interrupt has ended the halt and returns to the idle loop."""
+    if cpu.rq.need_resched:
+        leave(cpu)
+    else:
+        stop_tick(cpu)
+
+
+def leave(cpu: Cpu) -> None:
+    """Leave the idle loop: the tick is restarted, schedule() follows."""
+    cpu.emit(tp.CPU_IDLE, PWR_EVENT_EXIT, cpu.node_id)
+    restart_tick(cpu)
+    cpu.start(frames.IDLE_EXIT, cpu.costs.idle_exit_ns)
+
+
+def idle_exit_end(cpu: Cpu, _arg: object) -> None:
+    """The end of the way out of idle."""
+    core.schedule(cpu)
+
+
+def stop_tick(cpu: Cpu) -> None:
+    """``tick_nohz_stop_tick()``: stop the tick if nothing needs it in the next period."""
+    if cpu.tick_stopped or cpu.softirq_pending or not cpu.online:
+        return
+    if cpu.now < cpu.rcu_until:
+        return
+    if cpu.jiffy_timers and cpu.jiffy_timers[0][0] <= cpu.jiffies() + 1:
+        return
+    cancel_tick(cpu)
+    cpu.tick_stopped = True
+    cpu.in_nohz_mask = True
+    arm_next_wheel_timer(cpu)
+    cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_ENTER, cpu.now))
+    cpu.publish()
+
+
+def restart_tick(cpu: Cpu) -> None:
+    """``tick_nohz_idle_exit()``: the tick goes on at the next point of the common grid."""
+    if not cpu.tick_stopped:
+        return
+    cpu.tick_stopped = False
+    cancel_tick(cpu)
+    cpu.add_timer((cpu.now // cpu.tick_ns + 1) * cpu.tick_ns, frames.IRQ_TICK)
+
+
+def cancel_tick(cpu: Cpu) -> None:
+    """Take the tick off the timers."""
+    kept = [timer for timer in cpu.timers if timer[2] != frames.IRQ_TICK]
+    if len(kept) != len(cpu.timers):
+        cpu.timers[:] = sorted(kept)  # a sorted list is a heap
+
+
+def arm_next_wheel_timer(cpu: Cpu) -> None:
+    """With the tick stopped, one timer interrupt is programmed for the next timer of the wheel."""
+    if cpu.jiffy_timers:
+        cpu.add_timer(cpu.jiffy_timers[0][0] * cpu.tick_ns, frames.IRQ_TICK)
+
+
+def abort_nohz_balance(cpu: Cpu) -> None:
+    """The idle load balancer got something to run: its pass ends before the next CPU."""
+    cpu.send(
+        cpu.bal_node,
+        messages.BALANCE_ABORT,
+        (2,),
+        cpu.now + cpu.costs.request_ns,
+        NEVER - cpu.now - cpu.costs.request_ns,
+    )
+    cpu.balance_asked = 3  # asked, and told to stop

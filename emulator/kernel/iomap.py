@@ -1,0 +1,206 @@
+"""Direct IO through iomap and XFS: ``fs/iomap/direct-io.c``, ``fs/xfs/xfs_file.c``, v5.4.
+
+Theory of operation
+-------------------
+A direct write holds the inode's IO lock shared if it is aligned to file system blocks.  One that is
+not takes the lock alone, waits until no direct IO of the inode is in flight, submits, and waits
+again for its own: ``io_submit()`` sleeps, and it is the completion *worker* that wakes it (D.6).
+
+When the last bio of a dio ends, a synchronous waiter is woken, a read is completed on the spot, and
+an asynchronous write queues ``iomap_dio_complete_work()`` on the CPU where it ended (D.2).  The
+work decrements the inode's count of direct IOs, wakes who waits for it, and completes the iocb.
+
+Departures from the kernel: the writes here are pure overwrites of written extents, so the file
+system's own end-io does nothing; one bio per IO (up to 1 MiB); a raw block device completes
+asynchronous writes in the softirq, as the block device's own direct IO does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emulator import tracepoints as tp
+from emulator import messages
+from emulator.kernel import aio, core, frames, workqueue
+from emulator.kernel.process import WAIT_DIO, WAIT_RW
+from emulator.types import READ
+
+if TYPE_CHECKING:
+    from emulator.kernel.request import Request
+    from emulator.kernel.cpu import Cpu
+    from emulator.kernel.sched import Task
+    from emulator.types import BoxSpec
+
+
+class FileFacts:
+    """What a task's file is: its disk, its file system's type and block size, its first byte."""
+
+    __slots__ = ("block_size", "disk", "fs", "start")
+
+    def __init__(self, disk: int, fs: str, block_size: int, start: int) -> None:
+        self.disk = disk
+        self.fs = fs
+        self.block_size = block_size
+        self.start = start
+
+
+def file_table(spec: BoxSpec) -> dict[int, FileFacts]:
+    """Return the facts of every file that a workload of the box uses, by file number.
+
+    Files lie one behind the other on their disk.
+    """
+    disks = {disk.name: index for index, disk in enumerate(spec.disks)}
+    mounts = {mount.name: mount for mount in spec.filesystems}
+    files: dict[int, FileFacts] = {}
+    used = [0] * len(spec.disks)
+    for workload in spec.workloads:
+        name = workload.params.get("filesystem")
+        if name is None:
+            continue
+        mount = mounts[name]
+        disk = disks[mount.disk]
+        files[workload.params["file"]] = FileFacts(disk, mount.type, mount.block_size, used[disk])
+        used[disk] += workload.params.get("size", 0)
+    return files
+
+
+def unaligned(facts: FileFacts, offset: int, length: int) -> bool:
+    """Whether XFS of v5.4 must serialise this write (D.6)."""
+    return facts.fs == "xfs" and bool((offset | length) % facts.block_size)
+
+
+def dio_bio_end_io(cpu: Cpu, rq: Request) -> bool:
+    """``iomap_dio_bio_end_io()`` of an asynchronous IO; return whether a worker is to be woken."""
+    if rq.rw == READ or cpu.files[rq.file].fs == "none":
+        dio_complete(cpu, rq)
+        return False
+    return workqueue.queue_work(
+        cpu, workqueue.WQ_DIO, workqueue.FN_DIO_COMPLETE, rq, cpu.work_id()
+    )
+
+
+def dio_complete_work(cpu: Cpu, rq: Request) -> None:
+    """``iomap_dio_complete_work()``'s effect, in a worker; its tail follows."""
+    owner = cpu.tasks.get(rq.pid)
+    if owner is None:
+        cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns)
+        send_dio_done(cpu, rq)
+        return
+    if inode_dio_end(cpu, owner, rq.file):
+        # The submitter is woken before the completion's reference of the iocb is dropped.
+        cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns, 1)
+        core.wake_up(cpu, owner)
+        return
+    cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns)
+    aio.iocb_put(cpu, owner, rq.iocb, rq.error, aio.BY_WORKER)
+
+
+def dio_complete(cpu: Cpu, rq: Request) -> None:
+    """Complete an asynchronous IO where its bio ended, without a worker."""
+    owner = cpu.tasks.get(rq.pid)
+    if owner is None:
+        send_dio_done(cpu, rq)
+        return
+    if inode_dio_end(cpu, owner, rq.file):
+        core.wake_up(cpu, owner)
+    aio.iocb_put(cpu, owner, rq.iocb, rq.error, aio.BY_ENDIO)
+
+
+def dio_tail_end(cpu: Cpu, pending: int | None) -> None:
+    """The end of a work item; drop the iocb's reference if that was still to be done."""
+    if pending:
+        p = cpu.rq.curr
+        rq = workqueue.pool_of(cpu, p).executing[p.pid][3]
+        owner = cpu.tasks.get(rq.pid)
+        if owner is None:
+            send_dio_done(cpu, rq, only_iocb=True)
+        else:
+            aio.iocb_put(cpu, owner, rq.iocb, rq.error, aio.BY_WORKER)
+    workqueue.work_end(cpu, None)
+
+
+def inode_dio_end(cpu: Cpu, owner: Task, file: int) -> bool:
+    """``inode_dio_end()``: one direct IO less; return whether the owner sleeps for the last one."""
+    count = owner.run.dio_count[file] - 1
+    assert count >= 0, cpu.story(f"direct IOs of file {file} end twice")
+    owner.run.dio_count[file] = count
+    run = owner.run
+    return (
+        count == 0
+        and run.wait == WAIT_DIO
+        and run.wait_arg == file
+        and owner.state != tp.TASK_RUNNING
+    )
+
+
+def send_dio_done(cpu: Cpu, rq: Request, only_iocb: bool = False) -> None:
+    """Tell the CPU that the owner went to: mail, forwarded if it has moved on."""
+    moves, target = cpu.forward[rq.pid]
+    cpu.send_mail(
+        target,
+        messages.DIO_DONE,
+        (
+            rq.pid,
+            moves,
+            -1 if only_iocb else rq.file,
+            rq.iocb,
+            rq.error,
+            cpu.node_id,
+            cpu.rq.curr.pid,
+            cpu.cause,
+        ),
+    )
+
+
+def dio_done_mail(cpu: Cpu, owner: Task, args: tuple[int, ...]) -> None:
+    """An IO of a task that had moved here is complete; wake it on behalf of who completed it."""
+    _pid, _moves, file, iocb, error, waker_cpu, waker_pid, cause = args
+    cpu.cause = cause
+    if file >= 0 and inode_dio_end(cpu, owner, file):
+        core.try_to_wake_up(cpu, owner, waker=(waker_cpu, waker_pid))
+    if owner.pid in cpu.tasks:
+        aio.iocb_put(cpu, owner, iocb, error, aio.BY_WORKER, (waker_cpu, waker_pid))
+    else:
+        moves, target = cpu.forward[owner.pid]
+        cpu.send_mail(
+            target,
+            messages.DIO_DONE,
+            (owner.pid, moves, -1, iocb, error, waker_cpu, waker_pid, cause),
+        )
+
+
+def dio_wake_waiter(cpu: Cpu, rq: Request) -> None:
+    """The end of a synchronous IO: its submitter, asleep on this CPU or elsewhere, is woken."""
+    owner = cpu.tasks.get(rq.pid)
+    if owner is None:
+        send_dio_done(cpu, rq)
+        return
+    sync_done(cpu, owner, None)
+
+
+def sync_done(cpu: Cpu, owner: Task, waker: tuple[int, int] | None) -> None:
+    """``pread()``/``pwrite()`` may go on."""
+    run = owner.run
+    run.iocbs.pop(-1)
+    run.submit = [1]
+    if run.wait == WAIT_RW and owner.state != tp.TASK_RUNNING:
+        if waker is None:
+            core.wake_up(cpu, owner)
+        else:
+            core.try_to_wake_up(cpu, owner, waker=waker)
+
+
+# -- Buffered writeback (E.4) -------------------------------------------------------------------
+
+
+def writeback_end_bio(cpu: Cpu, rq: Request) -> bool:
+    """``xfs_end_bio()`` of appended or unwritten pages: their ioend is queued on ``xfs-conv``."""
+    return workqueue.queue_work(
+        cpu, workqueue.WQ_XFS_CONV, workqueue.FN_XFS_END_IO, rq, cpu.work_id()
+    )
+
+
+def writeback_end_work(cpu: Cpu, rq: Request) -> None:
+    """``xfs_end_io()``: the pages are clean."""
+    cpu.count("writeback_pages", rq.nr_sector >> 3)
+    cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns)

@@ -1,0 +1,170 @@
+"""The source's half of a balance pass: ``detach_tasks()`` and friends of ``fair.c``, v5.4.
+
+The balancer decides on what runqueues publish; what can really be moved is decided here, on the
+live queue, with the ``lb_env`` that it sent (a plain list, ``ENV_*`` in :mod:`emulator.types`).
+
+Departures from the kernel: the destination's ``nr_running`` in ``task_hot()`` is the balancer's
+view of it; NUMA locality is not tested (no fault statistics).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emulator import tracepoints as tp
+from emulator import messages
+from emulator.kernel import core, fair
+from emulator.kernel.process import pack_task, unpack_task
+from emulator.kernel.sched import ENQUEUE_MIGRATED, Task
+from emulator.types import (
+    CPU_NEWLY_IDLE,
+    CPU_NOT_IDLE,
+    ENV_CACHE_NICE_TRIES,
+    ENV_CAUSE,
+    ENV_CPUS,
+    ENV_CURR_ALLOWED,
+    ENV_DST_CPU,
+    ENV_DST_GRPMASK,
+    ENV_DST_NR_RUNNING,
+    ENV_FLAGS,
+    ENV_HOT_GAINED,
+    ENV_IDLE,
+    ENV_IMBALANCE,
+    ENV_LOOP,
+    ENV_LOOP_BREAK,
+    ENV_LOOP_MAX,
+    ENV_NEW_DST_CPU,
+    ENV_NR_BALANCE_FAILED,
+    ENV_THIS_CPU,
+    ENV_WHY,
+    LBF_ALL_PINNED,
+    LBF_DST_PINNED,
+    LBF_NEED_BREAK,
+    LBF_SOME_PINNED,
+    Message,
+    cpumask_first,
+)
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+SCHED_NR_MIGRATE_BREAK = 32
+
+
+def can_migrate_task(cpu: Cpu, p: Task, env: list[Any]) -> bool:
+    """Whether a queued task may go to ``dst_cpu``; sets the env's pinned flags (D.8)."""
+    dst = env[ENV_DST_CPU]
+    if not p.cpus_mask >> dst & 1:
+        env[ENV_FLAGS] |= LBF_SOME_PINNED
+        if env[ENV_IDLE] == CPU_NEWLY_IDLE or env[ENV_FLAGS] & LBF_DST_PINNED:
+            return False
+        other = env[ENV_DST_GRPMASK] & env[ENV_CPUS] & p.cpus_mask
+        if other:
+            env[ENV_FLAGS] |= LBF_DST_PINNED
+            env[ENV_NEW_DST_CPU] = cpumask_first(other)
+        return False
+    env[ENV_FLAGS] &= ~LBF_ALL_PINNED
+    if p.on_cpu:
+        cpu.count("nr_failed_migrations_running")
+        return False
+    if fair.task_hot(cpu.rq, p, cpu.rq.clock_task, env[ENV_DST_NR_RUNNING]):
+        if env[ENV_NR_BALANCE_FAILED] <= env[ENV_CACHE_NICE_TRIES]:
+            cpu.count("nr_failed_migrations_hot")
+            return False
+        env[ENV_HOT_GAINED] += 1
+    return True
+
+
+def detach_tasks(cpu: Cpu, env: list[Any]) -> list[Task]:
+    """Take tasks off this queue until the imbalance is gone; return them in order of detachment."""
+    detached: list[Task] = []
+    if env[ENV_IMBALANCE] <= 0:
+        return detached
+    queue = cpu.rq.cfs.cfs_tasks
+    while queue:
+        if env[ENV_IDLE] != CPU_NOT_IDLE and cpu.rq.nr_running <= 1:
+            break
+        p = queue[-1]
+        env[ENV_LOOP] += 1
+        if env[ENV_LOOP] > env[ENV_LOOP_MAX]:
+            break
+        if env[ENV_LOOP] > env[ENV_LOOP_BREAK]:
+            env[ENV_LOOP_BREAK] += SCHED_NR_MIGRATE_BREAK
+            env[ENV_FLAGS] |= LBF_NEED_BREAK
+            break
+        load = fair.task_h_load(p, cpu.rq)
+        if not can_migrate_task(cpu, p, env) or load // 2 > env[ENV_IMBALANCE]:
+            queue.insert(0, queue.pop())
+            continue
+        detach_task(cpu, p, env)
+        detached.append(p)
+        env[ENV_IMBALANCE] -= load
+        if env[ENV_IMBALANCE] <= 0:
+            break
+    return detached
+
+
+def detach_one_task(cpu: Cpu, env: list[Any]) -> tuple[Task, int] | None:
+    """The first task from the tail that may go; returns it and whether it was cache hot."""
+    for p in reversed(cpu.rq.cfs.cfs_tasks):
+        hot = env[ENV_HOT_GAINED]
+        if can_migrate_task(cpu, p, env):
+            detach_task(cpu, p, env)
+            return p, env[ENV_HOT_GAINED] - hot
+    return None
+
+
+def detach_task(cpu: Cpu, p: Task, env: list[Any]) -> None:
+    """``detach_task()``: off the queue, to the other CPU."""
+    before = cpu.rq.nr_running
+    fair.dequeue_task_fair(cpu.rq, p, 0)
+    assert cpu.rq.nr_running == before - 1, cpu.story("nr_running did not fall by one")
+    saved = cpu.cause
+    cpu.cause = env[ENV_CAUSE]
+    core.set_task_cpu(cpu, p, env[ENV_DST_CPU], env[ENV_WHY])
+    cpu.cause = saved
+
+
+def handle_detach(cpu: Cpu, message: Message) -> None:
+    """Answer the balancer's DETACH in the same instant."""
+    env = list(message[5][0])
+    fair.update_rq_clock(cpu.rq, cpu.now)
+    curr = cpu.rq.curr
+    env[ENV_CURR_ALLOWED] = int(bool(curr.cpus_mask >> env[ENV_THIS_CPU] & 1))
+    tasks: list[list[Any]] = []
+    for p in detach_tasks(cpu, env):
+        cpu.depart(p, env[ENV_DST_CPU])
+        tasks.append([p.pid, pack_task(p)])
+    if tasks:
+        cpu.publish()
+    cpu.send(
+        cpu.bal_node,
+        messages.DETACHED,
+        (env, tasks, cpu.own_facts()),
+        cpu.now,
+        0,
+    )
+
+
+def handle_attach(cpu: Cpu, message: Message) -> None:
+    """``attach_tasks()``: the balancer's tasks arrive on this queue."""
+    tasks, why, cause = message[5]
+    fair.update_rq_clock(cpu.rq, cpu.now)
+    for _pid, data in tasks:
+        p = unpack_task(data, cpu.make_program)
+        cpu.cause = p.run.cause or cause
+        arrive(cpu, p)
+        core.activate_task(cpu, p, ENQUEUE_MIGRATED)
+        core.check_preempt_curr(cpu, p, 0)
+    assert why in tp.MIGRATE_CAUSES
+    cpu.publish()
+    if cpu.balance_asked != 1:  # a newidle balance looks at its queue itself
+        core.smp_send_reschedule_here(cpu)
+
+
+def arrive(cpu: Cpu, p: Task) -> None:
+    """Take over a task that came in a message."""
+    assert p.pid not in cpu.tasks, cpu.story(f"{p.comm}/{p.pid} arrives twice")
+    cpu.tasks[p.pid] = p
+    cpu.forward.pop(p.pid, None)
+    cpu.sink.comm(p.pid, p.comm)

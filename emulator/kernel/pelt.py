@@ -1,0 +1,420 @@
+"""Per-entity load tracking: ``kernel/sched/pelt.c`` and the PELT half of ``fair.c``, v5.4.
+
+Theory of operation
+-------------------
+Time is cut into periods of 1024 units of 1024 ns.  Each sum counts the units in which something
+held (queued, running), and what lies *n* periods back counts ``y**n`` of it, with ``y**32 = 1/2``.
+An average is the sum over the largest sum possible at this phase of the period, times a weight.
+Averages are recomputed only when a period boundary is crossed.
+
+A task's ``load_avg`` follows the time it is queued, its ``util_avg`` the time it runs.  A runqueue
+tracks the same of all its tasks together: it gains a task's values when the task is attached and
+loses them when it is detached; a task that sleeps stays attached, as *blocked* load.
+``runnable_load_avg`` of a runqueue leaves the blocked tasks out: it is what v5.4 balances by.
+
+A task woken on another CPU cannot be detached at once, because the waker does not hold the old
+runqueue's lock: its averages are parked in ``cfs.removed_*`` and leave at the next update.
+
+The two updates (:func:`update_load_avg_se`, :func:`update_cfs_rq_load_avg`) run several times per
+IO, so they are written flat and say the same thing twice.
+
+Departures from the kernel
+--------------------------
+* ``clock_pelt`` is ``clock_task``: capacity and frequency are constant, so ``lost_idle_time`` is 0.
+* A task entity's runnable sum always equals its load sum (both count queued time with one weight),
+  so it is stored, not computed.  The same holds for the two weights of a flat runqueue: there is no
+  ``cfs.runnable_weight``.
+* A runqueue's first ``last_update_time`` is -1023 and not 0.  Updates advance it by multiples of
+  1024, so no task's time is ever 0, which means *detached*; the kernel boots before its tasks do.
+* No real-time or deadline signals (no such classes) and no group propagation (one flat queue).
+"""
+
+from __future__ import annotations
+
+from emulator.kernel.sched import FAIR_CLASS, CfsRq, Rq, SchedAvg, Task
+
+LOAD_AVG_PERIOD = 32
+LOAD_AVG_MAX = 47742
+#: Divisor of an average at phase 0: the current period counts only as far as it has gone.
+DIVIDER = LOAD_AVG_MAX - 1024
+CAPACITY_SCALE = 1024
+
+#: Bit 0 of ``util_est_enqueued``: util_avg has not been recomputed since the estimate was taken.
+UTIL_AVG_UNCHANGED = 1
+#: An estimate that would change by less than 1 % of a CPU is left alone.
+UTIL_EST_MARGIN = CAPACITY_SCALE // 100
+
+#: ``y**n * 2**32`` for n = 0…31.
+RUNNABLE_AVG_Y_N_INV = (
+    *(0xFFFFFFFF, 0xFA83B2DA, 0xF5257D14, 0xEFE4B99A, 0xEAC0C6E6, 0xE5B906E6, 0xE0CCDEEB),
+    *(0xDBFBB796, 0xD744FCC9, 0xD2A81D91, 0xCE248C14, 0xC9B9BD85, 0xC5672A10, 0xC12C4CC9),
+    *(0xBD08A39E, 0xB8FBAF46, 0xB504F333, 0xB123F581, 0xAD583EE9, 0xA9A15AB4, 0xA5FED6A9),
+    *(0xA2704302, 0x9EF5325F, 0x9B8D39B9, 0x9837F050, 0x94F4EFA8, 0x91C3D373, 0x8EA4398A),
+    *(0x8B95C1E3, 0x88980E80, 0x85AAC367, 0x82CD8698),
+)
+assert len(RUNNABLE_AVG_Y_N_INV) == LOAD_AVG_PERIOD
+
+_Y = RUNNABLE_AVG_Y_N_INV
+
+
+def decay_load(value: int, periods: int) -> int:
+    """Return what is left of ``value`` after ``periods`` periods (``decay_load()``)."""
+    # After 2016 periods the shift alone has emptied every 63-bit value, as the kernel's limit does.
+    return ((value >> (periods >> 5)) * _Y[periods & 31]) >> 32
+
+
+#: Contribution of the whole periods between the first and the current one, by their distance.
+_SEGMENTS = tuple(DIVIDER - decay_load(LOAD_AVG_MAX, n) for n in range(512))
+assert decay_load(LOAD_AVG_MAX, 512) == 0
+
+
+def accumulate_pelt_segments(periods: int, first: int, last: int) -> int:
+    """Return the units that an interval over ``periods`` boundaries adds now.
+
+    ``first`` units lay before the first boundary, ``last`` after the last one
+    (``__accumulate_pelt_segments()``).
+    """
+    middle = _SEGMENTS[periods] if periods < 512 else DIVIDER
+    return decay_load(first, periods) + middle + last
+
+
+# -- The two hot updates -------------------------------------------------------------------------
+
+
+def update_load_avg_se(p: Task, now: int, running: bool) -> None:
+    """Age a task's averages to ``now`` (``__update_load_avg_se()``); ns of ``clock_task``.
+
+    What counts for the interval is the state *now*: ``p.on_rq``, and whether it is ``curr``.
+    """
+    avg = p.avg
+    units = (now - avg.last_update_time) >> 10
+    if units <= 0:
+        if units:
+            avg.last_update_time = now
+        return
+    avg.last_update_time += units << 10
+    phase = avg.period_contrib
+    total = phase + units
+    if total < 1024:
+        avg.period_contrib = total
+        if p.on_rq:
+            load_sum = avg.load_sum + units
+            avg.load_sum = load_sum
+            avg.runnable_load_sum = load_sum
+            if running:
+                avg.util_sum += units << 10
+        return
+    periods = total >> 10
+    total &= 1023
+    avg.period_contrib = total
+    shift = periods >> 5
+    y = _Y[periods & 31]
+    load_sum = ((avg.load_sum >> shift) * y) >> 32
+    util_sum = ((avg.util_sum >> shift) * y) >> 32
+    if p.on_rq:
+        units = (((1024 - phase) >> shift) * y >> 32) + total
+        units += _SEGMENTS[periods] if periods < 512 else DIVIDER
+        load_sum += units
+        if running:
+            util_sum += units << 10
+    avg.load_sum = load_sum
+    avg.runnable_load_sum = load_sum
+    avg.util_sum = util_sum
+    divider = DIVIDER + total
+    load_avg = (p.weight >> 10) * load_sum // divider
+    avg.load_avg = load_avg
+    avg.runnable_load_avg = load_avg
+    avg.util_avg = util_sum // divider
+    if avg.util_est_enqueued & UTIL_AVG_UNCHANGED:
+        avg.util_est_enqueued -= UTIL_AVG_UNCHANGED
+
+
+def update_cfs_rq_load_avg(cfs: CfsRq, now: int) -> None:
+    """Drop removed load and age a runqueue to ``now`` (``update_cfs_rq_load_avg()``)."""
+    if cfs.removed_nr:
+        _subtract_removed(cfs)
+    avg = cfs.avg
+    units = (now - avg.last_update_time) >> 10
+    if units <= 0:
+        if units:
+            avg.last_update_time = now
+        return
+    avg.last_update_time += units << 10
+    phase = avg.period_contrib
+    total = phase + units
+    load = cfs.load_weight >> 10
+    if total < 1024:
+        avg.period_contrib = total
+        if load:
+            avg.load_sum += load * units
+            avg.runnable_load_sum += load * units
+            if cfs.curr is not None:
+                avg.util_sum += units << 10
+        return
+    periods = total >> 10
+    total &= 1023
+    avg.period_contrib = total
+    shift = periods >> 5
+    y = _Y[periods & 31]
+    load_sum = ((avg.load_sum >> shift) * y) >> 32
+    runnable_sum = ((avg.runnable_load_sum >> shift) * y) >> 32
+    util_sum = ((avg.util_sum >> shift) * y) >> 32
+    if load:
+        units = (((1024 - phase) >> shift) * y >> 32) + total
+        units += _SEGMENTS[periods] if periods < 512 else DIVIDER
+        load_sum += load * units
+        runnable_sum += load * units
+        if cfs.curr is not None:
+            util_sum += units << 10
+    avg.load_sum = load_sum
+    avg.runnable_load_sum = runnable_sum
+    avg.util_sum = util_sum
+    divider = DIVIDER + total
+    avg.load_avg = load_sum // divider
+    avg.runnable_load_avg = runnable_sum // divider
+    avg.util_avg = util_sum // divider
+
+
+def update_load_avg(cfs: CfsRq, p: Task, now: int) -> None:
+    """Age an attached task, then its runqueue (``update_load_avg()``)."""
+    update_load_avg_se(p, now, cfs.curr is p)
+    update_cfs_rq_load_avg(cfs, now)
+
+
+def _subtract_removed(cfs: CfsRq) -> None:
+    # The runqueue has not been aged yet: the sums leave at the phase of its last update.
+    avg = cfs.avg
+    divider = DIVIDER + avg.period_contrib
+    avg.load_avg = max(avg.load_avg - cfs.removed_load_avg, 0)
+    avg.load_sum = max(avg.load_sum - cfs.removed_load_avg * divider, 0)
+    avg.util_avg = max(avg.util_avg - cfs.removed_util_avg, 0)
+    avg.util_sum = max(avg.util_sum - cfs.removed_util_avg * divider, 0)
+    cfs.removed_nr = 0
+    cfs.removed_load_avg = 0
+    cfs.removed_util_avg = 0
+    cfs.removed_runnable_sum = 0
+
+
+# -- Attach, detach, migration ---------------------------------------------------------------------
+
+
+def enqueue_load_avg(cfs: CfsRq, p: Task) -> None:
+    """Add a task's load to its runqueue's (``enqueue_load_avg()``)."""
+    cfs.avg.load_avg += p.avg.load_avg
+    cfs.avg.load_sum += (p.weight >> 10) * p.avg.load_sum
+
+
+def dequeue_load_avg(cfs: CfsRq, p: Task) -> None:
+    """Subtract a task's load from its runqueue's, never below 0 (``dequeue_load_avg()``)."""
+    avg = cfs.avg
+    avg.load_avg = max(avg.load_avg - p.avg.load_avg, 0)
+    avg.load_sum = max(avg.load_sum - (p.weight >> 10) * p.avg.load_sum, 0)
+
+
+def enqueue_runnable_load_avg(cfs: CfsRq, p: Task) -> None:
+    """Add a task that is being queued to the runnable load (``enqueue_runnable_load_avg()``)."""
+    cfs.avg.runnable_load_avg += p.avg.runnable_load_avg
+    cfs.avg.runnable_load_sum += (p.weight >> 10) * p.avg.runnable_load_sum
+
+
+def dequeue_runnable_load_avg(cfs: CfsRq, p: Task) -> None:
+    """Take a task off the runnable load, never below 0 (``dequeue_runnable_load_avg()``)."""
+    avg = cfs.avg
+    own = p.avg
+    rest = avg.runnable_load_avg - own.runnable_load_avg
+    avg.runnable_load_avg = rest if rest > 0 else 0
+    rest = avg.runnable_load_sum - (p.weight >> 10) * own.runnable_load_sum
+    avg.runnable_load_sum = rest if rest > 0 else 0
+
+
+def attach_entity_load_avg(cfs: CfsRq, p: Task) -> None:
+    """Give a task's averages to an aged runqueue (``attach_entity_load_avg()``)."""
+    avg = p.avg
+    divider = DIVIDER + cfs.avg.period_contrib
+    avg.last_update_time = cfs.avg.last_update_time
+    assert avg.last_update_time, "0 means detached"
+    avg.period_contrib = cfs.avg.period_contrib
+    # The sums are rebuilt from the averages, because the phase of the old CPU was another one.
+    weight = p.weight >> 10
+    avg.util_sum = avg.util_avg * divider
+    avg.load_sum = avg.load_avg * divider // weight if weight else divider
+    avg.runnable_load_sum = avg.load_sum
+    enqueue_load_avg(cfs, p)
+    cfs.avg.util_avg += avg.util_avg
+    cfs.avg.util_sum += avg.util_sum
+
+
+def detach_entity_load_avg(cfs: CfsRq, p: Task) -> None:
+    """Take an aged task's averages from an aged runqueue (``detach_entity_load_avg()``)."""
+    dequeue_load_avg(cfs, p)
+    avg = cfs.avg
+    avg.util_avg = max(avg.util_avg - p.avg.util_avg, 0)
+    avg.util_sum = max(avg.util_sum - p.avg.util_sum, 0)
+
+
+def attach_entity_cfs_rq(rq: Rq, p: Task) -> None:
+    """Age a runqueue and attach a task to it (``attach_entity_cfs_rq()``)."""
+    if p.avg.last_update_time:
+        update_load_avg_se(p, rq.clock_task, rq.cfs.curr is p)
+    update_cfs_rq_load_avg(rq.cfs, rq.clock_task)
+    attach_entity_load_avg(rq.cfs, p)
+
+
+def detach_entity_cfs_rq(rq: Rq, p: Task) -> None:
+    """Age a task and its runqueue and detach it (``detach_entity_cfs_rq()``)."""
+    assert p.avg.last_update_time, "detached twice"
+    update_load_avg(rq.cfs, p, rq.clock_task)
+    detach_entity_load_avg(rq.cfs, p)
+
+
+def sync_entity_load_avg(cfs: CfsRq, p: Task) -> None:
+    """Age a sleeping task to its runqueue's last update (``sync_entity_load_avg()``)."""
+    assert not p.on_rq, "only a blocked task is aged this way"
+    # The kernel's blocked update does not touch the estimate's unchanged flag.
+    unchanged = p.avg.util_est_enqueued
+    update_load_avg_se(p, cfs.avg.last_update_time, False)
+    p.avg.util_est_enqueued = unchanged
+
+
+def remove_entity_load_avg(cfs: CfsRq, p: Task) -> None:
+    """Park a sleeping task's averages for subtraction later (``remove_entity_load_avg()``)."""
+    if not p.avg.last_update_time:
+        return  # A thread that was created asleep has never been attached.
+    sync_entity_load_avg(cfs, p)
+    cfs.removed_nr += 1
+    cfs.removed_load_avg += p.avg.load_avg
+    cfs.removed_util_avg += p.avg.util_avg
+    cfs.removed_runnable_sum += p.avg.load_sum
+
+
+# -- New tasks -------------------------------------------------------------------------------------
+
+
+def init_entity_runnable_average(p: Task) -> None:
+    """Give a new task its full load and no history (``init_entity_runnable_average()``)."""
+    p.avg = SchedAvg()
+    p.avg.load_avg = p.avg.runnable_load_avg = p.weight >> 10
+
+
+def post_init_entity_util_avg(rq: Rq, p: Task) -> None:
+    """Guess a new task's utilisation on the CPU chosen for it and attach it.
+
+    Half of what the CPU has left at most (``post_init_entity_util_avg()``).
+    """
+    avg = rq.cfs.avg
+    cap = (CAPACITY_SCALE - avg.util_avg) // 2
+    if cap > 0:
+        p.avg.util_avg = cap
+        if avg.util_avg:
+            # The full weight, not the scaled-down one: v5.4 to v6.6 nearly always end at cap.
+            p.avg.util_avg = min(avg.util_avg * p.weight // (avg.load_avg + 1), cap)
+    if p.sched_class == FAIR_CLASS:
+        attach_entity_cfs_rq(rq, p)
+
+
+# -- Estimated utilisation -------------------------------------------------------------------------
+
+
+def task_util_est_raw(p: Task) -> int:
+    """Return a task's estimate with the flag bit set, as v5.4 sums it (``_task_util_est()``)."""
+    avg = p.avg
+    ewma = avg.util_est_ewma
+    enqueued = avg.util_est_enqueued
+    return (ewma if ewma > enqueued else enqueued) | UTIL_AVG_UNCHANGED
+
+
+def task_util_est(p: Task) -> int:
+    """Return the larger of a task's utilisation and its estimate (``task_util_est()``)."""
+    return max(p.avg.util_avg, task_util_est_raw(p))
+
+
+def util_est_update(p: Task) -> None:
+    """Take a new estimate of a task that goes to sleep (end of ``util_est_dequeue()``)."""
+    avg = p.avg
+    if avg.util_est_enqueued & UTIL_AVG_UNCHANGED:
+        return
+    enqueued = avg.util_avg | UTIL_AVG_UNCHANGED
+    ewma = avg.util_est_ewma
+    diff = enqueued - ewma
+    if -UTIL_EST_MARGIN < diff < UTIL_EST_MARGIN or avg.util_avg > CAPACITY_SCALE:
+        return
+    avg.util_est_enqueued = enqueued
+    avg.util_est_ewma = (4 * ewma + diff) >> 2
+
+
+# -- What others read ------------------------------------------------------------------------------
+
+
+def cpu_util(rq: Rq) -> int:
+    """Return a CPU's utilisation, estimates included, 0…1024 (``cpu_util()``)."""
+    avg = rq.cfs.avg
+    util = avg.util_avg
+    if rq.tun.util_est and avg.util_est_enqueued > util:
+        util = avg.util_est_enqueued
+    return min(util, CAPACITY_SCALE)
+
+
+def cpu_runnable_load(rq: Rq) -> int:
+    """Return the load that is queued on a CPU, blocked tasks left out (``cpu_runnable_load()``)."""
+    return rq.cfs.avg.runnable_load_avg
+
+
+def task_h_load(p: Task, rq: Rq | None = None) -> int:
+    """Return a task's load as the balancer counts it (``task_h_load()``).
+
+    With its runqueue, as a kernel with CONFIG_FAIR_GROUP_SCHED computes it: scaled by the
+    runqueue's load as it was at the first use in this jiffy.  Without, as a flat kernel does.
+    """
+    if rq is None:
+        return p.avg.load_avg
+    cfs = rq.cfs
+    if cfs.last_h_load_update != rq.jiffies:
+        cfs.last_h_load_update = rq.jiffies
+        cfs.h_load = cfs.avg.load_avg
+    return p.avg.load_avg * cfs.h_load // (cfs.avg.load_avg + 1)
+
+
+def update_blocked_averages(rq: Rq) -> None:
+    """Age a runqueue whose tasks may all sleep, clock updated (``update_blocked_averages()``)."""
+    update_cfs_rq_load_avg(rq.cfs, rq.clock_task)
+    update_irq_load_avg(rq, 0)
+
+
+# -- Interrupt time and capacity -------------------------------------------------------------------
+
+
+def update_irq_load_avg(rq: Rq, irq_ns: int) -> None:
+    """Count the last ``irq_ns`` before ``rq.clock`` as interrupt time (``update_irq_load_avg()``).
+
+    Costs nothing and stays 0 as long as no interrupt time is accounted.
+    """
+    avg = rq.avg_irq
+    if not irq_ns and not avg.util_sum:
+        return
+    crossed = _update_irq_sum(avg, rq.clock - irq_ns, False)
+    crossed |= _update_irq_sum(avg, rq.clock, True)
+    if crossed:
+        avg.util_avg = avg.util_sum // (DIVIDER + avg.period_contrib)
+
+
+def _update_irq_sum(avg: SchedAvg, now: int, running: bool) -> bool:
+    units = (now - avg.last_update_time) >> 10
+    if units <= 0:
+        if units:
+            avg.last_update_time = now
+        return False
+    avg.last_update_time += units << 10
+    phase = avg.period_contrib
+    periods, avg.period_contrib = divmod(phase + units, 1024)
+    if periods:
+        avg.util_sum = decay_load(avg.util_sum, periods)
+        units = accumulate_pelt_segments(periods, 1024 - phase, avg.period_contrib)
+    if running:
+        avg.util_sum += units << 10
+    return periods > 0
+
+
+def scale_rt_capacity(rq: Rq) -> int:
+    """Return what interrupts leave of a CPU for fair tasks, 1…1024 (``scale_rt_capacity()``)."""
+    irq = rq.avg_irq.util_avg
+    return max(CAPACITY_SCALE - irq, 1)

@@ -1,0 +1,235 @@
+"""What a task is doing: its place in a program, in a system call or in a kernel thread.
+
+Theory of operation
+-------------------
+A task is always at the start of some execution frame (:mod:`emulator.kernel.frames`): a kind, the
+time it still takes, and an argument.  While it runs, the CPU counts that down; when it is switched
+out, the rest is kept here.  Everything a task owns besides its scheduling entity is here too: its
+program, its AIO context (the ring of finished events and the credits), and the state of the inodes
+that only it uses.  All of it is plain data and travels with the task.
+
+A task that sleeps says what it waits for in ``wait``.  Whoever completes an IO for a task that has
+moved sends mail to its owner, stamped with the residence (``Task.moves``) it believes in.
+
+Departures from the kernel: an inode is used by one task (the box file refuses two tasks on one
+file), so its lock and its count of direct IOs in flight are the task's own; the per-CPU caches of
+AIO credits are kept with the context, one number per CPU, instead of with the CPUs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emulator.kernel.request import Request
+from emulator.kernel.sched import Task
+from emulator.types import Program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# What a sleeping task waits for: TaskRun.wait.
+WAIT_NONE = 0
+WAIT_RING = 1  # io_getevents(): wait_arg = min_nr
+WAIT_DIO = 2  # inode_dio_wait(): wait_arg = file
+WAIT_TIMER = 3  # clock_nanosleep(), schedule_timeout()
+WAIT_TAG = 4  # blk_mq_get_tag()
+WAIT_RW = 5  # pread()/pwrite(): the IO itself
+WAIT_WORK = 6  # an idle worker, a parked thread
+#: Sleeps that mail can end.
+MAIL_WAITS = frozenset((WAIT_RING, WAIT_DIO, WAIT_RW))
+WAIT_NAMES = ("nothing", "aio ring", "inode dio", "timer", "tag", "io", "work")
+
+
+class Kioctx:
+    """``struct kioctx``: the ring of finished events and the credits of one AIO context."""
+
+    __slots__ = (
+        "completed_events",
+        "cpu_credits",
+        "nr_events",
+        "req_batch",
+        "reqs_available",
+        "ring",
+        "seen",
+    )
+
+    def __init__(self, nr: int, possible_cpus: int) -> None:
+        # aio_setup_ring() and ioctx_alloc(): sizes of io-and-workqueue.md C.1.
+        n2 = 2 * max(nr, 4 * possible_cpus) + 2
+        pages = -(-(32 + 32 * n2) // 4096)
+        self.nr_events = (4096 * pages - 32) // 32
+        self.reqs_available = self.nr_events - 1
+        self.req_batch = max(1, self.reqs_available // (4 * possible_cpus))
+        self.cpu_credits: dict[int, int] = {}
+        self.ring: list[tuple[int, int]] = []
+        self.completed_events = 0
+        self.seen = 0  # events consumed by user space since the last refill
+
+    def get_reqs_available(self, cpu: int) -> bool:
+        """Take one credit from ``cpu``'s cache, refilling it; False if there is none (EAGAIN)."""
+        if self._get(cpu):
+            return True
+        self.user_refill_reqs_available(cpu)
+        return self._get(cpu)
+
+    def _get(self, cpu: int) -> bool:
+        cached = self.cpu_credits.get(cpu, 0)
+        if cached == 0:
+            if self.reqs_available < self.req_batch:
+                return False
+            self.reqs_available -= self.req_batch
+            cached = self.req_batch
+        self.cpu_credits[cpu] = cached - 1
+        return True
+
+    def put_reqs_available(self, cpu: int, nr: int) -> None:
+        """Return ``nr`` credits to ``cpu``'s cache, spilling whole batches to the common pool."""
+        cached = self.cpu_credits.get(cpu, 0) + nr
+        while cached >= 2 * self.req_batch:
+            cached -= self.req_batch
+            self.reqs_available += self.req_batch
+        self.cpu_credits[cpu] = cached
+
+    def refill_reqs_available(self, cpu: int) -> None:
+        """Give back the credits of events that user space has consumed since the last time."""
+        returned = min(self.completed_events, self.completed_events - len(self.ring))
+        if returned > 0:
+            self.completed_events -= returned
+            self.put_reqs_available(cpu, returned)
+
+    def user_refill_reqs_available(self, cpu: int) -> None:
+        """The same, from io_submit() that ran out of credits."""
+        if self.completed_events:
+            self.refill_reqs_available(cpu)
+
+    def complete(self, cpu: int, data: int, res: int) -> None:
+        """Write one event at the tail and, with more than one outstanding, refill credits."""
+        assert len(self.ring) < self.nr_events, "the AIO ring overflows"
+        self.ring.append((data, res))
+        self.completed_events += 1
+        if self.completed_events > 1:
+            self.refill_reqs_available(cpu)
+
+    def pack(self) -> list[Any]:
+        """Return the context as plain data."""
+        return [
+            self.nr_events,
+            self.reqs_available,
+            self.req_batch,
+            [[cpu, credits] for cpu, credits in self.cpu_credits.items()],
+            [list(event) for event in self.ring],
+            self.completed_events,
+            self.seen,
+        ]
+
+    @classmethod
+    def unpack(cls, data: list[Any]) -> Kioctx:
+        """Rebuild what :meth:`pack` returned."""
+        ctx = cls.__new__(cls)
+        ctx.nr_events, ctx.reqs_available, ctx.req_batch, credits, ring, done, seen = data
+        ctx.cpu_credits = {cpu: nr for cpu, nr in credits}
+        ctx.ring = [(event[0], event[1]) for event in ring]
+        ctx.completed_events = done
+        ctx.seen = seen
+        return ctx
+
+
+class TaskRun:
+    """The execution state of one task: its next frame, its program, its IO."""
+
+    __slots__ = (
+        "arg",
+        "cause",
+        "ctx",
+        "dio_count",
+        "iocb_seq",
+        "iocbs",
+        "kind",
+        "left",
+        "plug",
+        "program",
+        "refill_ns",
+        "remote_ios",
+        "submit",
+        "wait",
+        "wait_arg",
+        "wait_since",
+        "worker",
+    )
+
+    def __init__(self, program: Program | None, kind: int) -> None:
+        self.program = program
+        self.kind = kind  # frames.* of the frame to go on with
+        self.left = 0  # ns of it
+        self.arg: Any = None
+        self.wait = WAIT_NONE
+        self.wait_arg = 0
+        self.wait_since = 0
+        self.cause = 0
+        self.ctx: Kioctx | None = None
+        #: file -> direct IOs in flight (inode->i_dio_count)
+        self.dio_count: dict[int, int] = {}
+        #: iocb number -> [references, data, result, 1 while its IO is outstanding, 1 if it ended
+        #: without a worker]; the number of pread()'s and pwrite()'s is -1
+        self.iocbs: dict[int, list[int]] = {}
+        self.iocb_seq = 0
+        #: io_submit() under way: [iocbs, next index, submitted]
+        self.submit: list[Any] = []
+        #: requests (blk_mq.Request) collected under the plug; empty whenever the task is off its CPU
+        self.plug: list[Request] = []
+        self.worker = -1  # pool index * 2**32 + worker id, for workqueue workers
+        #: IOs outstanding that were submitted on other CPUs: their ends arrive as mail
+        self.remote_ios = 0
+        self.refill_ns = 0  # cache refill after a move, added to the next user segment
+
+    def outstanding(self) -> int:
+        """Return how many IOs are outstanding."""
+        return sum(state[3] for state in self.iocbs.values())
+
+    def pack(self) -> list[Any]:
+        """Return everything as plain data; the program packs itself."""
+        return [
+            None if self.program is None else self.program.pack(),
+            self.kind,
+            self.left,
+            self.arg,
+            self.wait,
+            self.wait_arg,
+            self.wait_since,
+            self.cause,
+            None if self.ctx is None else self.ctx.pack(),
+            [[file, count] for file, count in self.dio_count.items()],
+            [[iocb, *state] for iocb, state in self.iocbs.items()],
+            self.iocb_seq,
+            self.submit,
+            self.worker,
+            self.refill_ns,
+            self.remote_ios,
+            [rq.pack() for rq in self.plug],
+        ]
+
+    @classmethod
+    def unpack(cls, data: list[Any], unpack_program: Callable[[list[Any]], Program]) -> TaskRun:
+        """Rebuild what :meth:`pack` returned."""
+        program = None if data[0] is None else unpack_program(data[0])
+        run = cls(program, data[1])
+        run.left, run.arg, run.wait, run.wait_arg, run.wait_since, run.cause = data[2:8]
+        run.ctx = None if data[8] is None else Kioctx.unpack(data[8])
+        run.dio_count = {file: count for file, count in data[9]}
+        run.iocbs = {item[0]: list(item[1:]) for item in data[10]}
+        run.iocb_seq, run.submit, run.worker, run.refill_ns, run.remote_ios = data[11:16]
+        run.plug = [Request.unpack(rq) for rq in data[16]]
+        return run
+
+
+def pack_task(p: Task) -> list[Any]:
+    """Return a whole task as plain data, for a message or a snapshot."""
+    return [p.pack_se(), p.run.pack()]
+
+
+def unpack_task(data: list[Any], unpack_program: Callable[[list[Any]], Program]) -> Task:
+    """Rebuild what :func:`pack_task` returned."""
+    p = Task(0, "")
+    p.unpack_se(data[0])
+    p.run = TaskRun.unpack(data[1], unpack_program)
+    return p

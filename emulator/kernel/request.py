@@ -1,0 +1,86 @@
+"""A block request with the bio and the direct IO that it carries: ``struct request``, v5.4."""
+
+from __future__ import annotations
+
+# What a request does when it ends: Request.what.
+DIO_ASYNC = 0
+DIO_SYNC = 1
+PAGES = 2  # buffered writeback
+
+
+class Request:
+    """``struct request`` with the bio and dio that it carries."""
+
+    __slots__ = (
+        "cause",
+        "cookie",
+        "ctx_cpu",
+        "error",
+        "file",
+        "iocb",
+        "moves",
+        "nr_sector",
+        "pid",
+        "queue",
+        "rw",
+        "sector",
+        "tag",
+        "what",
+    )
+
+    def __init__(self) -> None:
+        self.cookie = 0
+        self.queue = 0  # index of the disk
+        self.tag = -1
+        self.ctx_cpu = 0
+        self.rw = 0
+        self.sector = 0
+        self.nr_sector = 0
+        self.what = DIO_ASYNC
+        self.pid = 0  # who waits for it or owns its iocb
+        self.moves = 0  # the owner's residence when it was submitted
+        self.file = 0
+        self.iocb = -1
+        self.error = 0
+        self.cause = 0
+
+    def pack(self) -> list[int]:
+        """Return the request as plain data."""
+        return [
+            self.cookie,
+            self.queue,
+            self.tag,
+            self.ctx_cpu,
+            self.rw,
+            self.sector,
+            self.nr_sector,
+            self.what,
+            self.pid,
+            self.moves,
+            self.file,
+            self.iocb,
+            self.error,
+            self.cause,
+        ]
+
+    @classmethod
+    def unpack(cls, data: list[int]) -> Request:
+        """Rebuild what :meth:`pack` returned."""
+        rq = cls()
+        (
+            rq.cookie,
+            rq.queue,
+            rq.tag,
+            rq.ctx_cpu,
+            rq.rw,
+            rq.sector,
+            rq.nr_sector,
+            rq.what,
+            rq.pid,
+            rq.moves,
+            rq.file,
+            rq.iocb,
+            rq.error,
+            rq.cause,
+        ) = data
+        return rq

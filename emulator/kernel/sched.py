@@ -1,0 +1,489 @@
+"""The scheduler's shared structures: ``kernel/sched/sched.h`` and ``include/linux/sched.h``, v5.4.
+
+Theory of operation
+-------------------
+One :class:`Task` is one schedulable entity: ``task_struct`` and its ``sched_entity`` in one object,
+because every runqueue here is one flat root ``cfs_rq`` (autogroup and cgroup groups are left out).
+One :class:`Rq` belongs to one CPU and is touched by nobody else.  All state is plain data, so that
+a task can travel between CPUs and a whole CPU can be written to a snapshot: every class has
+``pack()`` and ``unpack()``, exact inverses, made of ints, strings and lists only.
+
+Departures from the kernel: no task groups; one CPU's structures are not read by another CPU, which
+sees publications instead (:mod:`emulator.engine.node`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import Any
+
+# Scheduling policies and their kernel numbers.
+SCHED_NORMAL = 0
+SCHED_FIFO = 1
+SCHED_BATCH = 3
+SCHED_IDLE = 5
+
+# Classes in order of precedence; Task.sched_class.
+STOP_CLASS = 0
+FAIR_CLASS = 3
+IDLE_CLASS = 4
+
+#: Task state between the waker's decision and the enqueue; never printed.
+TASK_WAKING = 0x200
+
+# p.flags
+PF_KTHREAD = 0x200000
+PF_WQ_WORKER = 0x20
+PF_NO_SETAFFINITY = 0x4000000
+KTHREAD_IS_PER_CPU = 0x1  # kept in p.kthread_flags
+
+NICE_0_LOAD = 1 << 20  # full weight of nice 0 on 64-bit
+SCHED_FIXEDPOINT_SHIFT = 10
+
+# enqueue/dequeue flags (kernel numbers)
+DEQUEUE_SLEEP = 0x01
+DEQUEUE_SAVE = 0x02
+DEQUEUE_MOVE = 0x04
+ENQUEUE_WAKEUP = 0x01
+ENQUEUE_RESTORE = 0x02
+ENQUEUE_MOVE = 0x04
+ENQUEUE_MIGRATED = 0x40
+WF_SYNC = 0x01
+WF_FORK = 0x02
+WF_MIGRATED = 0x04
+
+# rq.skip_clock_update (kernel numbers).  A request holds only for the first clock update of the next
+# __schedule(), which shifts the flag left before that update and clears it after the pick.
+RQCF_REQ_SKIP = 1
+RQCF_ACT_SKIP = 2
+
+U64 = (1 << 64) - 1
+
+
+def s64(value: int) -> int:
+    """Return the low 64 bits of ``value`` as a signed number, as the kernel compares vruntimes."""
+    value &= U64
+    return value - (1 << 64) if value >> 63 else value
+
+
+class SchedAvg:
+    """``struct sched_avg``: the PELT sums and averages of an entity or of a ``cfs_rq`` (≤ 5.6)."""
+
+    __slots__ = (
+        "last_update_time",
+        "load_avg",
+        "load_sum",
+        "period_contrib",
+        "runnable_load_avg",
+        "runnable_load_sum",
+        "util_avg",
+        "util_est_enqueued",
+        "util_est_ewma",
+        "util_sum",
+    )
+
+    def __init__(self) -> None:
+        self.last_update_time = 0
+        self.load_sum = 0
+        self.runnable_load_sum = 0
+        self.util_sum = 0
+        self.period_contrib = 0
+        self.load_avg = 0
+        self.runnable_load_avg = 0
+        self.util_avg = 0
+        self.util_est_enqueued = 0
+        self.util_est_ewma = 0
+
+    def pack(self) -> list[int]:
+        """Return the ten numbers, in the order of :meth:`unpack`."""
+        return [
+            self.last_update_time,
+            self.load_sum,
+            self.runnable_load_sum,
+            self.util_sum,
+            self.period_contrib,
+            self.load_avg,
+            self.runnable_load_avg,
+            self.util_avg,
+            self.util_est_enqueued,
+            self.util_est_ewma,
+        ]
+
+    def unpack(self, data: list[int]) -> None:
+        """Take over what :meth:`pack` returned."""
+        (
+            self.last_update_time,
+            self.load_sum,
+            self.runnable_load_sum,
+            self.util_sum,
+            self.period_contrib,
+            self.load_avg,
+            self.runnable_load_avg,
+            self.util_avg,
+            self.util_est_enqueued,
+            self.util_est_ewma,
+        ) = data
+
+
+class Task:
+    """``task_struct`` with its ``sched_entity``; what the task is doing is in ``kernel/process.py``."""
+
+    __slots__ = (
+        "affinity_broken",
+        "avg",
+        "comm",
+        "cpu",
+        "cpus_mask",
+        "exec_start",
+        "figure",
+        "flags",
+        "inv_weight",
+        "kthread_flags",
+        "last_wakee",
+        "moves",
+        "nice",
+        "nivcsw",
+        "nr_cpus_allowed",
+        "nr_migrations",
+        "nvcsw",
+        "on_cpu",
+        "on_rq",
+        "pid",
+        "policy",
+        "prev_sum_exec_runtime",
+        "prio",
+        "recent_used_cpu",
+        "run",
+        "sched_class",
+        "state",
+        "sum_exec_runtime",
+        "tree_order",
+        "vruntime",
+        "wake_cpu",
+        "wakee_flip_decay_ts",
+        "wakee_flips",
+        "weight",
+    )
+
+    def __init__(self, pid: int, comm: str, nice: int = 0) -> None:
+        self.pid = pid
+        self.comm = comm
+        self.state = 0  # tracepoints.TASK_*
+        self.flags = 0
+        self.kthread_flags = 0
+        self.policy = SCHED_NORMAL
+        self.sched_class = FAIR_CLASS
+        self.nice = nice
+        self.prio = 120 + nice
+        self.weight = 0  # load.weight, full (<< 10); fair.set_load_weight() sets both
+        self.inv_weight = 0
+        # sched_entity
+        self.vruntime = 0
+        self.tree_order = 0  # with vruntime, the key in CfsRq.tree
+        self.exec_start = 0
+        self.sum_exec_runtime = 0
+        self.prev_sum_exec_runtime = 0
+        self.on_rq = 0
+        self.avg = SchedAvg()
+        # task_struct
+        self.cpu = 0  # task_cpu(p)
+        self.wake_cpu = 0
+        self.on_cpu = 0
+        self.cpus_mask = 0
+        self.nr_cpus_allowed = 0
+        self.affinity_broken = 0
+        self.recent_used_cpu = 0
+        self.wakee_flips = 0
+        self.wakee_flip_decay_ts = 0  # jiffies
+        self.last_wakee = 0  # pid
+        self.nvcsw = 0
+        self.nivcsw = 0
+        self.nr_migrations = 0
+        self.moves = 0  # residences so far: stamps mail for tasks that move
+        self.figure = 0  # counts as a submitter in the figures
+        #: What the task is doing (a kernel/process.py TaskRun); the scheduler never looks inside.
+        self.run: Any = None
+
+    def pack_se(self) -> list[Any]:
+        """Return all that the scheduler knows of the task, ``run`` left out; pid and comm first."""
+        return [*_task_fields(self), self.avg.pack()]
+
+    def unpack_se(self, data: list[Any]) -> None:
+        """Take over what :meth:`pack_se` returned."""
+        *values, avg = data
+        _assign(self, _TASK_FIELDS, values)
+        self.avg.unpack(avg)
+
+
+class CfsRq:
+    """``struct cfs_rq``: the root fair runqueue of one CPU.
+
+    ``tree`` is the timeline: a list of ``(vruntime, order, task)`` kept sorted with ``bisect``, where
+    ``order`` counts insertions so that equal vruntimes stay first in, first out.  ``vruntime`` in the
+    key is unwrapped (:mod:`fair` keeps vruntimes as unbounded Python ints that never wrap: see its
+    departures).  ``curr`` is never in the tree.
+    """
+
+    __slots__ = (
+        "avg",
+        "cfs_tasks",
+        "curr",
+        "h_load",
+        "idle_h_nr_running",
+        "last",
+        "last_h_load_update",
+        "load_inv",
+        "load_weight",
+        "min_vruntime",
+        "next",
+        "nr_running",
+        "removed_load_avg",
+        "removed_nr",
+        "removed_runnable_sum",
+        "removed_util_avg",
+        "skip",
+        "tree",
+        "tree_order",
+    )
+
+    def __init__(self) -> None:
+        self.load_weight = 0  # cfs.load.weight, full
+        self.load_inv = 0  # 0: recompute
+        self.nr_running = 0  # also h_nr_running: one flat queue
+        self.idle_h_nr_running = 0
+        self.min_vruntime = -(1 << 20)
+        self.tree: list[tuple[int, int, Task]] = []
+        self.tree_order = 0
+        self.curr: Task | None = None
+        self.next: Task | None = None
+        self.last: Task | None = None
+        self.skip: Task | None = None
+        self.avg = SchedAvg()
+        self.avg.last_update_time = -1023  # never 0 after it: see the departures of pelt.py
+        self.h_load = 0  # load_avg as task_h_load() first saw it in jiffy last_h_load_update
+        self.last_h_load_update = -1
+        self.removed_nr = 0
+        self.removed_load_avg = 0
+        self.removed_util_avg = 0
+        self.removed_runnable_sum = 0
+        #: The list the balancer walks, oldest pick last: index 0 is the head, [-1] the tail.
+        self.cfs_tasks: list[Task] = []
+
+    def pack(self) -> list[Any]:
+        """Return the queue as plain data, tasks by pid (-1: none)."""
+        return [
+            *_cfs_fields(self),
+            self.avg.pack(),
+            [[vruntime, order, p.pid] for vruntime, order, p in self.tree],
+            [p.pid for p in self.cfs_tasks],
+            [_pid(p) for p in (self.curr, self.next, self.last, self.skip)],
+        ]
+
+    def unpack(self, data: list[Any], tasks: Mapping[int, Task]) -> None:
+        """Take over what :meth:`pack` returned; ``tasks`` maps every pid in it to its task."""
+        *values, avg, tree, cfs_tasks, pids = data
+        _assign(self, _CFS_FIELDS, values)
+        self.avg.unpack(avg)
+        self.tree = [(vruntime, order, tasks[pid]) for vruntime, order, pid in tree]
+        self.cfs_tasks = [tasks[pid] for pid in cfs_tasks]
+        self.curr, self.next, self.last, self.skip = (_task(pid, tasks) for pid in pids)
+
+
+#: Called as (task, delta_ns) when a task has been charged for running: sched_stat_runtime.
+RuntimeHook = Callable[[Task, int], None]
+
+
+class Rq:
+    """``struct rq``: one CPU's runqueue, with the clock its scheduler reads."""
+
+    __slots__ = (
+        "active_balance",
+        "avg_idle",
+        "avg_irq",
+        "cfs",
+        "clock",
+        "clock_task",
+        "cpu",
+        "cpu_capacity",
+        "curr",
+        "idle",
+        "idle_balance",
+        "idle_stamp",
+        "irq_time",
+        "jiffies",
+        "max_idle_balance_cost",
+        "need_resched",
+        "next_balance",
+        "nr_running",
+        "nr_switches",
+        "on_runtime",
+        "online",
+        "overload_ns",
+        "preempt_gran",
+        "preempt_vdiff",
+        "prev_irq_time",
+        "skip_clock_update",
+        "stop",
+        "stop_queued",
+        "tun",
+    )
+
+    def __init__(self, cpu: int, tun: Tunables) -> None:
+        self.cpu = cpu
+        self.tun = tun
+        self.clock = 0  # rq_clock(); ns, set by update_rq_clock()
+        self.clock_task = 0  # clock minus interrupt time, if that is accounted
+        self.jiffies = 0
+        self.cfs = CfsRq()
+        self.nr_running = 0  # all classes; the idle task does not count
+        self.nr_switches = 0
+        self.curr: Task = Task(0, f"swapper/{cpu}")
+        self.idle: Task = self.curr
+        self.idle.sched_class = IDLE_CLASS
+        self.idle.on_rq = 1  # as init_idle() says of it: always there, in no queue
+        self.stop: Task | None = None
+        self.stop_queued = 0
+        self.need_resched = False  # TIF_NEED_RESCHED of curr
+        self.skip_clock_update = 0  # RQCF_*
+        self.on_runtime: RuntimeHook | None = None  # set by the CPU, not part of pack()
+        self.preempt_vdiff = 0  # ns, the inputs of the last preemption test: see fair.py
+        self.preempt_gran = 0
+        self.irq_time = 0  # ns in interrupts so far, if that is accounted; the CPU adds to it
+        self.prev_irq_time = 0  # of these, what clock_task has left out already
+        self.avg_irq = SchedAvg()
+        self.idle_stamp = 0
+        self.avg_idle = 2 * 500_000
+        self.max_idle_balance_cost = 500_000
+        self.idle_balance = False
+        self.next_balance = 0  # jiffies
+        self.active_balance = False
+        self.cpu_capacity = 1024
+        self.online = True
+        self.overload_ns = -1  # when nr_running last rose above 1; -1: never
+
+    def pack(self) -> list[Any]:
+        """Return the runqueue as plain data: tasks by pid, its idle task whole, ``tun`` left out."""
+        return [
+            *_rq_fields(self),
+            self.avg_irq.pack(),
+            self.cfs.pack(),
+            self.idle.pack_se(),
+            -1 if self.curr is self.idle else self.curr.pid,
+            _pid(self.stop),
+        ]
+
+    def unpack(self, data: list[Any], tasks: Mapping[int, Task]) -> None:
+        """Take over what :meth:`pack` returned; ``tasks`` maps every pid but 0 to its task."""
+        *values, avg_irq, cfs, idle, curr, stop = data
+        _assign(self, _RQ_FIELDS, values)
+        self.avg_irq.unpack(avg_irq)
+        self.cfs.unpack(cfs, tasks)
+        self.idle.unpack_se(idle)
+        self.curr = _task(curr, tasks) or self.idle
+        self.stop = _task(stop, tasks)
+
+
+class Tunables:
+    """The scheduler's sysctls and features as the code reads them; ns unless said.
+
+    :func:`emulator.kernel.fair.sched_proc_update_handler` and
+    :func:`emulator.kernel.fair.update_sysctl` are the only writers.
+    """
+
+    __slots__ = (
+        "cache_hot_buddy",
+        "child_runs_first",
+        "gentle_fair_sleepers",
+        "last_buddy",
+        "latency",
+        "migration_cost",
+        "min_granularity",
+        "next_buddy",
+        "normalized_latency",
+        "normalized_min_granularity",
+        "normalized_wakeup_granularity",
+        "nr_latency",
+        "nr_migrate",
+        "nr_online",
+        "sis_prop",
+        "start_debit",
+        "tunable_scaling",
+        "util_est",
+        "wa_bias",
+        "wa_idle",
+        "wa_weight",
+        "wakeup_granularity",
+        "wakeup_preemption",
+    )
+
+    def __init__(self) -> None:
+        self.latency = 6_000_000
+        self.min_granularity = 750_000
+        self.wakeup_granularity = 1_000_000
+        self.normalized_latency = 6_000_000
+        self.normalized_min_granularity = 750_000
+        self.normalized_wakeup_granularity = 1_000_000
+        self.nr_latency = 8
+        self.nr_online = 1  # online CPUs as of the last update_sysctl()
+        self.migration_cost = 500_000
+        self.nr_migrate = 32
+        self.child_runs_first = 0
+        self.tunable_scaling = 1  # SCHED_TUNABLESCALING_LOG
+        self.gentle_fair_sleepers = True
+        self.start_debit = True
+        self.next_buddy = False
+        self.last_buddy = True
+        self.cache_hot_buddy = True
+        self.wakeup_preemption = True
+        self.util_est = True
+        self.wa_idle = True
+        self.wa_weight = True
+        self.wa_bias = True
+        self.sis_prop = True
+
+    def pack(self) -> list[Any]:
+        """Return every tunable, in the order of the slots."""
+        return list(_tunables_fields(self))
+
+    def unpack(self, data: list[Any]) -> None:
+        """Take over what :meth:`pack` returned."""
+        _assign(self, Tunables.__slots__, data)
+
+
+# -- Packing: which plain fields make up each structure, in packed order ---------------------------
+
+_TASK_FIELDS = (
+    "pid",
+    "comm",
+    *(name for name in Task.__slots__ if name not in ("pid", "comm", "avg", "run")),
+)
+_CFS_FIELDS = tuple(
+    name
+    for name in CfsRq.__slots__
+    if name not in ("avg", "tree", "cfs_tasks", "curr", "next", "last", "skip")
+)
+_RQ_FIELDS = tuple(
+    name
+    for name in Rq.__slots__
+    if name not in ("avg_irq", "cfs", "curr", "idle", "on_runtime", "stop", "tun")
+)
+_task_fields = attrgetter(*_TASK_FIELDS)
+_cfs_fields = attrgetter(*_CFS_FIELDS)
+_rq_fields = attrgetter(*_RQ_FIELDS)
+_tunables_fields = attrgetter(*Tunables.__slots__)
+
+
+def _assign(
+    target: Task | CfsRq | Rq | Tunables, names: tuple[str, ...], values: list[Any]
+) -> None:
+    for name, value in zip(names, values, strict=True):
+        setattr(target, name, value)
+
+
+def _pid(p: Task | None) -> int:
+    return -1 if p is None else p.pid
+
+
+def _task(pid: int, tasks: Mapping[int, Task]) -> Task | None:
+    return None if pid < 0 else tasks[pid]

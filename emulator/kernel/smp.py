@@ -1,0 +1,35 @@
+"""Inter-processor interrupts: ``kernel/smp.c``, ``scheduler_ipi()``, v5.4.
+
+The reschedule IPI carries no data: it makes the CPU look at ``need_resched`` when it returns, and
+at a pending kick of the idle load balancer.  The call-function IPI drains this CPU's queue of
+finished requests that other CPUs steered here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emulator import tracepoints as tp
+from emulator.kernel import blk_mq, softirq
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+RESCHEDULE_VECTOR = 253
+CALL_FUNCTION_SINGLE_VECTOR = 251
+
+
+def handle_ipi(cpu: Cpu, arg: Any) -> None:
+    """The handler's work: ``arg`` is "kick", "call" or None for a plain reschedule."""
+    if arg == "call":
+        cpu.emit(tp.CALL_FUNCTION_SINGLE_ENTRY, CALL_FUNCTION_SINGLE_VECTOR)
+        blk_mq.flush_call_queue(cpu)
+        return
+    cpu.emit(tp.RESCHEDULE_ENTRY, RESCHEDULE_VECTOR)
+    if arg == "kick" and cpu.nohz_flags:
+        rq = cpu.rq
+        if rq.curr is rq.idle and rq.nr_running == 0 and not rq.need_resched and cpu.active:
+            rq.idle_balance = True
+            softirq.raise_softirq(cpu, softirq.SCHED)
+        else:
+            cpu.nohz_flags = 0  # a flag left set would silence every later kick

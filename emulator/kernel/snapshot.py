@@ -1,0 +1,189 @@
+"""A CPU's whole state as plain data, its exact inverse, and its books."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emulator.kernel import mq_deadline
+from emulator.kernel.process import pack_task, unpack_task
+from emulator.kernel.request import Request
+from emulator.kernel.sched import Task
+from emulator.kernel.workqueue import WorkerPool
+from emulator.messages import message_from_list
+
+if TYPE_CHECKING:
+    from emulator.kernel.blk_mq import BlockQueue
+    from emulator.kernel.cpu import Cpu
+
+#: Fields of a Cpu that are plain numbers (or plain lists of them) and are copied as they are.
+PLAIN = (
+    "now",
+    "reached_ns",
+    "f_kind",
+    "f_end",
+    "f_arg",
+    "level",
+    "irqs_on",
+    "cause",
+    "wants_view",
+    "stalled",
+    "seq",
+    "waking",
+    "pid_seq",
+    "load_pid",
+    "scan_cost",
+    "online",
+    "active",
+    "adopter",
+    "timer_seq",
+    "tick_stopped",
+    "in_nohz_mask",
+    "rcu_until",
+    "nohz_flags",
+    "kick_cause",
+    "idle_since",
+    "softirq_pending",
+    "in_softirq",
+    "sirq_mask",
+    "sirq_end",
+    "sirq_left",
+    "balance_asked",
+    "busy_pass",
+    "stop_works",
+    "work_seq",
+    "io_seq",
+)
+
+
+def pack(cpu: Cpu) -> list[Any]:
+    """Return everything a CPU is, in the order that :func:`unpack` takes it."""
+    idle = cpu.rq.idle
+    return [
+        [getattr(cpu, name) for name in PLAIN],
+        [list(frame) for frame in cpu.stack],
+        [[list(m) for m in box] for box in (cpu.inbox, cpu.mail, cpu.outbox, cpu.deferred)],
+        [[pid, moves, target] for pid, (moves, target) in cpu.forward.items()],
+        [[pid, nr] for pid, nr in cpu.expect.items()],
+        [[pid, [list(m) for m in box]] for pid, box in cpu.held.items()],
+        list(cpu.mail_sleepers),
+        [list(wakeup) for wakeup in cpu.wakeups],
+        [pack_task(p) for p in (idle, *cpu.tasks.values())],
+        cpu.rq.pack(),
+        [[pid, books] for pid, books in cpu.finished.items()],
+        [list(timer) for timer in cpu.timers],
+        [list(timer) for timer in cpu.jiffy_timers],
+        [list(irq) for irq in cpu.irqs],
+        [[rq.pack() for rq in box] for box in (cpu.sirq_block, cpu.done_list, cpu.call_done)],
+        [pool.pack() for pool in cpu.pools],
+        [pack_queue(q) for q in cpu.queues],
+        [rq.pack() for rq in cpu.inflight.values()],
+        [[name, value] for name, value in cpu.counters.items()],
+        [cpu.ksoftirqd.pid, cpu.rq.stop.pid if cpu.rq.stop is not None else 0],
+    ]
+
+
+def unpack(cpu: Cpu, data: list[Any]) -> None:
+    """Make a CPU what :func:`pack` described; its containers keep their identity."""
+    for name, value in zip(PLAIN, data[0], strict=True):
+        setattr(cpu, name, value)
+    cpu.stack[:] = [tuple(frame) for frame in data[1]]
+    for box, messages in zip(
+        (cpu.inbox, cpu.mail, cpu.outbox, cpu.deferred), data[2], strict=True
+    ):
+        box[:] = [message_from_list(m) for m in messages]
+    cpu.forward = {pid: (moves, target) for pid, moves, target in data[3]}
+    cpu.expect = {pid: nr for pid, nr in data[4]}
+    cpu.held = {pid: [message_from_list(m) for m in box] for pid, box in data[5]}
+    cpu.mail_sleepers = dict.fromkeys(data[6], 1)
+    cpu.wakeups[:] = [(pid, bool(sync)) for pid, sync in data[7]]
+    tasks = [unpack_task(item, cpu.make_program) for item in data[8]]
+    by_pid: dict[int, Task] = {p.pid: p for p in tasks}
+    cpu.tasks = {p.pid: p for p in tasks[1:]}
+    cpu.rq.unpack(data[9], by_pid)
+    cpu.rq.on_runtime = cpu.runtime_hook()
+    cpu.finished = {pid: books for pid, books in data[10]}
+    cpu.timers[:] = [tuple(timer) for timer in data[11]]
+    cpu.jiffy_timers[:] = [tuple(timer) for timer in data[12]]
+    cpu.irqs[:] = [tuple(irq) for irq in data[13]]
+    cpu.sirq_block, cpu.done_list, cpu.call_done = (
+        [Request.unpack(rq) for rq in box] for box in data[14]
+    )
+    cpu.pools = [WorkerPool.unpack(pool) for pool in data[15]]
+    for q, item in zip(cpu.queues, data[16], strict=True):
+        unpack_queue(q, item)
+    requests = [Request.unpack(rq) for rq in data[17]]
+    cpu.inflight = {rq.cookie: rq for rq in requests}
+    cpu.counters = {name: value for name, value in data[18]}
+    cpu.ksoftirqd = by_pid[data[19][0]]
+
+
+def pack_queue(q: BlockQueue) -> list[Any]:
+    """Return the changing part of a block queue."""
+    return [
+        None if q.elevator is None else pack_elevator(q.elevator),
+        q.service_ns,
+        q.announced,
+        q.sched_tags,
+        q.lease,
+        q.tag_asked,
+        [rq.pack() for rq in q.busy],
+        q.run_queued,
+        q.doorbells,
+        q.rings,
+        q.waiters,
+        q.wait_index,
+        q.wake_index,
+        q.wait_cnt,
+        q.rq_affinity,
+    ]
+
+
+def unpack_queue(q: BlockQueue, data: list[Any]) -> None:
+    """Take over what :func:`pack_queue` returned."""
+    if data[0] is not None:
+        q.elevator = unpack_elevator(data[0])
+    q.service_ns, q.announced, q.sched_tags, q.lease, q.tag_asked = data[1:6]
+    q.busy = [Request.unpack(rq) for rq in data[6]]
+    q.run_queued, q.doorbells, q.rings, q.waiters = data[7:11]
+    q.wait_index, q.wake_index, q.wait_cnt, q.rq_affinity = data[11:15]
+
+
+def pack_elevator(queue: mq_deadline.DeadlineQueue) -> list[Any]:
+    """Return an elevator as plain data."""
+    return [
+        [[list(entry) for entry in fifo] for fifo in queue.fifo],
+        [[[s, n, rq.pack()] for s, n, rq in entries] for entries in queue.sorted],
+        [None if key is None else list(key) for key in queue.next_key],
+        queue.batching,
+        queue.starved,
+        queue.sequence,
+    ]
+
+
+def unpack_elevator(data: list[Any]) -> mq_deadline.DeadlineQueue:
+    """Rebuild what :func:`pack_elevator` returned."""
+    queue = mq_deadline.DeadlineQueue()
+    queue.fifo = [[(d, n) for d, n in fifo] for fifo in data[0]]
+    queue.sorted = [[(s, n, Request.unpack(rq)) for s, n, rq in entries] for entries in data[1]]
+    queue.next_key = [None if key is None else (key[0], key[1]) for key in data[2]]
+    queue.batching, queue.starved, queue.sequence = data[3:6]
+    return queue
+
+
+def books(cpu: Cpu) -> dict[str, Any]:
+    """Return what a CPU owns (for the conservation check) and its counters (for the results)."""
+    programs = {
+        p.pid: p.run.program.books() for p in cpu.tasks.values() if p.run.program is not None
+    }
+    return {
+        "tasks": sorted(cpu.tasks),
+        "programs": {**programs, **cpu.finished},
+        "figure_pids": sorted(p.pid for p in cpu.tasks.values() if p.figure),
+        "inflight": len(cpu.inflight),
+        "leases": [q.lease for q in cpu.queues],
+        "outstanding": sum(p.run.outstanding() for p in cpu.tasks.values()),
+        "online": cpu.online,
+        "nr_switches": cpu.rq.nr_switches,
+        "counters": dict(cpu.counters),
+        "comms": {p.pid: p.comm for p in cpu.tasks.values()},
+    }

@@ -1,0 +1,187 @@
+"""Softirqs and ksoftirqd: ``kernel/softirq.c``, v5.4.
+
+Theory of operation
+-------------------
+Ten pending bits.  A round (:func:`start_round`) takes the whole mask and runs the handlers in
+ascending order, interruptible; bits raised meanwhile make another pass, until the limits of
+``__do_softirq()`` are reached: 2 ms in jiffies, ten passes, or a pending reschedule.  What is left
+then is ksoftirqd's, an ordinary fair thread; while that is runnable, interrupt exits leave all
+softirqs to it.
+
+Departures from the kernel: only the vectors that something here raises have handlers (TIMER, BLOCK,
+SCHED, RCU); the others are never raised.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emulator import tracepoints as tp
+from emulator import messages
+from emulator.kernel import blk_mq, core, frames, hrtimer, tick
+from emulator.kernel.process import WAIT_WORK
+from emulator.types import (
+    BALANCE_NOHZ,
+    BALANCE_PERIODIC,
+    CPU_IDLE,
+    CPU_NOT_IDLE,
+    NOHZ_NEED_RESCHED,
+)
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+TIMER = 1
+BLOCK = 4
+SCHED = 7
+RCU = 9
+
+MAX_SOFTIRQ_RESTART = 10
+MAX_SOFTIRQ_TIME_NS = 2_000_000
+
+
+def raise_softirq(cpu: Cpu, vec: int) -> None:
+    """Set a pending bit (interrupts are off); outside of interrupts ksoftirqd is woken for it."""
+    cpu.emit(tp.SOFTIRQ_RAISE, vec)
+    cpu.softirq_pending |= 1 << vec
+    if cpu.level == frames.LEVEL_TASK and not cpu.in_softirq:
+        wakeup_softirqd(cpu)
+
+
+def may_run_inline(cpu: Cpu) -> bool:
+    """Whether interrupt exit serves softirqs itself: not while ksoftirqd's state is running."""
+    return cpu.ksoftirqd.state != tp.TASK_RUNNING
+
+
+def wakeup_softirqd(cpu: Cpu) -> None:
+    """Wake ksoftirqd unless its state is running already."""
+    if cpu.ksoftirqd.state != tp.TASK_RUNNING:
+        core.wake_up(cpu, cpu.ksoftirqd)
+
+
+def start_round(cpu: Cpu) -> None:
+    """``__do_softirq()``, in place of the frame on top (an interrupt's, or pushed by the caller)."""
+    cpu.in_softirq = True
+    cpu.level = frames.LEVEL_SOFTIRQ
+    cpu.irqs_on = True
+    limit = -(-MAX_SOFTIRQ_TIME_NS * cpu.hz // 1_000_000_000)
+    cpu.sirq_end = cpu.jiffies() + limit
+    cpu.sirq_left = MAX_SOFTIRQ_RESTART
+    cpu.start(frames.SOFTIRQ_ENTRY, cpu.costs.softirq_ns)
+
+
+def pass_begin(cpu: Cpu, _arg: object) -> None:
+    """Take and clear the whole mask, run its lowest vector."""
+    cpu.sirq_mask = cpu.softirq_pending
+    cpu.softirq_pending = 0
+    next_vector(cpu)
+
+
+def next_vector(cpu: Cpu) -> None:
+    """Start the handler of the lowest vector still to run in this pass."""
+    mask = cpu.sirq_mask
+    if not mask:
+        pass_end(cpu)
+        return
+    low = mask & -mask
+    cpu.sirq_mask = mask ^ low
+    vec = low.bit_length() - 1
+    cpu.emit(tp.SOFTIRQ_ENTRY, vec)
+    if vec == BLOCK:
+        blk_mq.blk_done_softirq(cpu)
+    elif vec == TIMER:
+        cpu.start(frames.SOFTIRQ_TIMER, 0)
+        tick.process_wheel(cpu)
+    elif vec == SCHED:
+        run_rebalance_domains(cpu)
+    else:
+        vector_done(cpu, vec)
+
+
+def vector_done(cpu: Cpu, vec: int) -> None:
+    """A handler has returned."""
+    cpu.emit(tp.SOFTIRQ_EXIT, vec)
+    next_vector(cpu)
+
+
+def timer_done(cpu: Cpu, _arg: object) -> None:
+    """The end of run_timer_softirq(), after the wakeups it made."""
+    vector_done(cpu, TIMER)
+
+
+def pass_end(cpu: Cpu) -> None:
+    """All vectors of the mask have run: another pass, ksoftirqd, or the end of the round."""
+    if cpu.softirq_pending:
+        cpu.sirq_left -= 1
+        if cpu.jiffies() < cpu.sirq_end and not cpu.rq.need_resched and cpu.sirq_left > 0:
+            pass_begin(cpu, None)
+            return
+        cpu.start(frames.SOFTIRQ_DONE, 0)
+        cpu.irqs_on = False
+        wakeup_softirqd(cpu)
+        return
+    round_done(cpu, None)
+
+
+def round_done(cpu: Cpu, _arg: object) -> None:
+    """Leave the round; bits that came after the last test are served before anything else."""
+    cpu.in_softirq = False
+    if cpu.softirq_pending and may_run_inline(cpu):
+        start_round(cpu)
+        return
+    hrtimer.irq_return(cpu)
+
+
+# -- ksoftirqd ----------------------------------------------------------------------------------
+
+
+def run_ksoftirqd(cpu: Cpu, _arg: object) -> None:
+    """ksoftirqd between rounds: serve what is pending, give way, or sleep."""
+    p = cpu.rq.curr
+    if cpu.rq.need_resched:
+        p.run.kind = frames.KSOFTIRQD
+        p.run.left = 0
+        p.run.arg = None
+        core.schedule(cpu)
+    elif cpu.softirq_pending:
+        cpu.start(frames.KSOFTIRQD, 0)
+        cpu.push(frames.SOFTIRQ_ENTRY, 0, None, frames.LEVEL_SOFTIRQ, True)
+        start_round(cpu)
+    else:
+        p.run.wait = WAIT_WORK
+        core.block(cpu, p, tp.TASK_INTERRUPTIBLE, frames.KSOFTIRQD, 0)
+
+
+# -- SCHED --------------------------------------------------------------------------------------
+
+
+def run_rebalance_domains(cpu: Cpu) -> None:
+    """The SCHED vector (D.3): a kick is answered for all idle CPUs, else this CPU balances itself."""
+    rq = cpu.rq
+    kind, value = BALANCE_PERIODIC, CPU_IDLE if rq.idle_balance else CPU_NOT_IDLE
+    if cpu.nohz_flags:
+        flags, cpu.nohz_flags = cpu.nohz_flags, 0
+        if rq.idle_balance:
+            kind, value = BALANCE_NOHZ, flags
+            if rq.need_resched:
+                value |= NOHZ_NEED_RESCHED
+    cpu.start(frames.SOFTIRQ_SCHED, cpu.costs.balance_pass_ns, [kind, value])
+
+
+def ask_balancer(cpu: Cpu, arg: list[int]) -> None:
+    """The first pass's time is over: the balancer decides now."""
+    kind, value = arg
+    cpu.balance_asked = kind
+    cpu.wait(frames.SOFTIRQ_SCHED_WAIT)
+    cpu.send(
+        cpu.bal_node,
+        messages.BALANCE,
+        (kind, value, cpu.rq.avg_idle, cpu.cause),
+        cpu.now + cpu.costs.request_ns,
+        cpu.costs.coherence_ns,
+    )
+
+
+def sched_done(cpu: Cpu, _arg: object) -> None:
+    """The balancer's answer came while the softirq was interrupted: return now."""
+    vector_done(cpu, SCHED)

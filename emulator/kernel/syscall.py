@@ -1,0 +1,106 @@
+"""System call entry and return, and what a program may ask for.
+
+A program is a state machine (:mod:`emulator.types`); its next operation is fetched when the previous
+one has returned to user space.  A pending reschedule is acted on there, before user code runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emulator import tracepoints as tp
+from emulator.kernel import aio, core, fair, frames, hrtimer, kthread
+from emulator.kernel.process import WAIT_TIMER
+from emulator.types import (
+    NEVER,
+    OP_EXIT,
+    OP_IO_GETEVENTS,
+    OP_IO_SUBMIT,
+    OP_RUN,
+    OP_RW,
+    OP_SLEEP,
+    OP_SLEEP_JIFFIES,
+    OP_WRITEBACK,
+    OP_YIELD,
+)
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+
+def return_to_user(cpu: Cpu, result: Any) -> None:
+    """``exit_to_usermode_loop()``: give way if asked to, else run on in user space."""
+    if cpu.rq.need_resched:
+        run = cpu.rq.curr.run
+        run.kind = frames.RET_USER
+        run.left = 0
+        run.arg = result
+        core.schedule(cpu)
+    else:
+        next_operation(cpu, result)
+
+
+def next_operation(cpu: Cpu, result: Any) -> None:
+    """Ask the program what comes next and start it."""
+    p = cpu.rq.curr
+    cpu.cause = 0
+    op = p.run.program.next(cpu.now, result)
+    code = op[0]
+    if code == OP_RUN:
+        cpu.start(frames.USER, op[1] + p.run.refill_ns)
+        p.run.refill_ns = 0
+    elif code == OP_IO_SUBMIT:
+        aio.sys_io_submit(cpu, p, op[1])
+    elif code == OP_IO_GETEVENTS:
+        aio.sys_io_getevents(cpu, op[1], op[2])
+    elif code == OP_SLEEP:
+        cpu.start(frames.NANOSLEEP, cpu.costs.nanosleep_ns, op[1])
+    elif code == OP_SLEEP_JIFFIES:
+        cpu.start(frames.NANOSLEEP, cpu.costs.nanosleep_ns, -op[1])
+    elif code == OP_RW:
+        aio.sys_rw(cpu, p, op[1], op[2], op[3], op[4])
+    elif code == OP_WRITEBACK:
+        aio.sys_writeback(cpu, p, op[1], op[2], op[3])
+    elif code == OP_YIELD:
+        fair.update_rq_clock(cpu.rq, cpu.now)
+        fair.yield_task_fair(cpu.rq)
+        p.run.kind = frames.RET_USER
+        p.run.left = cpu.costs.syscall_ns
+        p.run.arg = 0
+        core.schedule(cpu)
+    else:
+        assert code == OP_EXIT, cpu.story(f"{p.comm}/{p.pid} asks for operation {op!r}")
+        kthread.do_exit(cpu, None)
+
+
+def user_end(cpu: Cpu, _arg: object) -> None:
+    """A stretch of user code is over: its program's next system call starts."""
+    next_operation(cpu, None)
+
+
+def ret_user(cpu: Cpu, result: Any) -> None:
+    """Back on the CPU after giving way at the return to user space."""
+    return_to_user(cpu, result)
+
+
+def nanosleep(cpu: Cpu, until_ns: int) -> None:
+    """``clock_nanosleep()`` or ``schedule_timeout()`` (negative: jiffies) up to the switch."""
+    p = cpu.rq.curr
+    if until_ns >= 0:
+        if until_ns <= cpu.now:
+            return_to_user(cpu, 0)
+        elif until_ns >= NEVER:
+            p.run.wait = WAIT_TIMER
+            core.block(cpu, p, tp.TASK_INTERRUPTIBLE, frames.RET_USER, cpu.costs.syscall_ns, 0)
+        else:
+            core.sleep_on_timer(
+                cpu, p, until_ns, tp.TASK_INTERRUPTIBLE, frames.RET_USER, cpu.costs.syscall_ns, 0
+            )
+        return
+    p.run.wait = WAIT_TIMER
+    state = tp.TASK_IDLE if p.flags & 0x200000 else tp.TASK_INTERRUPTIBLE
+    since = cpu.now
+    hrtimer.add_jiffy_timer(
+        cpu, cpu.jiffies() - until_ns, hrtimer.WHEEL_SLEEP, [p.pid, since]
+    )
+    core.block(cpu, p, state, frames.RET_USER, cpu.costs.syscall_ns, 0)

@@ -1,0 +1,156 @@
+"""The tick: ``tick_sched_timer()``, ``scheduler_tick()``, ``trigger_load_balance()``, v5.4.
+
+Theory of operation
+-------------------
+Every CPU whose tick runs is interrupted at the same multiples of the tick period.  Inside one tick:
+expired timers of the wheel raise TIMER, the current task's class gets its tick, then a balance pass
+that is due raises SCHED, and a busy CPU considers kicking an idle one (:func:`nohz_balancer_kick`).
+The softirqs run at the end of the interrupt, the reschedule that the tick asked for after them.
+
+Departures from the kernel: the whole work of the tick takes effect at its end, ``tick_ns`` after
+the grid point; timekeeping and RCU cost nothing extra.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emulator import tracepoints as tp
+from emulator import messages
+from emulator.kernel import fair, frames, hrtimer, idle, softirq
+from emulator.kernel.sched import FAIR_CLASS
+from emulator.types import (
+    BAL_ACTIVE_MASK,
+    BAL_HAS_BLOCKED,
+    BAL_HEADER,
+    BAL_NEXT_BALANCE,
+    BAL_NEXT_BLOCKED,
+    BAL_NOHZ_MASK,
+    BAL_NOHZ_NEXT_BALANCE,
+    NEVER,
+    NOHZ_BALANCE_KICK,
+    NOHZ_EXIT,
+    NOHZ_KICKED,
+    NOHZ_STATS_KICK,
+    for_each_cpu,
+)
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+
+def tick_sched_timer(cpu: Cpu, _arg: object) -> None:
+    """The end of one tick interrupt's work."""
+    if not cpu.tick_stopped:
+        cpu.add_timer((cpu.now // cpu.tick_ns + 1) * cpu.tick_ns, frames.IRQ_TICK)
+    if cpu.jiffy_timers and cpu.jiffy_timers[0][0] <= cpu.jiffies():
+        softirq.raise_softirq(cpu, softirq.TIMER)
+    if not cpu.tick_stopped:
+        scheduler_tick(cpu)
+    hrtimer.interrupt_end(cpu)
+
+
+def scheduler_tick(cpu: Cpu) -> None:
+    """``scheduler_tick()``: the class's tick, then balancing."""
+    rq = cpu.rq
+    curr = rq.curr
+    fair.update_rq_clock(rq, cpu.now)
+    if curr is not rq.idle and curr.sched_class == FAIR_CLASS and curr.on_rq:
+        why = fair.task_tick_fair(rq, curr)
+        if why >= 0:
+            cpu.emit(
+                tp.BOX_CHECK_PREEMPT,
+                rq.cfs.tree[0][2].pid if rq.cfs.tree else 0,
+                curr.pid,
+                rq.preempt_vdiff,
+                rq.preempt_gran,
+                why,
+            )
+    elif rq.need_resched:
+        pass
+    cpu.publish()
+    rq.idle_balance = curr is rq.idle and rq.nr_running == 0
+    trigger_load_balance(cpu)
+
+
+def trigger_load_balance(cpu: Cpu) -> None:
+    """Raise SCHED if a pass of this CPU is due; then see about the idle CPUs."""
+    if not cpu.active:
+        return
+    facts = cpu.view(cpu.bal_node)
+    jiffies = cpu.jiffies()
+    if jiffies >= next_balance(cpu, facts):
+        softirq.raise_softirq(cpu, softirq.SCHED)
+    nohz_balancer_kick(cpu, facts, jiffies)
+
+
+def next_balance(cpu: Cpu, facts: tuple[int, ...]) -> int:
+    """Return ``rq->next_balance`` in jiffies as the balancer last set it; NEVER without domains."""
+    if cpu.nr_cpus == 1 or not facts[BAL_ACTIVE_MASK] >> cpu.node_id & 1:
+        return NEVER
+    return facts[BAL_HEADER + BAL_NEXT_BALANCE * cpu.nr_cpus + cpu.node_id]
+
+
+def nohz_balancer_kick(cpu: Cpu, facts: tuple[int, ...], jiffies: int) -> None:
+    """Kick an idle CPU to balance for the idle ones, if this CPU has too much to do (D.4)."""
+    rq = cpu.rq
+    if rq.idle_balance:
+        return
+    if cpu.in_nohz_mask:
+        nohz_balance_exit_idle(cpu)
+    mask = facts[BAL_NOHZ_MASK] & ~(1 << cpu.node_id)
+    if not mask:
+        return
+    flags = 0
+    if facts[BAL_HAS_BLOCKED] and jiffies > facts[BAL_NEXT_BLOCKED]:
+        flags = NOHZ_STATS_KICK
+    if jiffies >= facts[BAL_NOHZ_NEXT_BALANCE] and nohz_kick_needed(cpu, facts):
+        flags = NOHZ_STATS_KICK | NOHZ_BALANCE_KICK
+    if flags:
+        kick_ilb(cpu, flags, mask)
+
+
+def nohz_kick_needed(cpu: Cpu, facts: tuple[int, ...]) -> bool:
+    """The conditions of a full kick, in the kernel's order (symmetric machines)."""
+    rq = cpu.rq
+    if rq.nr_running >= 2:
+        return True
+    if rq.cfs.nr_running >= 1 and rq.cpu_capacity * 117 < 1024 * 100:
+        return True
+    busy = cpu.llc_mask & facts[BAL_ACTIVE_MASK] & ~facts[BAL_NOHZ_MASK]
+    return (busy | 1 << cpu.node_id).bit_count() > 1 if cpu.llc_mask else False
+
+
+def nohz_balance_exit_idle(cpu: Cpu) -> None:
+    """Leave ``nohz.idle_cpus_mask`` at the first busy tick."""
+    cpu.in_nohz_mask = False
+    cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_EXIT, cpu.now))
+    cpu.publish()
+
+
+def kick_ilb(cpu: Cpu, flags: int, mask: int) -> None:
+    """``kick_ilb()``: push the next kick one jiffy away, interrupt the first idle CPU of the mask."""
+    cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_KICKED, cpu.now))
+    for ilb in for_each_cpu(mask):
+        if cpu.idle_cpu(ilb):
+            cause = cpu.emit(tp.BOX_NOHZ_KICK, ilb, cpu.rq.nr_running)
+            cpu.send(
+                ilb,
+                messages.NOHZ_KICK,
+                (flags, cause),
+                cpu.now + cpu.costs.ipi_ns,
+                cpu.costs.hardirq_ns + cpu.costs.softirq_ns + cpu.costs.balance_pass_ns,
+            )
+            return
+
+
+def process_wheel(cpu: Cpu) -> None:
+    """``run_timer_softirq()``: run the wheel's expired timers."""
+    jiffies = cpu.jiffies()
+    while cpu.jiffy_timers and cpu.jiffy_timers[0][0] <= jiffies:
+        _expiry, _seq, kind, arg = cpu.jiffy_timers.pop(0)
+        hrtimer.run_jiffy_timer(cpu, kind, arg)
+    if cpu.tick_stopped:
+        idle.arm_next_wheel_timer(cpu)
+
+

@@ -1,0 +1,479 @@
+"""Bound workqueues with concurrency management: ``kernel/workqueue.c``, v5.4.
+
+Theory of operation
+-------------------
+Every CPU has two pools of workers, nice 0 and nice -20, each with one list of work items that all
+bound workqueues share.  At most one worker of a pool *runs*; another is woken only when the running
+one blocks, or when it executes an item of a CPU_INTENSIVE queue.  Queueing an item wakes the first
+idle worker if none runs; until that worker has executed its first instructions it still counts as
+idle, so further items only lengthen the list.
+
+Items beyond a queue's ``max_active`` wait in its per-pool delayed list.  A worker looks after every
+item whether it should give way (``cond_resched()``).
+
+Departures from the kernel: flush, drain, cancel and the rescuers are not modelled (nothing here
+flushes, and creating a worker cannot fail); the idle timer does not reap workers within a run.
+A pool whose CPU has gone is adopted with its workers by the CPU that took over, and drained there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emulator import tracepoints as tp
+from emulator.kernel import blk_mq, core, frames, iomap, kthread
+from emulator.kernel.process import WAIT_WORK
+from emulator.kernel.request import Request
+from emulator.kernel.sched import PF_WQ_WORKER, Task
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+    from emulator.types import BoxSpec
+
+#: WORK_CPU_UNBOUND as traces show it: the compile-time NR_CPUS of the emulated kernel.
+WORK_CPU_UNBOUND = 8192
+
+# worker.flags
+WORKER_IDLE = 4
+WORKER_PREP = 8
+WORKER_CPU_INTENSIVE = 64
+WORKER_UNBOUND = 128
+WORKER_NOT_RUNNING = WORKER_PREP | WORKER_CPU_INTENSIVE | WORKER_UNBOUND
+
+# Workqueues: id -> (name, pool index, max_active, CPU_INTENSIVE).
+WQ_DIO = 0
+WQ_KBLOCKD = 1
+WQ_XFS_CONV = 2
+WQ_EVENTS = 3
+WQ_INTENSIVE = 4
+
+
+class Workqueue:
+    """One bound workqueue: the attributes that decide where and how its items run."""
+
+    __slots__ = ("cpu_intensive", "max_active", "name", "pool")
+
+    def __init__(self, name: str, pool: int, max_active: int, cpu_intensive: bool = False) -> None:
+        self.name = name
+        self.pool = pool
+        self.max_active = max_active
+        self.cpu_intensive = cpu_intensive
+
+
+def workqueues(spec: BoxSpec) -> dict[int, Workqueue]:
+    """Return the workqueues that exist (F.16); one table row each."""
+    disk = spec.filesystems[0].disk if spec.filesystems else "none"
+    return {
+        WQ_DIO: Workqueue(f"dio/{disk}", 0, 256),
+        WQ_KBLOCKD: Workqueue("kblockd", 1, 256),
+        WQ_XFS_CONV: Workqueue(f"xfs-conv/{disk}", 0, 256),
+        WQ_EVENTS: Workqueue("events", 0, 256),
+        WQ_INTENSIVE: Workqueue("cpu_intensive", 0, 256, cpu_intensive=True),
+    }
+
+
+# Work functions.
+FN_DIO_COMPLETE = 1
+FN_RUN_QUEUE = 2
+FN_XFS_END_IO = 3
+FN_SCRIPT = 4  # a list of (burn ns, sleep ns): the documentation's timelines, tests
+FUNCTIONS = {
+    FN_DIO_COMPLETE: "iomap_dio_complete_work",
+    FN_RUN_QUEUE: "blk_mq_run_work_fn",
+    FN_XFS_END_IO: "xfs_end_io",
+    FN_SCRIPT: "script_work",
+}
+
+
+class WorkerPool:
+    """``struct worker_pool``: one list of items and the workers that serve it."""
+
+    __slots__ = (
+        "active",
+        "cpu",
+        "delayed",
+        "disassociated",
+        "executing",
+        "idle",
+        "manager",
+        "next_id",
+        "nice",
+        "nr_running",
+        "workers",
+        "worklist",
+    )
+
+    def __init__(self, cpu: int, nice: int) -> None:
+        self.cpu = cpu
+        self.nice = nice
+        #: Items: [work id, function, workqueue, argument, cause], first in first out.
+        self.worklist: list[list[Any]] = []
+        self.nr_running = 0
+        self.idle: list[int] = []  # pids; the last one is the first idle worker
+        self.workers: dict[int, int] = {}  # pid -> flags
+        self.executing: dict[int, list[Any]] = {}  # pid -> item
+        self.active: dict[int, int] = {}  # workqueue -> nr_active of its pwq here
+        self.delayed: dict[int, list[list[Any]]] = {}
+        self.manager = 0  # pid of the worker that creates workers, 0: none
+        self.next_id = 0
+        self.disassociated = False
+
+    def pack(self) -> list[Any]:
+        """Return the pool as plain data."""
+        return [
+            self.cpu,
+            self.nice,
+            [pack_item(item) for item in self.worklist],
+            self.nr_running,
+            self.idle,
+            [[pid, flags] for pid, flags in self.workers.items()],
+            [[pid, pack_item(item)] for pid, item in self.executing.items()],
+            [[wq, nr] for wq, nr in self.active.items()],
+            [[wq, [pack_item(item) for item in items]] for wq, items in self.delayed.items()],
+            self.manager,
+            self.next_id,
+            self.disassociated,
+        ]
+
+    @classmethod
+    def unpack(cls, data: list[Any]) -> WorkerPool:
+        """Rebuild what :meth:`pack` returned."""
+        pool = cls(data[0], data[1])
+        pool.worklist = [unpack_item(item) for item in data[2]]
+        pool.nr_running, pool.idle = data[3], list(data[4])
+        pool.workers = {pid: flags for pid, flags in data[5]}
+        pool.executing = {pid: unpack_item(item) for pid, item in data[6]}
+        pool.active = {wq: nr for wq, nr in data[7]}
+        pool.delayed = {wq: [unpack_item(item) for item in items] for wq, items in data[8]}
+        pool.manager, pool.next_id, pool.disassociated = data[9:12]
+        return pool
+
+
+# -- Policy (F.3) -------------------------------------------------------------------------------
+
+
+def need_more_worker(pool: WorkerPool) -> bool:
+    """Items wait and no worker runs."""
+    return bool(pool.worklist) and pool.nr_running == 0
+
+
+def keep_working(pool: WorkerPool) -> bool:
+    """Items wait and no other worker runs."""
+    return bool(pool.worklist) and pool.nr_running <= 1
+
+
+def need_to_create_worker(pool: WorkerPool) -> bool:
+    """A worker is needed and none is idle."""
+    return need_more_worker(pool) and not pool.idle
+
+
+def too_many_workers(nr_workers: int, nr_idle: int, managing: bool = False) -> bool:
+    """Whether idle workers should be reaped."""
+    nr_idle += managing
+    return nr_idle > 2 and (nr_idle - 2) * 4 >= nr_workers - nr_idle
+
+
+# -- Queueing (F.4) -----------------------------------------------------------------------------
+
+
+def queue_work(cpu: Cpu, wq_id: int, function: int, arg: Any, work: int) -> bool:
+    """Queue an item on this CPU's pool; return whether a worker should be woken for it.
+
+    The caller charges the wakeup (it may be in a softirq) and calls :func:`wake_up_worker`.
+    """
+    wq = cpu.workqueues[wq_id]
+    pool = cpu.pools[wq.pool]
+    item = [work, function, wq_id, arg, 0]
+    emit = cpu.emit
+    item[4] = emit(
+        tp.WORKQUEUE_QUEUE_WORK,
+        work,
+        cpu.names[FUNCTIONS[function]],
+        cpu.names[wq.name],
+        WORK_CPU_UNBOUND,
+        cpu.node_id,
+    )
+    active = pool.active.get(wq_id, 0)
+    if active >= wq.max_active:
+        pool.delayed.setdefault(wq_id, []).append(item)
+        return False
+    emit(tp.WORKQUEUE_ACTIVATE_WORK, work)
+    pool.active[wq_id] = active + 1
+    pool.worklist.append(item)
+    return pool.nr_running == 0 and first_idle_sleeps(cpu, pool)
+
+
+def first_idle_sleeps(cpu: Cpu, pool: WorkerPool) -> bool:
+    """Whether waking the first idle worker would do anything."""
+    return bool(pool.idle) and cpu.tasks[pool.idle[-1]].state != tp.TASK_RUNNING
+
+
+def wake_up_worker(cpu: Cpu, pool: WorkerPool) -> None:
+    """Wake the first idle worker; nothing happens if it is runnable already."""
+    if pool.idle:
+        p = cpu.tasks[pool.idle[-1]]
+        if p.state != tp.TASK_RUNNING:
+            core.wake_up(cpu, p)
+
+
+# -- The worker thread (F.5) --------------------------------------------------------------------
+
+
+def pool_of(cpu: Cpu, p: Task) -> WorkerPool:
+    """Return the pool that a worker serves."""
+    return cpu.pools[p.run.worker]
+
+
+def create_worker(cpu: Cpu, pool: WorkerPool, index: int, pid: int) -> Task:
+    """Create a worker of a pool, idle and asleep."""
+    name = f"kworker/{pool.cpu}:{pool.next_id}{'H' if pool.nice < 0 else ''}"
+    pool.next_id += 1
+    p = kthread.new_kthread(cpu, pid, name, pool.nice, frames.WORKER_START)
+    p.flags |= PF_WQ_WORKER
+    p.state = tp.TASK_IDLE
+    p.run.left = cpu.costs.worker_start_ns
+    p.run.worker = index
+    pool.workers[pid] = WORKER_IDLE | WORKER_PREP
+    pool.idle.append(pid)
+    return p
+
+
+def worker_start(cpu: Cpu, _arg: object) -> None:
+    """``worker_thread()`` after a wakeup: leave idle, take the first item, or sleep again."""
+    p = cpu.rq.curr
+    pool = pool_of(cpu, p)
+    if pool.workers[p.pid] & WORKER_IDLE:
+        pool.workers[p.pid] &= ~WORKER_IDLE
+        pool.idle.remove(p.pid)
+    if not need_more_worker(pool):
+        worker_enter_idle(cpu, p)
+        return
+    if not pool.idle and not pool.manager:
+        pool.manager = p.pid
+        if need_to_create_worker(pool):
+            cpu.start(frames.WORKER_CREATE, cpu.costs.worker_create_ns)
+            return
+        pool.manager = 0
+    worker_work(cpu, p, pool)
+
+
+def worker_created(cpu: Cpu, _arg: object) -> None:
+    """``maybe_create_worker()`` has made an idle worker: go on."""
+    p = cpu.rq.curr
+    pool = pool_of(cpu, p)
+    create_worker(cpu, pool, p.run.worker, kthread.late_pid(cpu))
+    pool.manager = 0
+    if need_more_worker(pool):
+        worker_work(cpu, p, pool)
+    else:
+        worker_enter_idle(cpu, p)
+
+
+def worker_work(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
+    """Clear PREP: the worker counts as running from here; start its first item."""
+    pool.workers[p.pid] &= ~WORKER_PREP
+    if not pool.workers[p.pid] & WORKER_NOT_RUNNING:
+        pool.nr_running += 1
+    process_one_work(cpu, p, pool)
+
+
+def process_one_work(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
+    """Take the first item and start its function."""
+    item = pool.worklist.pop(0)
+    pool.executing[p.pid] = item
+    work, function, wq_id, arg, cause = item
+    if cpu.workqueues[wq_id].cpu_intensive:
+        pool.workers[p.pid] |= WORKER_CPU_INTENSIVE
+        pool.nr_running -= 1
+    cpu.cause = cause
+    p.run.cause = cpu.emit(tp.WORKQUEUE_EXECUTE_START, work, cpu.names[FUNCTIONS[function]])
+    cpu.cause = p.run.cause
+    if function == FN_DIO_COMPLETE:
+        cpu.start(frames.WORK_BODY, cpu.costs.dio_complete_ns)
+    elif function == FN_RUN_QUEUE:
+        blk_mq.run_work_fn(cpu, arg)
+    elif function == FN_XFS_END_IO:
+        cpu.start(frames.WORK_BODY, cpu.costs.dio_complete_ns)
+    else:
+        cpu.start(frames.WORK_BODY, arg[0][0])
+    if need_more_worker(pool) and first_idle_sleeps(cpu, pool):
+        wake_up_worker(cpu, pool)
+
+
+def work_body(cpu: Cpu, _arg: object) -> None:
+    """The item has reached its effect: apply it; what follows is its tail."""
+    p = cpu.rq.curr
+    pool = pool_of(cpu, p)
+    _work, function, _wq, arg, _cause = pool.executing[p.pid]
+    if function == FN_DIO_COMPLETE:
+        iomap.dio_complete_work(cpu, arg)
+    elif function == FN_XFS_END_IO:
+        iomap.writeback_end_work(cpu, arg)
+    else:
+        script_step(cpu, p, arg)
+
+
+def script_step(cpu: Cpu, p: Task, arg: list[list[int]]) -> None:
+    """A scripted item has burned one stretch: sleep as long as it says, or end."""
+    _burn, sleep_ns = arg.pop(0)
+    if not sleep_ns and not arg:
+        work_end(cpu, None)
+        return
+    from_burn = arg[0][0] if arg else 0
+    kind = frames.WORK_BODY if arg else frames.WORK_TAIL
+    core.sleep_on_timer(cpu, p, cpu.now + sleep_ns, tp.TASK_UNINTERRUPTIBLE, kind, from_burn)
+
+
+def work_end(cpu: Cpu, _arg: object) -> None:
+    """The item's function has returned: bookkeeping, ``cond_resched()``, the next item."""
+    p = cpu.rq.curr
+    pool = pool_of(cpu, p)
+    item = pool.executing.pop(p.pid)
+    cpu.emit(tp.WORKQUEUE_EXECUTE_END, item[0])
+    cpu.cause = 0
+    wq_id = item[2]
+    if pool.workers[p.pid] & WORKER_CPU_INTENSIVE:
+        pool.workers[p.pid] &= ~WORKER_CPU_INTENSIVE
+        if not pool.workers[p.pid] & WORKER_NOT_RUNNING:
+            pool.nr_running += 1
+    pwq_dec_nr_in_flight(cpu, pool, wq_id)
+    if cpu.rq.need_resched:
+        preempted_between_items(cpu, p)
+    else:
+        after_cond_resched(cpu, None)
+
+
+def after_cond_resched(cpu: Cpu, _arg: object) -> None:
+    """The next item, or the way to sleep."""
+    p = cpu.rq.curr
+    if keep_working(pool_of(cpu, p)):
+        cpu.start(frames.WORK_NEXT, cpu.costs.work_next_ns)
+    else:
+        worker_enter_idle(cpu, p)
+
+
+def preempted_between_items(cpu: Cpu, p: Task) -> None:
+    """``cond_resched()`` after an item gave way; the worker goes on with the next one."""
+    p.run.kind = frames.WORK_RESCHED
+    p.run.left = 0
+    p.run.arg = None
+    core.schedule(cpu)
+
+
+def pwq_dec_nr_in_flight(cpu: Cpu, pool: WorkerPool, wq_id: int) -> None:
+    """One active item less; the first delayed one takes its place."""
+    delayed = pool.delayed.get(wq_id)
+    if delayed:
+        item = delayed.pop(0)
+        cpu.emit(tp.WORKQUEUE_ACTIVATE_WORK, item[0])
+        pool.worklist.append(item)
+    else:
+        pool.active[wq_id] -= 1
+
+
+def work_next(cpu: Cpu, _arg: object) -> None:
+    """Between two items: the next one, if there still is one for this worker."""
+    p = cpu.rq.curr
+    pool = pool_of(cpu, p)
+    if keep_working(pool):
+        process_one_work(cpu, p, pool)
+    else:
+        worker_enter_idle(cpu, p)
+
+
+def worker_enter_idle(cpu: Cpu, p: Task) -> None:
+    """Nothing to do: idle from here on, so that an item queued now wakes this worker again."""
+    pool = pool_of(cpu, p)
+    flags = pool.workers[p.pid]
+    if not flags & WORKER_NOT_RUNNING:
+        pool.nr_running -= 1
+    pool.workers[p.pid] = flags | WORKER_PREP | WORKER_IDLE
+    pool.idle.append(p.pid)
+    run = p.run
+    run.wait = WAIT_WORK
+    run.wait_since = cpu.now
+    run.kind = frames.WORKER_START
+    run.left = cpu.costs.worker_start_ns
+    run.arg = None
+    p.state = tp.TASK_IDLE
+    cpu.start(frames.WORKER_SLEEP, cpu.costs.worker_sleep_ns)
+
+
+def worker_sleep(cpu: Cpu, _arg: object) -> None:
+    """The end of the way to sleep: schedule(), which keeps a worker that was woken meanwhile."""
+    core.schedule(cpu)
+
+
+# -- Scheduler hooks ----------------------------------------------------------------------------
+
+
+def wq_worker_sleeping(cpu: Cpu, p: Task) -> None:
+    """A worker is about to block: if it was the only one running, another is woken for the rest."""
+    pool = pool_of(cpu, p)
+    if pool.workers[p.pid] & WORKER_NOT_RUNNING:
+        return
+    pool.nr_running -= 1
+    p.run.submit = [1]  # worker->sleeping
+    if pool.worklist and pool.nr_running == 0:
+        wake_up_worker(cpu, pool)
+
+
+def wq_worker_running(cpu: Cpu, p: Task) -> None:
+    """A worker that had blocked inside an item runs again."""
+    if p.run.submit:
+        p.run.submit = []
+        pool = pool_of(cpu, p)
+        if not pool.workers[p.pid] & WORKER_NOT_RUNNING:
+            pool.nr_running += 1
+
+
+# -- Hotplug (F.11) -----------------------------------------------------------------------------
+
+
+def park_worker(cpu: Cpu, p: Task) -> None:
+    """A queued worker of a dying CPU goes back to sleep, idle: others will do its work."""
+    pool = pool_of(cpu, p)
+    assert p.pid not in pool.executing, cpu.story(f"{p.comm} is inside a work item")
+    kthread.park(cpu, p)
+    p.state = tp.TASK_IDLE
+    if not pool.workers[p.pid] & WORKER_NOT_RUNNING:
+        pool.nr_running -= 1
+    if not pool.workers[p.pid] & WORKER_IDLE:
+        pool.idle.append(p.pid)
+    pool.workers[p.pid] |= WORKER_IDLE | WORKER_PREP
+    p.run.kind, p.run.left, p.run.arg = frames.WORKER_START, cpu.costs.worker_start_ns, None
+    p.run.wait = WAIT_WORK
+    p.run.submit = []
+
+
+def take_items(pool: WorkerPool) -> list[list[Any]]:
+    """Empty a dying CPU's pool: its items in order, the delayed ones last, for a message."""
+    items = [*pool.worklist, *(item for waiting in pool.delayed.values() for item in waiting)]
+    pool.worklist.clear()
+    pool.delayed.clear()
+    pool.active.clear()
+    return [pack_item(item) for item in items]
+
+
+def give_items(cpu: Cpu, pool: WorkerPool, items: list[list[Any]]) -> None:
+    """Append a dead CPU's items to this pool; :func:`wake_up_worker` follows."""
+    for data in items:
+        item = unpack_item(data)
+        pool.active[item[2]] = pool.active.get(item[2], 0) + 1
+        pool.worklist.append(item)
+
+
+def pack_item(item: list[Any]) -> list[Any]:
+    """Return a work item as plain data."""
+    work, function, wq_id, arg, cause = item
+    if function in (FN_DIO_COMPLETE, FN_XFS_END_IO):
+        arg = arg.pack()
+    return [work, function, wq_id, arg, cause]
+
+
+def unpack_item(data: list[Any]) -> list[Any]:
+    """Rebuild what :func:`pack_item` returned."""
+    work, function, wq_id, arg, cause = data
+    if function in (FN_DIO_COMPLETE, FN_XFS_END_IO):
+        arg = Request.unpack(arg)
+    return [work, function, wq_id, arg, cause]

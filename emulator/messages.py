@@ -1,0 +1,111 @@
+"""The messages that pass between nodes: every op, its direction, its fields, its class.
+
+A message is the tuple ``(effect_ns, source, seq, target, op, args)``.  Fields of an op are only ever
+appended.  How a message becomes bytes is :mod:`emulator.wire`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from emulator.types import COORDINATOR, Message
+
+@dataclass(frozen=True, slots=True)
+class OpSpec:
+    """One op: number, name, who sends it to whom, its argument names, whether it is passive mail."""
+
+    code: int
+    name: str
+    source: str
+    target: str
+    args: tuple[str, ...]
+    passive: bool = False
+
+
+OPS: dict[int, OpSpec] = {}
+
+
+def _op(
+    code: int, name: str, source: str, target: str, args: str, *, passive: bool = False
+) -> int:
+    assert code not in OPS
+    OPS[code] = OpSpec(code, name, source, target, tuple(args.split()), passive)
+    return code
+
+
+# Passive mail: below 16, see PASSIVE_OPS_END.
+DIO_DONE = _op(
+    1, "dio_done", "cpu", "cpu", "pid moves file iocb res waker_cpu waker_pid cause", passive=True
+)
+DOORBELLS = _op(3, "doorbells", "cpu", "device", "requests", passive=True)
+NOHZ_UPDATE = _op(4, "nohz_update", "cpu", "balancer", "kind value", passive=True)
+PASSIVE_OPS_END = 16
+# CPU to CPU.
+ACTIVATE = _op(16, "activate", "cpu", "cpu", "pid task wake_flags waker_cpu cause")
+NOHZ_KICK = _op(18, "nohz_kick", "cpu", "cpu", "flags cause")
+CALL_COMPLETE = _op(19, "call_complete", "cpu", "cpu", "request cause")
+ADOPT = _op(20, "adopt", "cpu", "cpu", "state")
+# CPU and balancer.
+BALANCE = _op(32, "balance", "cpu", "balancer", "kind value avg_idle cause")
+BALANCE_DONE = _op(33, "balance_done", "balancer", "cpu", "kind pulled facts")
+DETACH = _op(34, "detach", "balancer", "cpu", "env")
+DETACHED = _op(35, "detached", "cpu", "balancer", "env tasks facts")
+ATTACH = _op(36, "attach", "balancer", "cpu", "tasks why cause")
+STOP = _op(37, "stop", "balancer", "cpu", "push_cpu env cause")
+STOPPED = _op(38, "stopped", "cpu", "balancer", "push_cpu result hot")
+BALANCE_ABORT = _op(39, "balance_abort", "cpu", "balancer", "kind")
+# CPU and device.
+TAG_REQUEST = _op(48, "tag_request", "cpu", "device", "nr")
+TAG_GRANT = _op(49, "tag_grant", "device", "cpu", "tags")
+SCHEDULE = _op(50, "schedule", "device", "cpu", "until_ns service_ns count")
+COMPLETION = _op(51, "completion", "device", "cpu", "cookie status")
+DOORBELL = _op(52, "doorbell", "cpu", "device", "request")
+# Commands, from the coordinator.
+COMMAND = _op(64, "command", "coordinator", "any", "words")
+COMMAND_DONE = _op(65, "command_done", "any", "coordinator", "words answer")
+PUBLISH_DOMAINS = _op(66, "publish_domains", "balancer", "cpu", "facts")
+
+
+def is_passive(op: int) -> bool:
+    """Whether messages of this op are mail that a running receiver need not see at once."""
+    return op < PASSIVE_OPS_END
+
+
+def message_from_list(items: list[Any]) -> Message:
+    """Rebuild a message from its unpacked array."""
+    effect_ns, source, seq, target, op, args = items
+    return (effect_ns, source, seq, target, op, tuple(args))
+
+
+__all__ = [
+    "COORDINATOR",
+    "DIO_DONE",
+    "DOORBELLS",
+    "NOHZ_UPDATE",
+    "PASSIVE_OPS_END",
+    "ACTIVATE",
+    "NOHZ_KICK",
+    "CALL_COMPLETE",
+    "ADOPT",
+    "BALANCE",
+    "BALANCE_DONE",
+    "DETACH",
+    "DETACHED",
+    "ATTACH",
+    "STOP",
+    "STOPPED",
+    "BALANCE_ABORT",
+    "TAG_REQUEST",
+    "TAG_GRANT",
+    "SCHEDULE",
+    "COMPLETION",
+    "DOORBELL",
+    "COMMAND",
+    "COMMAND_DONE",
+    "PUBLISH_DOMAINS",
+    "OPS",
+    "OpSpec",
+    "is_passive",
+    "message_from_list",
+]

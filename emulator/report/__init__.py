@@ -1,0 +1,1 @@
+"""What a run showed: figures, verdicts and the result that people read."""

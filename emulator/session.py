@@ -1,0 +1,270 @@
+"""One run from end to end: box file, run directory, engine, figures, verdict, result.
+
+Theory of operation
+-------------------
+:func:`run_box` does, in this order: load and resolve the box (every mistake of the user ends here,
+before anything exists on disk), make the run directory and write what is known before the run,
+run the nodes in the engine asked for, and judge what they left.  What follows the engine is done
+however the run ended, so that Ctrl-C and a fault leave results too; ``results.json`` is written
+last.
+
+The first Ctrl-C or SIGTERM asks the engine to stop where it is; the second one is Python's own.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from platform import python_version
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from emulator import __version__, engines, wire
+from emulator.config import Box, load_box
+from emulator.describe import describe, expectations
+from emulator.engine.inline import RunOutcome
+from emulator.engines import INLINE, PROCESSES
+from emulator.progress import ProgressLine
+from emulator.report.figures import RunData, figures
+from emulator.report.render import render
+from emulator.report.results import build_results, check_expectations, exit_status
+from emulator.rundir import BOX, COMMANDS, RESULTS, RUN, RunDirectory, create_run_directory
+from emulator.trace.ftrace import write_log
+from emulator.trace.reader import RingReader, open_rings
+from emulator.types import BoxSpec
+
+#: Distributions whose versions a result may depend on.
+DISTRIBUTIONS = ("msgpack", "multiprocess", "psutil", "pyzmq")
+
+
+class SessionError(Exception):
+    """The box cannot be run as asked; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for on the command line."""
+
+    box: str
+    overrides: tuple[str, ...] = ()
+    seed: int | None = None
+    duration: str | None = None
+    engine: str | None = None
+    strict: bool = False
+    out: Path | None = None
+    quiet: bool = False
+    logs: bool = True
+    parts: engines.Parts = engines.MACHINE
+
+
+@dataclass(slots=True)
+class Clocked:
+    """How an engine ended, and what it took of the host's time."""
+
+    outcome: RunOutcome
+    engine: str
+    start_s: float = 0.0  #: until the first emulated event was over: the box was up
+    wall_s: float = 0.0
+    interrupted: bool = False
+
+
+def load(request: Request) -> Box:
+    """Return the checked box of a request; raise BoxError with all its mistakes."""
+    return load_box(request.box, request.overrides, request.seed, request.duration)
+
+
+def run_box(request: Request, runs: Path) -> int:
+    """Run a box and return the exit status of its verdict.
+
+    Raises BoxError, RunDirError or SessionError where it cannot be run as asked; then nothing is
+    left behind.
+    """
+    box = load(request)
+    spec = box.resolve()
+    engine = choose_engine(request, spec)
+    directory = create_run_directory(spec.name, datetime.now(UTC), runs, request.out)
+    write_start(directory, request, box, spec, engine)
+    directory.hold()
+    try:
+        clocked = _run_engine(request, box, spec, directory, engine)
+        results = judge(box, spec, directory, clocked)
+        finish(directory, spec, results, clocked, request)
+    finally:
+        directory.release()
+    return status_of(results, clocked.outcome)
+
+
+def choose_engine(request: Request, spec: BoxSpec) -> str:
+    """Return the engine to run with; raise SessionError for one that cannot run this box."""
+    engine = request.engine or (INLINE if spec.machine.take_turns or request.strict else PROCESSES)
+    if engine == PROCESSES and spec.machine.take_turns:
+        raise SessionError(
+            f"{spec.name}: machine.take_turns is known to --engine inline alone: processes "
+            "cannot slow each other down within nanoseconds"
+        )
+    if engine == PROCESSES and request.strict:
+        raise SessionError("--strict is for --engine inline: processes are always strict")
+    return engine
+
+
+def status_of(results: dict[str, Any], outcome: RunOutcome) -> int:
+    """Return the exit status: the engine's where it failed, else the verdict's."""
+    return outcome.status or exit_status(results["valid"])
+
+
+# -- Before the run -----------------------------------------------------------------------------
+
+
+def write_start(
+    directory: RunDirectory, request: Request, box: Box, spec: BoxSpec, engine: str
+) -> None:
+    """Write what is known before the run: the resolved box, and what else decides its course."""
+    directory.write_text(BOX, describe(box))
+    facts = {
+        "box": spec.name,
+        "box_file": request.box,
+        "overrides": list(request.overrides),
+        "seed": spec.seed,
+        "duration_ns": spec.duration_ns,
+        "nr_cpus": spec.machine.nr_cpus,
+        "engine": engine,
+        "strict": request.strict,
+        "versions": versions(),
+    }
+    directory.write_json(RUN, facts)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that a result may depend on."""
+    found = {name: metadata.version(name) for name in DISTRIBUTIONS}
+    return {"smpbox": __version__, "wire": wire.digest(), "python": python_version(), **found}
+
+
+# -- The run ------------------------------------------------------------------------------------
+
+
+def _run_engine(
+    request: Request, box: Box, spec: BoxSpec, directory: RunDirectory, engine: str
+) -> Clocked:
+    console = Console(stderr=True)
+    started_ns = time.monotonic_ns()
+    clocked = Clocked(RunOutcome(), engine)
+    with (
+        ProgressLine(spec, directory.path, console, not request.quiet) as line,
+        stop_signals() as stop_asked,
+    ):
+
+        def on_progress(now_ns: int, waiting_for: str = "") -> bool:
+            host_ns = time.monotonic_ns()
+            clocked.start_s = clocked.start_s or (host_ns - started_ns) / 1e9
+            line.update(host_ns, now_ns, waiting_for)
+            clocked.interrupted = stop_asked()
+            return not clocked.interrupted
+
+        job = engines.Job(
+            spec, directory.path, on_progress, box.host_cpus, request.strict, request.parts
+        )
+        clocked.outcome = engines.run(engine, job)
+    clocked.wall_s = (time.monotonic_ns() - started_ns) / 1e9
+    return clocked
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into an answer to "shall I stop?"; the next one is fatal."""
+    asked = False
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, on_signal)
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# -- After the run ------------------------------------------------------------------------------
+
+
+def judge(box: Box, spec: BoxSpec, directory: RunDirectory, clocked: Clocked) -> dict[str, Any]:
+    """Return the whole of ``results.json``: figures from rings and books, checks, verdict."""
+    outcome = clocked.outcome
+    end_ns = min(outcome.reached_ns, spec.duration_ns)
+    start_ns = spec.warmup_ns if spec.warmup_ns < end_ns else 0
+    data = RunData(open_rings(directory.path), start_ns, max(end_ns, 1), books=outcome.books)
+    found = figures(data)
+    checks = check_expectations(found, expectations(box))
+    complete = outcome.status == 0 and outcome.reached_ns >= spec.duration_ns
+    results = build_results(found, checks, spec.name, spec.seed, versions(), complete)
+    if outcome.status:
+        # An engine that says why it ended has the last word on the verdict.
+        results["valid"] = False if outcome.status == 1 else None
+        results["error"] = outcome.error
+    results["interrupted"] = clocked.interrupted
+    results["engine"] = engine_facts(clocked)
+    return results
+
+
+def engine_facts(clocked: Clocked) -> dict[str, Any]:
+    """Return what the run took: host seconds, windows, messages, and per agent its host facts."""
+    outcome = clocked.outcome
+    return {
+        "name": clocked.engine,
+        "reached_ns": outcome.reached_ns,
+        "start_s": round(clocked.start_s, 3),
+        "wall_s": round(clocked.wall_s, 3),
+        "windows": outcome.windows,
+        "messages": outcome.messages,
+        "wire_bytes": outcome.wire_bytes,
+        "agents": outcome.agents,
+    }
+
+
+def finish(
+    directory: RunDirectory,
+    spec: BoxSpec,
+    results: dict[str, Any],
+    clocked: Clocked,
+    request: Request,
+) -> None:
+    """Write commands, logs and results, and show the result."""
+    write_commands(directory, clocked.outcome)
+    if request.logs:
+        write_logs(directory, spec.machine.nr_cpus)
+    directory.write_json(RESULTS, results)
+    if clocked.outcome.error:
+        Console(stderr=True).print(clocked.outcome.error, markup=False, highlight=False)
+    if not request.quiet:
+        render(results, Console())
+
+
+def write_commands(directory: RunDirectory, outcome: RunOutcome) -> None:
+    """Write every command with the emulated time at which it took effect; replays read this."""
+    # A JSON list is a YAML list too, and each line is a command.
+    lines = [
+        json.dumps({"at": f"{at_ns}ns", "do": " ".join(map(str, words)), "answer": answer})
+        for at_ns, words, answer in outcome.commands
+    ]
+    directory.write_text(COMMANDS, "".join(f"- {line}\n" for line in lines) or "[]\n")
+
+
+def write_logs(directory: RunDirectory, nr_cpus: int) -> None:
+    """Render the ring of every CPU as ftrace text."""
+    for cpu in range(nr_cpus):
+        ring = directory.cpu_ring(cpu)
+        if ring.exists():
+            with directory.cpu_log(cpu).open("w", encoding="utf-8") as file:
+                write_log(RingReader(ring), file, nr_cpus)

@@ -1,0 +1,1 @@
+"""Per-node event rings and every format that is read from them."""

@@ -1,0 +1,261 @@
+"""Every event that a box can record, declared once: name, fields, kernel print format.
+
+Ring records, ftrace text, Perfetto, Parquet and the live view all derive from this table; nothing
+else is "logged" from the kernel rooms.  Formats are v5.4's (``include/trace/events``).
+
+A record is one :data:`RECORD`: time in ns, event id, context flags, spare, pid of the current
+task (0: the idle task), cause, and five arguments.  ``cause`` is the *global position* of the
+record that led to this one, or 0: ring number << 40 | position in that ring + 1, where the ring
+number is the CPU's, or that of the device or coordinator (``nr_cpus`` and up).
+
+Field kinds: ``int`` prints as is; ``pid`` is a task whose comm is known to the ring; ``str`` is an
+interned name; ``dev`` is major << 20 | minor; ``state`` a task state; ``vec`` a softirq number;
+``ptr`` an object that the kernel would print as a hashed pointer.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+RECORD = struct.Struct("<QHBBIQqqqqq")
+RECORD_SIZE = RECORD.size
+assert RECORD_SIZE == 64
+
+# Context flags of a record: the kernel's irqs-off, need-resched, hardirq, softirq columns.
+F_IRQS_OFF = 1
+F_NEED_RESCHED = 2
+F_HARDIRQ = 4
+F_SOFTIRQ = 8
+
+# Task states as sched_switch prints them.
+TASK_RUNNING = 0
+TASK_INTERRUPTIBLE = 1
+TASK_UNINTERRUPTIBLE = 2
+TASK_DEAD = 0x10
+TASK_IDLE = 0x80
+TASK_PREEMPTED = 0x100
+STATE_LETTERS = {
+    TASK_RUNNING: "R",
+    TASK_INTERRUPTIBLE: "S",
+    TASK_UNINTERRUPTIBLE: "D",
+    TASK_DEAD: "X",
+    TASK_IDLE: "I",
+    TASK_PREEMPTED: "R+",
+}
+
+SOFTIRQ_NAMES = (
+    "HI",
+    "TIMER",
+    "NET_TX",
+    "NET_RX",
+    "BLOCK",
+    "IRQ_POLL",
+    "TASKLET",
+    "SCHED",
+    "HRTIMER",
+    "RCU",
+)
+
+# Why a task changed its CPU; the last argument of sched_migrate_task.
+MIGRATE_WAKEUP = 1
+MIGRATE_ACTIVE = 2
+MIGRATE_PERIODIC = 3
+MIGRATE_NEWIDLE = 4
+MIGRATE_NOHZ = 5
+MIGRATE_HOTPLUG = 6
+MIGRATE_AFFINITY = 7
+MIGRATE_FORK = 8
+MIGRATE_CAUSES = {
+    MIGRATE_WAKEUP: "wakeup",
+    MIGRATE_ACTIVE: "active_balance",
+    MIGRATE_PERIODIC: "periodic",
+    MIGRATE_NEWIDLE: "newidle",
+    MIGRATE_NOHZ: "nohz",
+    MIGRATE_HOTPLUG: "hotplug",
+    MIGRATE_AFFINITY: "affinity",
+    MIGRATE_FORK: "fork",
+}
+
+# Which rule of wakeup placement chose the CPU; the argument ``rule`` of box_select_task_rq.
+PLACE_PINNED = 0
+PLACE_TARGET_IDLE = 1
+PLACE_PREV_IDLE = 2
+PLACE_KTHREAD_STACK = 3
+PLACE_RECENT = 4
+PLACE_IDLE_CORE = 5
+PLACE_IDLE_CPU = 6
+PLACE_IDLE_SMT = 7
+PLACE_TARGET = 8
+PLACE_IDLEST = 9
+PLACE_FALLBACK = 10
+PLACE_RULES = (
+    "pinned",
+    "target_idle",
+    "prev_idle",
+    "per_cpu_kthread",
+    "recent_used_cpu",
+    "idle_core",
+    "idle_cpu",
+    "idle_smt",
+    "target",
+    "idlest",
+    "fallback",
+)
+
+# How a load_balance() pass ended; the argument ``result`` of box_load_balance.
+LB_BALANCED = 0
+LB_FAILED = 1
+LB_MOVED = 2
+LB_ACTIVE = 3
+LB_PINNED = 4
+LB_RESULTS = ("balanced", "failed", "moved", "active", "pinned")
+IDLE_TYPES = ("idle", "busy", "newidle")
+
+# What a preemption test answered; the argument ``why`` of box_check_preempt.
+PREEMPT_NO_GRANULARITY = 0
+PREEMPT_WAKEUP = 1
+PREEMPT_TICK_SLICE = 2
+PREEMPT_TICK_VRUNTIME = 3
+PREEMPT_CLASS = 4
+PREEMPT_IDLE_POLICY = 5
+PREEMPT_WHYS = ("granularity", "wakeup", "slice", "vruntime", "class", "idle_policy")
+
+
+@dataclass(frozen=True, slots=True)
+class Tracepoint:
+    """One event: its id in a record, its name, its fields in argument order, its print format.
+
+    The format is a ``str.format`` template over the field names; a ``pid`` field ``x`` also
+    offers ``x_comm``, a ``str`` field prints its name.
+    """
+
+    id: int
+    name: str
+    fields: tuple[tuple[str, str], ...]
+    print_format: str
+
+
+TRACEPOINTS: dict[int, Tracepoint] = {}
+
+
+def _declare(name: str, fields: str, print_format: str) -> int:
+    # "pid:pid prio:int" -> (("pid", "pid"), ("prio", "int")); ids count up from 1.
+    number = len(TRACEPOINTS) + 1
+    pairs = tuple((field.partition(":")[0], field.partition(":")[2]) for field in fields.split())
+    assert len(pairs) <= 5, name
+    TRACEPOINTS[number] = Tracepoint(number, name, pairs, print_format)
+    return number
+
+
+_TASK = "comm={pid_comm} pid={pid} prio={prio}"
+
+SCHED_WAKING = _declare("sched_waking", "pid:pid prio:int cpu:int", _TASK + " target_cpu={cpu:03d}")
+SCHED_WAKEUP = _declare("sched_wakeup", "pid:pid prio:int cpu:int", _TASK + " target_cpu={cpu:03d}")
+SCHED_WAKEUP_NEW = _declare(
+    "sched_wakeup_new", "pid:pid prio:int cpu:int", _TASK + " target_cpu={cpu:03d}"
+)
+SCHED_SWITCH = _declare(
+    "sched_switch",
+    "prev:pid prev_prio:int prev_state:state next:pid next_prio:int",
+    "prev_comm={prev_comm} prev_pid={prev} prev_prio={prev_prio} prev_state={prev_state} ==> "
+    "next_comm={next_comm} next_pid={next} next_prio={next_prio}",
+)
+SCHED_MIGRATE_TASK = _declare(
+    "sched_migrate_task",
+    "pid:pid prio:int orig_cpu:int dest_cpu:int why:int",
+    _TASK + " orig_cpu={orig_cpu} dest_cpu={dest_cpu}",
+)
+SCHED_STAT_RUNTIME = _declare(
+    "sched_stat_runtime",
+    "pid:pid runtime:int vruntime:int",
+    "comm={pid_comm} pid={pid} runtime={runtime} [ns] vruntime={vruntime} [ns]",
+)
+SCHED_PROCESS_EXIT = _declare("sched_process_exit", "pid:pid prio:int", _TASK)
+SCHED_WAKE_IDLE_WITHOUT_IPI = _declare("sched_wake_idle_without_ipi", "cpu:int", "cpu={cpu}")
+WORKQUEUE_QUEUE_WORK = _declare(
+    "workqueue_queue_work",
+    "work:ptr function:str workqueue:str req_cpu:int cpu:int",
+    "work struct={work} function={function} workqueue={workqueue} req_cpu={req_cpu} cpu={cpu}",
+)
+WORKQUEUE_ACTIVATE_WORK = _declare("workqueue_activate_work", "work:ptr", "work struct {work}")
+WORKQUEUE_EXECUTE_START = _declare(
+    "workqueue_execute_start", "work:ptr function:str", "work struct {work}: function {function}"
+)
+WORKQUEUE_EXECUTE_END = _declare("workqueue_execute_end", "work:ptr", "work struct {work}")
+BLOCK_RQ_INSERT = _declare(
+    "block_rq_insert",
+    "dev:dev rwbs:str sector:int nr_sector:int bytes:int",
+    "{dev} {rwbs} {bytes} () {sector} + {nr_sector} [{comm}]",
+)
+BLOCK_RQ_ISSUE = _declare(
+    "block_rq_issue",
+    "dev:dev rwbs:str sector:int nr_sector:int bytes:int",
+    "{dev} {rwbs} {bytes} () {sector} + {nr_sector} [{comm}]",
+)
+BLOCK_RQ_COMPLETE = _declare(
+    "block_rq_complete",
+    "dev:dev rwbs:str sector:int nr_sector:int error:int",
+    "{dev} {rwbs} () {sector} + {nr_sector} [{error}]",
+)
+HRTIMER_EXPIRE_ENTRY = _declare(
+    "hrtimer_expire_entry",
+    "hrtimer:ptr function:str now:int",
+    "hrtimer={hrtimer} function={function} now={now}",
+)
+LOCAL_TIMER_ENTRY = _declare("local_timer_entry", "vector:int", "vector={vector}")
+IRQ_HANDLER_ENTRY = _declare("irq_handler_entry", "irq:int name:str", "irq={irq} name={name}")
+IRQ_HANDLER_EXIT = _declare("irq_handler_exit", "irq:int", "irq={irq} ret=handled")
+RESCHEDULE_ENTRY = _declare("reschedule_entry", "vector:int", "vector={vector}")
+CALL_FUNCTION_SINGLE_ENTRY = _declare(
+    "call_function_single_entry", "vector:int", "vector={vector}"
+)
+SOFTIRQ_RAISE = _declare("softirq_raise", "vec:vec", "vec={vec} [action={vec_action}]")
+SOFTIRQ_ENTRY = _declare("softirq_entry", "vec:vec", "vec={vec} [action={vec_action}]")
+SOFTIRQ_EXIT = _declare("softirq_exit", "vec:vec", "vec={vec} [action={vec_action}]")
+CPU_IDLE = _declare("cpu_idle", "state:int cpu_id:int", "state={state} cpu_id={cpu_id}")
+CPUHP_ENTER = _declare(
+    "cpuhp_enter",
+    "cpu:int target:int step:int fun:str",
+    "cpu: {cpu:04d} target: {target:3d} step: {step:3d} ({fun})",
+)
+CPUHP_EXIT = _declare(
+    "cpuhp_exit",
+    "cpu:int state:int step:int ret:int",
+    " cpu: {cpu:04d}  state: {state:3d} step: {step:3d} ret: {ret}",
+)
+# Events of the box itself: decisions with their inputs, commands, and what must never happen.
+BOX_SELECT_TASK_RQ = _declare(
+    "box_select_task_rq",
+    "pid:pid prev_cpu:int target:int cpu:int rule:int",
+    "comm={pid_comm} pid={pid} prev_cpu={prev_cpu} target={target} cpu={cpu} rule={rule}",
+)
+BOX_CHECK_PREEMPT = _declare(
+    "box_check_preempt",
+    "pid:pid curr:pid vdiff:int gran:int why:int",
+    "comm={pid_comm} pid={pid} curr={curr} vdiff={vdiff} gran={gran} why={why}",
+)
+BOX_LOAD_BALANCE = _declare(
+    "box_load_balance",
+    "dst:int src:int idle:int result:int failed:int",
+    "dst_cpu={dst} src_cpu={src} idle={idle} result={result} nr_balance_failed={failed}",
+)
+BOX_NOHZ_KICK = _declare("box_nohz_kick", "ilb:int nr_running:int", "ilb={ilb} nr_running={nr_running}")
+BOX_IO_SUBMIT = _declare(
+    "box_io_submit", "pid:pid nr:int ret:int", "comm={pid_comm} pid={pid} nr={nr} ret={ret}"
+)
+BOX_AIO_COMPLETE = _declare(
+    "box_aio_complete", "pid:pid data:int res:int inline:int", "pid={pid} data={data} res={res} inline={inline}"
+)
+BOX_DOORBELL = _declare(
+    "box_doorbell",
+    "cpu:int tag:int sector:int rw:int done_ns:int",
+    "cpu={cpu} tag={tag} sector={sector} rw={rw} done_ns={done_ns}",
+)
+BOX_COMMAND = _declare("box_command", "text:str", "{text}")
+BOX_LOST = _declare("box_lost", "records:int", "records={records}")
+PRINTK = _declare("printk", "text:str", "{text}")
+BOX_WARN = _declare("box_warn", "text:str", "{text}")
+BOX_BUG = _declare("box_bug", "text:str", "{text}")
+
+BY_NAME: dict[str, Tracepoint] = {point.name: point for point in TRACEPOINTS.values()}

@@ -1,0 +1,459 @@
+"""The vocabulary that every room may import: ids, time, CPU sets, costs, the resolved box.
+
+Theory of operation
+-------------------
+Time is integer nanoseconds of emulated time since boot.  A set of CPUs is an ``int`` bitmask
+(bit *n* is CPU *n*), as in the kernel's ``cpumask``; people write and read it as a cpulist
+(``0-3,8``).  Nothing in this module does I/O, reads a clock or knows another room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NewType, Protocol
+
+CpuId = NewType("CpuId", int)
+Pid = NewType("Pid", int)
+Ns = NewType("Ns", int)
+
+#: No event: later than every event of a run (4.6e18 ns, about 146 years).
+NEVER: int = 1 << 62
+
+#: The node id of the coordinator itself: source of commands, target of their answers.
+COORDINATOR = -1
+
+NSEC_PER_USEC = 1_000
+NSEC_PER_MSEC = 1_000_000
+NSEC_PER_SEC = 1_000_000_000
+
+
+# -- CPU sets ---------------------------------------------------------------------------------
+
+
+def cpulist_parse(text: str) -> int:
+    """Return the mask of a kernel cpulist such as ``0-3,8``; raise ValueError saying what is odd."""
+    mask = 0
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"{part.strip()!r} is not a CPU number or a range like 0-3")
+        low, high = int(first), int(last) if dash else int(first)
+        if high < low:
+            raise ValueError(f"the range {part.strip()!r} runs backwards")
+        mask |= ((1 << (high - low + 1)) - 1) << low
+    return mask
+
+
+def cpulist_format(mask: int) -> str:
+    """Return the kernel cpulist of a mask, the inverse of :func:`cpulist_parse`."""
+    parts: list[str] = []
+    cpu = 0
+    while mask >> cpu:
+        if mask >> cpu & 1:
+            first = cpu
+            while mask >> (cpu + 1) & 1:
+                cpu += 1
+            parts.append(f"{first}" if first == cpu else f"{first}-{cpu}")
+        cpu += 1
+    return ",".join(parts)
+
+
+def for_each_cpu(mask: int) -> Iterator[int]:
+    """Yield the CPUs of a mask in ascending order."""
+    while mask:
+        low = mask & -mask
+        yield low.bit_length() - 1
+        mask ^= low
+
+
+def cpumask_first(mask: int) -> int:
+    """Return the lowest CPU of a mask that must not be empty."""
+    assert mask, "cpumask_first() of an empty mask"
+    return (mask & -mask).bit_length() - 1
+
+
+# -- Messages between nodes -------------------------------------------------------------------
+
+#: (effect_ns, source node, sequence, target node, op, arguments).  The first three fields are the
+#: total order, unique in a run, so messages compare and sort as plain tuples.
+Message = tuple[int, int, int, int, int, tuple[Any, ...]]
+
+
+class Board(Protocol):
+    """What nodes publish.  A publication is a plain tuple of ints."""
+
+    def publish(self, node: int, time_ns: int, facts: tuple[int, ...]) -> None:
+        """Append facts of ``node`` that hold from ``time_ns`` on (times of one node never fall)."""
+        ...
+
+    def read(self, node: int, as_of_ns: int) -> tuple[int, ...]:
+        """Return the newest facts of ``node`` published at or before ``as_of_ns``."""
+        ...
+
+
+class TraceSink(Protocol):
+    """Where a node writes its trace events; see :mod:`emulator.tracepoints` for the events."""
+
+    def emit(
+        self,
+        time_ns: int,
+        event: int,
+        flags: int,
+        pid: int,
+        cause: int,
+        a: int = 0,
+        b: int = 0,
+        c: int = 0,
+        d: int = 0,
+        e: int = 0,
+    ) -> int:
+        """Append one record and return its position (records written before it in this ring)."""
+        ...
+
+    def comm(self, pid: int, name: str) -> None:
+        """Tell the ring what a pid is called from now on."""
+        ...
+
+    def intern(self, text: str) -> int:
+        """Return the id of a name in this ring's name table, adding it if it is new."""
+        ...
+
+
+# -- Classes of destination, for promises -------------------------------------------------------
+
+TO_CPU = 0
+TO_DEVICE = 1
+TO_BALANCER = 2
+CLASSES = 3
+
+
+@dataclass(slots=True)
+class Promise:
+    """What a node promises about itself if it receives nothing more.
+
+    ``next_ns`` is its next event (NEVER: it sleeps).  ``send_ns[c]`` is the earliest time at which
+    it could *send* an active message to a node of class ``c``; the effect is at least the class's
+    latency later.  ``mail_ns`` is the earliest time at which passive mail could make it send.
+    """
+
+    reached_ns: int = 0
+    next_ns: int = NEVER
+    send_ns: list[int] = field(default_factory=lambda: [NEVER] * CLASSES)
+    mail_ns: int = NEVER
+    #: The node stopped at ``next_ns`` because that event reads and the horizon was too near.
+    wants_view: bool = False
+    #: False: from ``mail_ns`` on mail makes the node publish, but never send.
+    mail_sends: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """The least time between the sending of a message and its effect, per class of destination."""
+
+    cpu_ns: int  #: any CPU-bound active message from a CPU
+    device_ns: int
+    balancer_ns: int  #: a balance request
+    coherence_ns: int  #: publications and passive mail
+    from_balancer_ns: int = 0  #: the balancer acts on a CPU in the instant it decides
+
+
+# -- Programs and the system calls they make --------------------------------------------------
+
+#: What a program asks for: a tuple whose first item is one of the OP_* codes.
+Op = tuple[Any, ...]
+
+OP_RUN = 0  #: (OP_RUN, ns)                       burn user CPU time
+OP_SLEEP = 1  #: (OP_SLEEP, until_ns)             clock_nanosleep(TIMER_ABSTIME); a past time returns at once
+OP_IO_SUBMIT = 2  #: (OP_IO_SUBMIT, iocbs)        io_submit(); iocb = (data, rw, file, offset, length)
+OP_IO_GETEVENTS = 3  #: (OP_IO_GETEVENTS, min_nr, nr)   io_getevents(), no timeout
+OP_RW = 4  #: (OP_RW, rw, file, offset, length)   pread()/pwrite() with O_DIRECT
+OP_YIELD = 5  #: (OP_YIELD,)                      sched_yield()
+OP_EXIT = 6  #: (OP_EXIT,)                        exit()
+OP_SLEEP_JIFFIES = 7  #: (OP_SLEEP_JIFFIES, n)    schedule_timeout(n): wakes in the tick of jiffy now + n
+OP_WRITEBACK = 8  #: (OP_WRITEBACK, file, offset, length)   one plugged batch of asynchronous page writes
+
+READ = 0
+WRITE = 1
+
+
+class Program(Protocol):
+    """What a task runs: a state machine whose whole state is plain data.
+
+    The kernel calls :meth:`next` when the previous operation has returned.
+    """
+
+    name: str  #: key of the program in ``workload.PROGRAMS``
+
+    def next(self, now_ns: int, result: Any) -> Op:
+        """Return the next operation.
+
+        ``result`` is what the previous one returned: for OP_IO_SUBMIT the number submitted (or a
+        negative errno), for OP_IO_GETEVENTS a list of ``(data, res)``, else 0.  The first call
+        gets ``None``.
+        """
+        ...
+
+    def quiet_ns(self, ring_events: int) -> int:
+        """Return a lower bound on the CPU time until this program can block or wake anybody.
+
+        ``ring_events`` is the number of finished events in its AIO ring.  0 is always right.
+        """
+        ...
+
+    def pack(self) -> list[Any]:
+        """Return the whole state as msgpack-able data."""
+        ...
+
+
+# -- The resolved box -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What each act costs, in ns, charged to whoever the kernel charges.  Presets: ``config/costs``."""
+
+    # System calls and user space.
+    syscall_ns: int  #: entry and exit of a system call
+    io_submit_ns: int  #: io_submit() of the first IO, from entry until its request is in the plug
+    io_submit_more_ns: int  #: each further IO of the same io_submit() call
+    dispatch_ns: int  #: per request, from the plug through the elevator until the device has it
+    io_submit_exit_ns: int  #: from queue_rq to the end of io_submit(), IO lock dropped
+    io_getevents_ns: int  #: io_getevents() that finds its events
+    aio_ring_ns: int  #: one event written to the ring or read from it
+    nanosleep_ns: int  #: clock_nanosleep() up to the switch
+    # Interrupts.
+    hardirq_ns: int  #: entry and exit of a hard interrupt
+    hrtimer_ns: int  #: one expired hrtimer (scsi_debug: up to blk_mq_complete_request)
+    tick_ns: int  #: the tick's own work, entry and exit included
+    softirq_ns: int  #: entry and exit of a softirq round
+    ipi_ns: int  #: from sending an IPI to the start of its handler on a running CPU
+    ipi_handler_ns: int  #: body of the reschedule or call-function handler
+    idle_exit_ns: int  #: from the end of the waking interrupt on a halted CPU to schedule()
+    idle_entry_ns: int  #: from the switch to swapper until the CPU is halted
+    # Block layer and completion work.
+    blk_end_request_ns: int  #: BLOCK softirq per request: from its start to queue_work()
+    queue_work_ns: int  #: queue_work() up to the wakeup of a worker, if one is due
+    softirq_tail_ns: int  #: after the last request of a BLOCK round
+    worker_start_ns: int  #: from the switch to a worker until its first execute_start
+    work_next_ns: int  #: between two works of one worker
+    worker_sleep_ns: int  #: from the last execute_end until schedule()
+    dio_complete_ns: int  #: iomap_dio_complete_work() up to inode_dio_end()
+    dio_tail_ns: int  #: the rest of it (ring write), nobody woken
+    # Scheduler.
+    ttwu_ns: int  #: wakeup of a bound task: waking to enqueued
+    select_task_rq_ns: int  #: placement of a movable task: waking to the chosen CPU
+    ttwu_activate_ns: int  #: from the chosen CPU to enqueued there, for the waker
+    context_switch_ns: int  #: schedule(): pick and switch
+    newidle_ns: int  #: newidle_balance() that returns early
+    stopper_ns: int  #: the stopper's work for one active balance or migration
+    worker_create_ns: int  #: create_worker()
+    balance_pass_ns: int  #: one load_balance() pass
+    nohz_cpu_ns: int  #: visit of one idle CPU by the idle load balancer, pass not counted
+    # Latencies between nodes.
+    coherence_ns: int  #: age of what one CPU sees of another's runqueue
+    request_ns: int  #: from a CPU's balance request to the balancer's decision
+    # Caches.
+    cache_refill_ns: int  #: after a move inside the LLC, spread over the next segment
+    cache_refill_far_ns: int  #: after a move to another LLC
+    # fio.
+    fio_prep_ns: int  #: prepare one unit: offset, buffer fill without verify
+    fio_reap_ns: int  #: account one reaped unit
+    fio_fill_ps_per_byte: int  #: buffer fill, picoseconds per byte
+    verify_ps_per_byte: dict[str, int] = field(default_factory=dict)  #: per verify= algorithm
+    verify_base_ns: int = 0  #: per verified unit, whatever its size
+    pick_fair_ns: int = 0  #: schedule() that ends in a fair task, on top of context_switch_ns
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSpec:
+    """The machine: how many CPUs, what they share, and how fast the tick is."""
+
+    nr_cpus: int
+    hz: int
+    core: tuple[int, ...]  #: per CPU, the mask of its SMT siblings (itself included)
+    llc: tuple[int, ...]  #: per CPU, the mask of CPUs sharing its last-level cache; 0 if none shares
+    die: tuple[int, ...]  #: per CPU, the mask of its die or package
+    node: tuple[int, ...]  #: per CPU, the mask of its NUMA node
+    node_distance: tuple[tuple[int, ...], ...] = ((10,),)
+    take_turns: bool = False  #: all CPUs share one host thread (inline engine only)
+    idle_polls: bool = False  #: the idle loop polls need_resched instead of halting
+    irq_time_accounting: bool = False  #: hard and soft interrupt time is not task time
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSpec:
+    """The emulated kernel: a version and every switch on top of it."""
+
+    version: str
+    features: dict[str, bool]  #: sched features by kernel name, complete
+    sysctls: dict[str, int]  #: ``kernel.sched_…`` and others by kernel name, complete; ns
+    policies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    """One disk: driver model, its parameters by the driver's own names, and queue settings."""
+
+    name: str  #: sda, nullb0 …
+    driver: str  #: key of ``device.DRIVERS``: scsi_debug, null_blk
+    params: dict[str, int]  #: the driver's module parameters
+    scheduler: str  #: mq-deadline or none
+    rq_affinity: int
+    nr_requests: int  #: scheduler tags, or driver tags without an elevator
+    schedules: bool = True  #: announce service times ahead where the driver can
+
+
+@dataclass(frozen=True, slots=True)
+class FilesystemSpec:
+    """One file system: a type, the disk it is on, its block size in bytes."""
+
+    name: str  #: mount point
+    type: str  #: xfs or none (raw block device)
+    disk: str
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadSpec:
+    """One program, ``count`` tasks of it."""
+
+    name: str  #: comm of the tasks (15 characters at most)
+    program: str  #: key of ``workload.PROGRAMS``: fio, hog, periodic, rcu_gp, fio_main, flusher …
+    params: dict[str, Any]  #: the program's own, resolved (ns, bytes); for fio one job section
+    count: int
+    nice: int
+    cpus_allowed: int  #: mask; all CPUs if nothing was said
+    start_ns: int
+    start_cpu: int  #: CPU on which the task is first enqueued, -1: fork placement
+    figure: bool  #: counts as a submitter in the figures
+    kthread: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BoxEvent:
+    """A command at an emulated time: ``do`` is a ctl command line such as ``cpu offline 3``."""
+
+    at_ns: int
+    do: str
+
+
+@dataclass(frozen=True, slots=True)
+class BoxSpec:
+    """A box as the nodes are built from it: everything resolved, nothing left to default."""
+
+    name: str
+    seed: int
+    duration_ns: int
+    warmup_ns: int  #: figures are taken after this
+    machine: MachineSpec
+    kernel: KernelSpec
+    costs: Costs
+    disks: tuple[DiskSpec, ...]
+    filesystems: tuple[FilesystemSpec, ...]
+    workloads: tuple[WorkloadSpec, ...]
+    events: tuple[BoxEvent, ...] = ()
+    trace_off: tuple[str, ...] = ()  #: tracepoints that are not recorded
+    ring_bytes_max: int = 1 << 30  #: per CPU; the oldest segments go beyond it
+
+
+# -- What a CPU publishes of its runqueue (RqFacts) ---------------------------------------------
+# A plain tuple of ints, published at each change.  CPUs read it at coherence age, the balancer at
+# zero age.
+
+RQ_FLAGS = 0  #: RQF_* bits
+RQ_NR_RUNNING = 1  #: rq.nr_running, all classes, a queued stopper included
+RQ_H_NR_RUNNING = 2  #: cfs.h_nr_running
+RQ_RUNNABLE_LOAD_AVG = 3  #: cfs.avg as of its last update, not aged by the publisher
+RQ_LOAD_AVG = 4
+RQ_UTIL_AVG = 5
+RQ_UTIL_EST_ENQUEUED = 6
+RQ_LAST_UPDATE_TIME = 7  #: ns of clock_task
+RQ_LOAD_SUM = 8
+RQ_RUNNABLE_LOAD_SUM = 9
+RQ_UTIL_SUM = 10
+RQ_PERIOD_CONTRIB = 11
+RQ_LOAD_WEIGHT = 12  #: cfs.load.weight, full
+RQ_CURR_PID = 13
+RQ_OVERLOAD_NS = 14  #: when nr_running last rose above 1, -1 never; see BAL_OVERLOAD_NS
+RQ_FACTS = 15
+
+RQF_IDLE = 1  #: idle_cpu(): curr is the idle task, nothing queued, no wakeup pending
+RQF_SCHED_IDLE = 2  #: sched_idle_cpu(): only SCHED_IDLE tasks
+RQF_ONLINE = 4
+RQF_ACTIVE = 8
+RQF_NOHZ = 16  #: in nohz.idle_cpus_mask: tick stopped, no busy tick since
+
+# -- What the balancer publishes ------------------------------------------------------------------
+# A plain tuple of ints: the header below, then BAL_COLUMNS columns of nr_cpus items; the item of a
+# CPU in a column is at BAL_HEADER + column * nr_cpus + cpu.
+
+#: rd.overload is set if any CPU's RQ_OVERLOAD_NS is at or after this: the last pass of a top-level
+#: domain that found no runqueue with two tasks.
+BAL_OVERLOAD_NS = 0
+BAL_NOHZ_MASK = 1  #: nohz.idle_cpus_mask
+BAL_NOHZ_NEXT_BALANCE = 2  #: jiffies
+BAL_HAS_BLOCKED = 3
+BAL_NEXT_BLOCKED = 4  #: jiffies
+BAL_ACTIVE_MASK = 5  #: CPUs in sched domains; an LLC's nr_busy_cpus is LLC & active & ~nohz mask
+BAL_HEADER = 6
+BAL_NEXT_BALANCE = 0  #: column: rq.next_balance, jiffies
+BAL_IDLE_NEXT = 1  #: column: lowest domain's last_balance + idle interval, NEVER without domains
+BAL_MAX_IDLE_COST = 2  #: column: rq.max_idle_balance_cost, ns
+BAL_COLUMNS = 3
+
+# -- What CPUs and the balancer say to each other -------------------------------------------------
+
+# enum cpu_idle_type
+CPU_IDLE = 0
+CPU_NOT_IDLE = 1
+CPU_NEWLY_IDLE = 2
+
+# BALANCE kind
+BALANCE_PERIODIC = 0  #: value is the idle type
+BALANCE_NEWIDLE = 1  #: avg_idle is the CPU's
+BALANCE_NOHZ = 2  #: value is NOHZ_*_KICK flags, with NOHZ_NEED_RESCHED
+
+NOHZ_BALANCE_KICK = 1
+NOHZ_STATS_KICK = 2
+NOHZ_NEED_RESCHED = 4  #: the ilb already has need_resched: its run ends before the first other CPU
+
+# NOHZ_UPDATE kind
+NOHZ_ENTER = 0  #: nohz_balance_enter_idle(); due if not a member, or if has_blocked is seen clear
+NOHZ_EXIT = 1  #: nohz_balance_exit_idle(): first busy tick of a member
+NOHZ_KICKED = 2  #: kick_ilb(): nohz.next_balance += 1
+NOHZ_NEWIDLE = 3  #: newidle_balance() returned early and would lower rq.next_balance
+NOHZ_NEWIDLE_STATS = 4  #: it returned early and aged the other idle CPUs' blocked load
+
+# lb_env.flags
+LBF_ALL_PINNED = 1
+LBF_NEED_BREAK = 2
+LBF_DST_PINNED = 4
+LBF_SOME_PINNED = 8
+
+# lb_env as DETACH and STOP carry it: a plain list.  The source changes the items marked *.
+ENV_DST_CPU = 0
+ENV_SRC_CPU = 1
+ENV_IDLE = 2  #: CPU_IDLE, CPU_NOT_IDLE, CPU_NEWLY_IDLE
+ENV_IMBALANCE = 3  #: * load still to move; 0 or less: detach nothing, only answer
+ENV_LOOP = 4  #: * tasks looked at so far
+ENV_LOOP_BREAK = 5  #: *
+ENV_LOOP_MAX = 6
+ENV_FLAGS = 7  #: * LBF_*
+ENV_NEW_DST_CPU = 8  #: * set with LBF_DST_PINNED
+ENV_NR_BALANCE_FAILED = 9
+ENV_CACHE_NICE_TRIES = 10
+ENV_DST_GRPMASK = 11  #: span of the destination's group
+ENV_CPUS = 12  #: CPUs that take part in this pass
+ENV_DST_NR_RUNNING = 13  #: dst_rq.nr_running, for task_hot()'s buddy test
+ENV_THIS_CPU = 14  #: for whom the pass is; the first dst_cpu
+ENV_WHY = 15  #: MIGRATE_* of the tasks moved
+ENV_CAUSE = 16  #: record that led to the pass
+ENV_HOT_GAINED = 17  #: * tasks detached although cache hot
+ENV_CURR_ALLOWED = 18  #: * whether src's curr may run on this_cpu
+ENV_FIELDS = 19
+
+# STOPPED result
+STOP_ABORTED = 0  #: active_load_balance_cpu_stop() found its conditions gone; nothing counted
+STOP_FAILED = 1  #: no task could be detached
+STOP_PUSHED = 2

@@ -1,0 +1,79 @@
+"""The programs that tasks run.  Sans I/O: no clock, no randomness but an explicit seeded state.
+
+Theory of operation
+-------------------
+A program is a state machine that yields operations (:class:`emulator.types.Program`).  A new one is
+a new file and one line in :data:`PROGRAMS`, with its parameters in :data:`PARAMS`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from emulator.types import Costs, Program, WorkloadSpec
+from emulator.workload.fio import FioProgram
+from emulator.workload.fio_main import FIO_MAIN_PARAMS, FioMainProgram
+from emulator.workload.fio_params import FIO_PARAMS
+from emulator.workload.flusher import FLUSHER_PARAMS, FlusherProgram
+from emulator.workload.hog import HOG_PARAMS, HogProgram
+from emulator.workload.load import LOAD_PARAMS, LoadProgram
+from emulator.workload.params import Setting
+from emulator.workload.periodic import PERIODIC_PARAMS, PeriodicProgram
+from emulator.workload.rcu_gp import RCU_GP_PARAMS, RcuGpProgram
+
+
+class BookedProgram(Program, Protocol):
+    """A program that also keeps books; every program of this room does."""
+
+    def books(self) -> dict[str, Any]:
+        """Return what the program has measured, for the results."""
+        ...
+
+
+class ProgramClass(Protocol):
+    """How programs are built: from a box file, and from their packed state."""
+
+    def make(self, params: dict[str, Any], setting: Setting, /) -> BookedProgram:
+        """Build a program from its resolved parameters; ValueError says which one is wrong."""
+        ...
+
+    def unpack(self, data: list[Any]) -> BookedProgram:
+        """Rebuild a program from what its ``pack()`` returned."""
+        ...
+
+
+PROGRAMS: dict[str, ProgramClass] = {
+    "fio": FioProgram,
+    "fio_main": FioMainProgram,
+    "flusher": FlusherProgram,
+    "hog": HogProgram,
+    "load": LoadProgram,
+    "periodic": PeriodicProgram,
+    "rcu_gp": RcuGpProgram,
+}
+
+#: Per program, its parameters and their defaults; None: must be given.
+PARAMS: dict[str, dict[str, Any]] = {
+    "fio": FIO_PARAMS,
+    "fio_main": FIO_MAIN_PARAMS,
+    "flusher": FLUSHER_PARAMS,
+    "hog": HOG_PARAMS,
+    "load": LOAD_PARAMS,
+    "periodic": PERIODIC_PARAMS,
+    "rcu_gp": RCU_GP_PARAMS,
+}
+
+
+def make_program(spec: WorkloadSpec, costs: Costs, seed: int, hz: int) -> BookedProgram:
+    """Build the program of one task; ``seed`` should be of that task, ValueError names what is odd."""
+    if spec.program not in PROGRAMS:
+        raise ValueError(f"no program {spec.program!r}; there are {', '.join(PROGRAMS)}")
+    return PROGRAMS[spec.program].make(spec.params, Setting(costs, seed, hz))
+
+
+def unpack_program(data: list[Any]) -> BookedProgram:
+    """Rebuild a program from what its ``pack()`` returned; its name comes first."""
+    return PROGRAMS[data[0]].unpack(data)
+
+
+__all__ = ["PARAMS", "PROGRAMS", "BookedProgram", "make_program", "unpack_program"]

@@ -1,0 +1,61 @@
+"""A hog: a task that only burns CPU time.
+
+Theory of operation
+-------------------
+One OP_RUN is a long segment, so that a stretch in which nothing else happens is one event.  The
+segment's length has no effect on scheduling; with ``run_ns`` the hog ends after that much CPU time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emulator.types import NEVER, NSEC_PER_SEC, OP_EXIT, OP_RUN, Op
+from emulator.workload.params import Setting, check_params
+
+#: ``segment_ns``: length of one stretch.  ``run_ns``: CPU time in all, 0 for no end.
+HOG_PARAMS: dict[str, Any] = {"segment_ns": NSEC_PER_SEC, "run_ns": 0}
+
+
+class HogProgram:
+    """Burns CPU time for ever, or for ``run_ns``."""
+
+    name = "hog"
+
+    __slots__ = ("left_ns", "segment_ns")
+
+    def __init__(self, segment_ns: int, left_ns: int) -> None:
+        assert segment_ns > 0
+        self.segment_ns = segment_ns
+        self.left_ns = left_ns  #: CPU time not yet asked for, NEVER: no end
+
+    @classmethod
+    def make(cls, params: dict[str, Any], _setting: Setting) -> HogProgram:
+        """Build a hog from its parameters, :data:`HOG_PARAMS`."""
+        option = check_params(cls.name, params, HOG_PARAMS)
+        return cls(option["segment_ns"], option["run_ns"] or NEVER)
+
+    def next(self, now_ns: int, result: Any) -> Op:
+        """Return the next stretch."""
+        if self.left_ns == NEVER:
+            return (OP_RUN, self.segment_ns)
+        run_ns = min(self.segment_ns, self.left_ns)
+        self.left_ns -= run_ns
+        return (OP_RUN, run_ns) if run_ns else (OP_EXIT,)
+
+    def quiet_ns(self, ring_events: int) -> int:
+        """Return the CPU time that is left after the stretch in progress."""
+        return self.left_ns
+
+    def books(self) -> dict[str, Any]:
+        """Return nothing: a hog's CPU time is in the scheduler's books."""
+        return {}
+
+    def pack(self) -> list[Any]:
+        """Return the whole state as plain data."""
+        return [self.name, self.segment_ns, self.left_ns]
+
+    @classmethod
+    def unpack(cls, data: list[Any]) -> HogProgram:
+        """Rebuild what :meth:`pack` returned."""
+        return cls(data[1], data[2])

@@ -1,0 +1,120 @@
+"""A periodic task: sleeps until an absolute time, burns CPU time, sleeps until the next period.
+
+Theory of operation
+-------------------
+Activation *n* is due at ``start + offset_ns + n * period_ns``.  The task sleeps until then, takes
+the time between due and running (wake latency), burns ``run_ns`` of its own CPU time and takes the
+time between due and done (response time).  An activation that is already late starts at once, so
+no period is ever skipped; one whose response exceeds its period counts as a miss.  This is the
+``periodic`` program of the measured cases.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emulator.types import OP_RUN, OP_SLEEP, Op
+from emulator.workload.latency import LatencyStat
+from emulator.workload.params import Setting, check_params
+
+PERIODIC_PARAMS: dict[str, Any] = {
+    "period_ns": None,
+    "run_ns": None,
+    "offset_ns": 0,
+    "stats_from_ns": 0,
+}
+
+# What has just returned.
+PC_START = 0
+PC_WOKEN = 1
+PC_RAN = 2
+
+
+class PeriodicProgram:
+    """Burns ``run_ns`` every ``period_ns`` and keeps wake latencies and response times."""
+
+    name = "periodic"
+
+    __slots__ = (
+        "due_ns",
+        "missed",
+        "offset_ns",
+        "pc",
+        "period_ns",
+        "response",
+        "run_ns",
+        "stats_from_ns",
+        "wake",
+    )
+
+    def __init__(self, period_ns: int, run_ns: int, offset_ns: int, stats_from_ns: int) -> None:
+        if period_ns <= 0 or run_ns <= 0 or offset_ns < 0:
+            raise ValueError("periodic needs period_ns > 0, run_ns > 0 and offset_ns >= 0")
+        self.period_ns = period_ns
+        self.run_ns = run_ns
+        self.offset_ns = offset_ns
+        self.stats_from_ns = stats_from_ns
+        self.pc = PC_START
+        self.due_ns = 0
+        self.missed = 0
+        self.wake = LatencyStat()
+        self.response = LatencyStat()
+
+    @classmethod
+    def make(cls, params: dict[str, Any], _setting: Setting) -> PeriodicProgram:
+        """Build the task from its parameters, :data:`PERIODIC_PARAMS`."""
+        option = check_params(cls.name, params, PERIODIC_PARAMS)
+        return cls(
+            option["period_ns"], option["run_ns"], option["offset_ns"], option["stats_from_ns"]
+        )
+
+    def next(self, now_ns: int, result: Any) -> Op:
+        """Return the sleep until the next activation, or the work of the one that is due."""
+        if self.pc == PC_WOKEN:
+            self._record(self.wake, now_ns)
+            self.pc = PC_RAN
+            return (OP_RUN, self.run_ns)
+        if self.pc == PC_START:
+            self.due_ns = now_ns + self.offset_ns
+        else:
+            self._record(self.response, now_ns)
+            self.missed += now_ns - self.due_ns > self.period_ns
+            self.due_ns += self.period_ns
+        self.pc = PC_WOKEN
+        return (OP_SLEEP, self.due_ns)
+
+    def _record(self, stat: LatencyStat, now_ns: int) -> None:
+        if now_ns >= self.stats_from_ns:
+            stat.add(now_ns - self.due_ns)
+
+    def quiet_ns(self, ring_events: int) -> int:
+        """Return 0: the task may sleep after the work in progress."""
+        return 0
+
+    def books(self) -> dict[str, Any]:
+        """Return wake latency and response time in ns, and the activations that missed."""
+        return {
+            "wake_ns": self.wake.summary(),
+            "response_ns": self.response.summary(),
+            "missed": self.missed,
+        }
+
+    def pack(self) -> list[Any]:
+        """Return the whole state as plain data."""
+        return [
+            self.name,
+            [self.period_ns, self.run_ns, self.offset_ns, self.stats_from_ns],
+            [self.pc, self.due_ns, self.missed],
+            self.wake.pack(),
+            self.response.pack(),
+        ]
+
+    @classmethod
+    def unpack(cls, data: list[Any]) -> PeriodicProgram:
+        """Rebuild what :meth:`pack` returned."""
+        _, config, progress, wake, response = data
+        task = cls(*config)
+        task.pc, task.due_ns, task.missed = progress
+        task.wake = LatencyStat.unpack(wake)
+        task.response = LatencyStat.unpack(response)
+        return task

@@ -1,0 +1,82 @@
+"""The books of tasks in flight refuse what cannot be, at once."""
+
+import pytest
+
+from emulator import wire
+from emulator.engine.conservation import ConservationError, Ledger, pids_owned
+from emulator.types import Message
+
+
+def attach(seq: int, source: int, target: int, *pids: int) -> Message:
+    return (100 + seq, source, seq, target, wire.ATTACH, ([[pid, ""] for pid in pids], 0, 0))
+
+
+def test_a_task_travels_and_is_found_at_its_target() -> None:
+    ledger = Ledger()
+    message = attach(1, 8, 2, 41, 42)
+    ledger.sent(message)
+    assert set(ledger.flights) == {41, 42}
+    ledger.handed_over(message)
+    assert ledger.owner == {41: 2, 42: 2}
+    assert ledger.audit({1: [40], 2: [41, 42]}, 500) == []
+
+
+def test_a_task_in_two_messages_is_refused() -> None:
+    ledger = Ledger()
+    ledger.sent(attach(1, 8, 2, 41))
+    with pytest.raises(ConservationError, match="sent twice by node 8: task 41"):
+        ledger.sent(attach(2, 8, 3, 41))
+
+
+def test_a_task_sent_by_who_does_not_own_it_is_refused_with_its_story() -> None:
+    ledger = Ledger()
+    message = attach(1, 8, 2, 41)
+    ledger.sent(message)
+    ledger.handed_over(message)
+    with pytest.raises(ConservationError, match=r"not its owner.*8->2 at 101"):
+        ledger.sent(attach(2, 3, 4, 41))
+
+
+def test_a_message_handed_over_twice_is_refused() -> None:
+    ledger = Ledger()
+    message = attach(1, 8, 2, 41)
+    ledger.sent(message)
+    ledger.handed_over(message)
+    with pytest.raises(ConservationError, match="from nowhere"):
+        ledger.handed_over(message)
+
+
+def test_the_audit_names_what_is_lost_and_what_is_double() -> None:
+    ledger = Ledger()
+    message = attach(1, 8, 2, 41)
+    ledger.sent(message)
+    ledger.handed_over(message)
+    problems = ledger.audit({1: [40], 3: [40]}, 500)
+    assert problems[0] == "task 40 is on node 1 and on node 3"
+    assert problems[1].startswith("task 41 should be on node 2, is on None")
+    ledger.sent(attach(2, 2, 3, 41))
+    assert ledger.audit({3: [41]}, 500) == ["task 41 is in a message and on a node"]
+
+
+def test_a_task_in_an_inbox_at_the_end_is_on_no_node_yet() -> None:
+    ledger = Ledger()
+    message = attach(1, 8, 2, 41)
+    ledger.sent(message)
+    ledger.handed_over(message)
+    assert ledger.audit({2: []}, message[0]) == []
+    assert len(ledger.audit({2: []}, message[0] + 1)) == 1
+    assert len(ledger.audit({2: [41]}, message[0])) == 1
+
+
+def test_tasks_that_a_dead_cpu_left_are_known_again_when_they_travel() -> None:
+    ledger = Ledger()
+    message = attach(1, 8, 2, 41)
+    ledger.sent(message)
+    ledger.handed_over(message)
+    ledger.sent((200, 2, 5, 3, wire.ADOPT, ([],)))
+    ledger.sent(attach(6, 3, 4, 41))
+    assert set(ledger.flights) == {41}
+
+
+def test_exited_tasks_still_count_where_they_ended() -> None:
+    assert pids_owned({0: {"tasks": [1], "exited": [2]}, 1: {}}) == {0: [1, 2], 1: []}

@@ -1,0 +1,207 @@
+"""The table of programs, and the built-in ones other than fio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from emulator import wire
+from emulator.types import (
+    NEVER,
+    NSEC_PER_MSEC,
+    NSEC_PER_SEC,
+    OP_EXIT,
+    OP_RUN,
+    OP_SLEEP,
+    OP_SLEEP_JIFFIES,
+    OP_WRITEBACK,
+    Op,
+    Program,
+    WorkloadSpec,
+)
+from emulator.workload import PARAMS, PROGRAMS, BookedProgram, make_program, unpack_program
+from emulator.workload.flusher import FlusherProgram
+from emulator.workload.load import LoadProgram
+from emulator.workload.periodic import PeriodicProgram
+from emulator.workload.rcu_gp import RcuGpProgram
+from tests.workload.fake_kernel import costs
+
+MS = NSEC_PER_MSEC
+
+
+def make(program: str, hz: int = 250, **params: Any) -> BookedProgram:
+    spec = WorkloadSpec("task", program, params, 1, 0, 1, 0, -1, False)
+    return make_program(spec, costs(syscall_ns=200, nanosleep_ns=800), 1, hz)
+
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "fio": {"rw": "randwrite", "size": 1 << 20, "iodepth": 4, "time_based": True},
+    "fio_main": {},
+    "flusher": {"size": 100 * 4096},
+    "hog": {"run_ns": 5 * NSEC_PER_SEC // 2},
+    "load": {"percent": 30},
+    "periodic": {"period_ns": 4 * MS, "run_ns": MS, "offset_ns": 100},
+    "rcu_gp": {},
+}
+
+
+def play(program: Program, now_ns: int, result: Any) -> tuple[Op, int, Any]:
+    """Return the next operation, the time it ends and its result, on a CPU of its own."""
+    op = program.next(now_ns, result)
+    match op[0]:
+        case 0:
+            return op, now_ns + op[1], 0
+        case 1:
+            return op, max(now_ns, op[1]) + 40, 0
+        case 2:
+            return op, now_ns + 10, len(op[1])
+        case 3:
+            assert op[1] == 1
+            return op, now_ns + 10, [(now_ns % 4, 4096)]
+        case 7:
+            return op, now_ns + op[1] * 4 * MS, now_ns // MS % 3 // 2
+    return op, now_ns + 10, 0
+
+
+def test_tables_agree() -> None:
+    assert set(PROGRAMS) == set(PARAMS) == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "fio"])
+def test_packed_mid_run_it_goes_on_identically(name: str) -> None:
+    straight = make(name, **EXAMPLES[name])
+    packed = make(name, **EXAMPLES[name])
+    assert straight.name == name
+    now: int = 1000
+    result: Any = None
+    for _ in range(40):
+        packed = unpack_program(wire.unpack(wire.pack(packed.pack())))
+        op, later, after = play(straight, now, result)
+        assert packed.next(now, result) == op
+        if op[0] == OP_EXIT:
+            break
+        now, result = later, after
+    assert packed.pack() == straight.pack()
+    assert packed.books() == straight.books()
+
+
+def test_fio_is_unpacked_by_name() -> None:
+    program = make("fio", **EXAMPLES["fio"])
+    program.next(0, None)
+    assert unpack_program(wire.unpack(wire.pack(program.pack()))).pack() == program.pack()
+
+
+def test_unknown_programs_and_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match="no program 'dd'"):
+        make("dd")
+    with pytest.raises(ValueError, match="hog has no parameter 'perod_ns'"):
+        make("hog", perod_ns=1)
+    with pytest.raises(ValueError, match="periodic needs the parameter 'run_ns'"):
+        make("periodic", period_ns=1)
+
+
+def test_hog_is_one_event_per_second() -> None:
+    hog = make("hog")
+    assert hog.next(0, None) == hog.next(NSEC_PER_SEC, 0) == (OP_RUN, NSEC_PER_SEC)
+    assert hog.quiet_ns(0) == NEVER
+
+
+def test_hog_ends_after_its_cpu_time() -> None:
+    hog = make("hog", run_ns=2_500 * MS)
+    assert [hog.next(0, None)[1] for _ in range(3)] == [1000 * MS, 1000 * MS, 500 * MS]
+    assert hog.quiet_ns(0) == 0
+    assert hog.next(0, 0) == (OP_EXIT,)
+
+
+def test_periodic_keeps_wake_latency_and_response() -> None:
+    task = make("periodic", period_ns=4 * MS, run_ns=MS, offset_ns=500)
+    assert task.next(1000, None) == (OP_SLEEP, 1500)
+    assert task.next(1700, 0) == (OP_RUN, MS)
+    assert task.next(1700 + 2 * MS, 0) == (OP_SLEEP, 1500 + 4 * MS)
+    books = task.books()
+    assert (books["wake_ns"]["min"], books["wake_ns"]["max"]) == (200, 200)
+    assert books["response_ns"]["max"] == 200 + 2 * MS
+    assert books["missed"] == 0
+
+
+def test_late_periodic_skips_no_period() -> None:
+    task = make("periodic", period_ns=4 * MS, run_ns=MS)
+    task.next(0, None)
+    task.next(0, 0)
+    assert task.next(9 * MS, 0) == (OP_SLEEP, 4 * MS)
+    assert task.next(9 * MS, 0) == (OP_RUN, MS)
+    assert task.next(10 * MS, 0) == (OP_SLEEP, 8 * MS)
+    assert isinstance(task, PeriodicProgram)
+    assert task.missed == 2
+
+
+def test_periodic_leaves_out_its_warm_up() -> None:
+    task = make("periodic", period_ns=MS, run_ns=100, stats_from_ns=10 * MS)
+    now: int = 0
+    result: Any = None
+    for _ in range(60):
+        _, now, result = play(task, now, result)
+    assert task.books()["response_ns"]["n"] < task.books()["wake_ns"]["n"] <= 20
+
+
+def test_load_runs_its_percentage_of_each_period() -> None:
+    load = make("load", percent=80)
+    assert load.next(5, None) == (OP_RUN, 8 * MS)
+    assert load.next(5 + 8 * MS, 0) == (OP_SLEEP, 5 + 10 * MS)
+    assert load.next(5 + 10 * MS, 0) == (OP_RUN, 8 * MS)
+    # Kept off its CPU for two periods, it owes nothing.
+    assert load.next(5 + 37 * MS, 0) == (OP_SLEEP, 5 + 40 * MS)
+
+
+def test_load_can_be_changed_and_removed() -> None:
+    load = make("load", percent=80)
+    assert isinstance(load, LoadProgram)
+    load.next(0, None)
+    load.set_percent(100)
+    assert load.next(8 * MS, 0) == load.next(18 * MS, 0) == (OP_RUN, 10 * MS)
+    load.set_percent(0)
+    assert load.next(28 * MS, 0) == (OP_EXIT,)
+    with pytest.raises(ValueError, match="101 %"):
+        load.set_percent(101)
+
+
+@pytest.mark.parametrize(("hz", "jiffies"), [(100, 2), (250, 2), (300, 3), (1000, 4)])
+def test_rcu_gp_sleeps_the_kernels_timeout(hz: int, jiffies: int) -> None:
+    kthread = make("rcu_gp", hz)
+    assert kthread.next(0, None) == (OP_SLEEP_JIFFIES, jiffies)
+    assert kthread.next(0, 0) == (OP_RUN, 20_000)
+    assert kthread.next(0, 0) == (OP_SLEEP_JIFFIES, jiffies)
+
+
+def test_rcu_gp_counts_reports_that_wake_it_early() -> None:
+    kthread = make("rcu_gp", jiffies=3, run_ns=16_000)
+    assert isinstance(kthread, RcuGpProgram)
+    for left in (0, 2, 0, 1, 1):
+        kthread.next(0, 0)
+        assert kthread.next(0, left) == (OP_RUN, 16_000)
+    assert kthread.books() == {"timeouts": 2, "reports": 3}
+
+
+def test_fio_main_sleeps_relative_and_burns_the_rest_of_its_stint() -> None:
+    thread = make("fio_main")
+    assert thread.next(77, None) == (OP_SLEEP, 77 + 10 * MS)
+    assert thread.next(77 + 11 * MS, 0) == (OP_RUN, 15_200)
+    assert thread.next(78 + 11 * MS, 0) == (OP_SLEEP, 78 + 21 * MS)
+
+
+def test_flusher_writes_the_file_in_order_and_never_waits() -> None:
+    flusher = make("flusher", file=3, size=40 * 4096, pages_per_batch=16, passes=2)
+    assert isinstance(flusher, FlusherProgram)
+    ops = [flusher.next(0, 0) for _ in range(13)]
+    assert ops[:6] == [
+        (OP_RUN, 32_000),
+        (OP_WRITEBACK, 3, 0, 65_536),
+        (OP_RUN, 32_000),
+        (OP_WRITEBACK, 3, 65_536, 65_536),
+        (OP_RUN, 16_000),
+        (OP_WRITEBACK, 3, 131_072, 32_768),
+    ]
+    assert ops[6:12] == ops[:6]
+    assert ops[12] == (OP_EXIT,)
+    assert flusher.books() == {"batches": 6}
