@@ -16,6 +16,7 @@ A :class:`~emulator.boxfile.problems.BoxError` carries all problems.
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -406,6 +407,9 @@ def _shown(file: FilePath) -> str:
         return str(file)
 
 
+#: Sections whose mistakes can be taken out one by one.
+_PRUNED = ("machine", "kernel", "workloads")
+
 #: What stands in for a needed section in which the schema found mistakes, so that the others can
 #: still be checked: nothing that another section names lies outside of it.
 _STAND_IN: dict[str, Any] = {
@@ -425,13 +429,26 @@ def _validated(data: Any, report: Report) -> tuple[BoxFile | None, frozenset[str
     try:
         return BoxFile.model_validate(data), frozenset()
     except ValidationError as error:
-        dirty: set[str] = set()
-        for one in error.errors(include_url=False):
-            dirty.add(str(one["loc"][0]))
-            report_error(dict(one), data, _keys_at, report)
-    kept = {name: value for name, value in data.items() if name not in dirty}
+        paths = [report_error(dict(one), data, _keys_at, report) for one in error.errors()]
+    return _accepted(data, paths)
+
+
+# What the schema accepts of a box with mistakes at these places, and the sections they are in.  A
+# value that may be left out goes alone, so that its section is still checked; else the section does.
+def _accepted(data: dict[str, Any], paths: list[Path]) -> tuple[BoxFile | None, frozenset[str]]:
+    kept = copy.deepcopy(data)
+    for path in paths:
+        parent = child_at(kept, path[:-1])
+        if path[0] in _PRUNED and isinstance(parent, dict) and path[-1] not in ("fio", "program"):
+            parent.pop(path[-1], None)
+    try:
+        return BoxFile.model_validate(kept), frozenset()
+    except ValidationError as error:
+        dirty = frozenset(str(one["loc"][0]) for one in error.errors())
+    for name in dirty:
+        kept.pop(name, None)
     stand_ins = {name: value for name, value in _STAND_IN.items() if name in dirty}
-    return BoxFile.model_validate(kept | stand_ins), frozenset(dirty)
+    return BoxFile.model_validate(kept | stand_ins), dirty
 
 
 def _resolved(model: BoxFile, dirty: frozenset[str], file: FilePath, report: Report) -> Box | None:

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from emulator.engine.inline import RunOutcome, run_inline
-from emulator.engine.node import Latencies
 from emulator.engine.plan import Command, Plan, resolve
 from emulator.engine.turns import run_turns
 from emulator.plain import spec_to_plain
-from emulator.types import BoxSpec, for_each_cpu
+from emulator.types import BoxSpec, Latencies, for_each_cpu
 
 PROCESSES = "processes"
 INLINE = "inline"

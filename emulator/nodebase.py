@@ -24,8 +24,7 @@ from typing import Any
 
 from emulator import wire
 from emulator.latency import ANSWERED_AT_ONCE, COORDINATOR, Lookahead, class_of
-from emulator.types import CLASSES, TO_BALANCER, Latencies, Promise
-from emulator.types import Message
+from emulator.types import CLASSES, TO_BALANCER, Latencies, Message, Promise
 
 
 class NodeBase:

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from emulator import tracepoints as tp
-from emulator import wire
 from emulator.config import Box, Expectation
 from emulator.engine.board import HistoryBoard
-from emulator.latency import COORDINATOR
-from emulator.engine.node import Latencies
-from emulator.nodebase import NodeBase
 from emulator.engines import Parts
+from emulator.messages import COMMAND_DONE
+from emulator.nodebase import NodeBase
 from emulator.plain import spec_from_plain
 from emulator.trace.ring import Ring
 from emulator.types import (
+    COORDINATOR,
     NEVER,
     NSEC_PER_MSEC,
     NSEC_PER_USEC,
@@ -26,6 +25,7 @@ from emulator.types import (
     BoxSpec,
     Costs,
     KernelSpec,
+    Latencies,
     MachineSpec,
     Message,
     WorkloadSpec,
@@ -66,7 +66,7 @@ class ToyCpu(NodeBase):
         words = list(message[5][0])
         if words[1] == "fail":
             raise RuntimeError(f"CPU {self.node_id} was told to fail")
-        self.send(COORDINATOR, wire.COMMAND_DONE, (words, "as you say"), self.clock_ns)
+        self.send(COORDINATOR, COMMAND_DONE, (words, "as you say"), self.clock_ns)
 
     def books(self) -> dict[str, Any]:
         """Return books without tasks."""

@@ -152,9 +152,8 @@ class Coordinator:
         while self._unheard or not self._supervisor:
             self._take_next()
         self._board.started = True
-        for at_ns, target, words in self._plan.commands:
-            for message in self._commands.give(at_ns, [target], words):
-                self._core.post(message)
+        for message in self._commands.give_timed(self._plan.commands):
+            self._core.post(message)
 
     def _hello(self, identity: bytes, frame: list[Any]) -> None:
         _, protocol, digest, node_id, _, promise, publications = frame
@@ -212,8 +211,8 @@ class Coordinator:
             case frames.HELLO:
                 self._hello(identity, frame)
             case frames.WATCH:
-                _check_protocol(identity, frame[1], frame[2])
                 self._supervisor = identity
+                _check_protocol(identity, frame[1], frame[2])
             case frames.COMMAND:
                 self._take_command(identity, frame)
             case frames.STOP:
@@ -244,7 +243,8 @@ class Coordinator:
             if at_ns >= self._core.until_ns or not self._board.started:
                 raise CommandError("the box takes no commands now")
             targets = self._plan.targets(words)
-        except CommandError as error:
+        except ValueError as error:
+            # CommandError, or a number that is none.
             self._answer(client, f"error: {error}")
             return
         for message in self._commands.give(at_ns, targets, words, client):

@@ -152,9 +152,9 @@ class Link:
             poller.register(sentinel, zmq.POLLIN)
         return [what for what, _ in poller.poll(timeout_ms) if isinstance(what, int)]
 
-    def close(self) -> None:
-        """Send what is still to leave, and close."""
-        self._socket.close()
+    def close(self, linger_ms: int = LINGER_MS) -> None:
+        """Send what is still to leave, waiting ``linger_ms`` at most, and close."""
+        self._socket.close(linger_ms)
         self._context.term()
 
 
@@ -165,7 +165,7 @@ def ask(address: str, words: list[str], timeout_ms: int) -> str:
         link.send(wire.pack([frames.COMMAND, wire.PROTOCOL, words]))
         data = link.receive_within(timeout_ms)
     finally:
-        link.close()
+        link.close(0)
     if data is None:
         raise LinkError(f"no answer within {timeout_ms} ms")
     return str(wire.unpack(data)[1])

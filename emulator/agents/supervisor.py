@@ -138,7 +138,8 @@ class Supervisor:
     def _launch(
         self, context: Any, name: str, target: Callable[..., int], arguments: tuple[Any, ...]
     ) -> None:
-        process = context.Process(target=child, args=(target, arguments), name=name, daemon=True)
+        everything = (target, arguments, self._directory)
+        process = context.Process(target=child, args=everything, name=name, daemon=True)
         process.start()
         self._processes[name] = process
 
@@ -222,13 +223,21 @@ class Supervisor:
                 return
 
 
-def child(target: Callable[..., int], arguments: tuple[Any, ...]) -> None:
+def child(
+    target: Callable[..., int], arguments: tuple[Any, ...], directory: SocketDirectory
+) -> None:
     """Be an agent: the first thing that every process of a box runs."""
+
+    def leave() -> None:
+        # The supervisor is gone and cannot tidy up: whoever comes first removes the sockets.
+        directory.remove()
+        os._exit(0)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocess_process.parent_process()
     assert parent is not None
-    host.end_with(parent.sentinel, lambda: os._exit(0))
+    host.end_with(parent.sentinel, leave)
     sys.exit(target(*arguments))
 
 

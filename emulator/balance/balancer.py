@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator import wire
+from emulator import messages
 from emulator.balance.domain import (
     LB_ACTIVE_FAILED,
     LB_ACTIVE_KICKED,
@@ -57,10 +57,10 @@ from emulator.balance.topology import (
     lowest_domain_spanning,
     unpack_sched_domains,
 )
-from emulator.types import CLASSES, TO_CPU, Board, Promise
 from emulator.nodebase import NodeBase
 from emulator.tracepoints import BOX_LOAD_BALANCE, IDLE_TYPES
 from emulator.types import (
+    CLASSES,
     CPU_IDLE,
     NEVER,
     NOHZ_ENTER,
@@ -70,8 +70,11 @@ from emulator.types import (
     NOHZ_NEWIDLE_STATS,
     STOP_ABORTED,
     STOP_PUSHED,
+    TO_CPU,
+    Board,
     BoxSpec,
     Message,
+    Promise,
     TraceSink,
 )
 
@@ -169,7 +172,7 @@ class Balancer(NodeBase):
     def handle(self, message: Message) -> None:
         """Handle a message; all but the answer wait while a source is asked."""
         self.rb.view.seen_at(self.clock_ns)
-        if message[4] == wire.DETACHED:
+        if message[4] == messages.DETACHED:
             self._detached(message)
         else:
             self.held.append(message)
@@ -214,7 +217,7 @@ class Balancer(NodeBase):
         """Take over a state that :meth:`snapshot` returned."""
         rb, view = self.rb, self.rb.view
         self.seq, self.clock_ns, self.read_ns, self.reached_ns, self.wants_view = state[0]
-        boxes = [[wire.message_from_list(m) for m in box] for box in state[1]]
+        boxes = [[messages.message_from_list(m) for m in box] for box in state[1]]
         self.outbox[:], self.inbox, self.mail, self.held = boxes
         self.asking = state[2]
         rb.domains = unpack_sched_domains(self.machine, state[3])
@@ -238,7 +241,7 @@ class Balancer(NodeBase):
         self.asking = run.cpu
         # The instant is given away: what is decided after the answer sees the state of before.
         self.rb.view.freeze((1 << self.machine.nr_cpus) - 1)
-        self.send(env.src_cpu, wire.DETACH, (env.pack_env(),), self.clock_ns)
+        self.send(env.src_cpu, messages.DETACH, (env.pack_env(),), self.clock_ns)
 
     def pass_over(self, run: Run, env: LbEnv) -> None:
         """Record a pass, and kick the source's stopper if the pass ended so."""
@@ -257,7 +260,7 @@ class Balancer(NodeBase):
         if env.stop_cpu >= 0:
             cause = self.node_id << 40 | record + 1
             args = (env.this_cpu, env.pack_env(), cause)
-            self.send(env.stop_cpu, wire.STOP, args, self.clock_ns + self.coherence_ns)
+            self.send(env.stop_cpu, messages.STOP, args, self.clock_ns + self.coherence_ns)
 
     def run_over(self, run: Run) -> None:
         """Send BALANCE_DONE: [next_balance, idle_next, max_idle_balance_cost] of the CPU."""
@@ -268,22 +271,22 @@ class Balancer(NodeBase):
             self.rb.max_idle_cost[run.cpu],
         ]
         args = (run.kind, run.pulled, facts)
-        self.send(run.cpu, wire.BALANCE_DONE, args, self.clock_ns + self.coherence_ns)
+        self.send(run.cpu, messages.BALANCE_DONE, args, self.clock_ns + self.coherence_ns)
 
     # -- Events ----------------------------------------------------------------------------------
 
     def _receive(self, message: Message) -> None:
         _stamp, source, _seq, _target, op, args = message
-        if op == wire.NOHZ_UPDATE:
+        if op == messages.NOHZ_UPDATE:
             self._nohz_update(source, args[0])
-        elif op == wire.BALANCE:
+        elif op == messages.BALANCE:
             self._balance(source, args)
-        elif op == wire.BALANCE_ABORT:
+        elif op == messages.BALANCE_ABORT:
             if source in self.runs:
                 self.runs[source].abort = True
-        elif op == wire.STOPPED:
+        elif op == messages.STOPPED:
             self._stopped(source, args[0], args[1], args[2])
-        elif op == wire.COMMAND:
+        elif op == messages.COMMAND:
             self._command(args[0])
         else:
             raise AssertionError(f"the balancer got op {op} from node {source}")
@@ -308,7 +311,7 @@ class Balancer(NodeBase):
         if tasks:
             # The last detached is attached first.
             args = (list(reversed(tasks)), env.why, env.cause)
-            self.send(env.dst_cpu, wire.ATTACH, args, self.clock_ns + self.coherence_ns)
+            self.send(env.dst_cpu, messages.ATTACH, args, self.clock_ns + self.coherence_ns)
         self.rb.answered(run, list(env_list), len(tasks))
 
     def _nohz_update(self, cpu: int, kind: int) -> None:
@@ -395,7 +398,7 @@ class Balancer(NodeBase):
         effect_ns = self.clock_ns + self.coherence_ns
         for cpu, chain in enumerate(self.rb.domains.sd):
             facts = [self.rb.view.active_mask, *domain_facts(chain, cpu)]
-            self.send(cpu, wire.PUBLISH_DOMAINS, (facts,), effect_ns)
+            self.send(cpu, messages.PUBLISH_DOMAINS, (facts,), effect_ns)
 
     # -- Sending, publishing, counting -----------------------------------------------------------
 

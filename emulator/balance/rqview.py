@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from emulator.balance.domain import SCHED_CAPACITY_SCALE
 from emulator.balance.pelt import age_blocked
-from emulator.types import Board
 from emulator.types import (
     RQ_FLAGS,
     RQ_H_NR_RUNNING,
@@ -21,6 +20,7 @@ from emulator.types import (
     RQ_UTIL_AVG,
     RQ_UTIL_EST_ENQUEUED,
     RQF_IDLE,
+    Board,
     for_each_cpu,
 )
 

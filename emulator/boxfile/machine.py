@@ -100,10 +100,11 @@ def _groups(
 def _nested(
     inner: tuple[int, ...], outer: tuple[int, ...], what: str, path: Path, report: Report
 ) -> None:
-    for cpu, (small, large) in enumerate(zip(inner, outer, strict=True)):
-        if small & ~large and small & -small == 1 << cpu:
+    for small, large in zip(inner, outer, strict=True):
+        if small & ~large:
             inside, outside = cpulist_format(small), cpulist_format(large)
             report.at(path, f"{what} (CPU {inside}) would not lie within CPU {outside}")
+            return
 
 
 def _distance(machine: Machine, nodes: int, report: Report) -> tuple[tuple[int, ...], ...]:

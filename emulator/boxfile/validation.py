@@ -19,12 +19,15 @@ DRIVERS = ("scsi_debug", "null_blk")
 
 def report_error(
     error: dict[str, Any], data: Any, keys_at: Callable[[Path, Any], list[str]], report: Report
-) -> None:
-    """Report one error of pydantic's; ``keys_at`` tells which keys a mapping of the data may have."""
+) -> Path:
+    """Report one error of pydantic's; return where in the data it is.
+
+    ``keys_at`` tells which keys a mapping of the data may have.
+    """
     kind: str = error["type"]
     path = _trimmed(error["loc"], data, kind in ("missing", "extra_forbidden"))
     if isinstance(error["input"], Refused) or isinstance(child_at(data, path), Refused):
-        return
+        return path
     match kind:
         case "extra_forbidden":
             hint = did_you_mean(str(path[-1]), keys_at(path[:-1], data))
@@ -39,6 +42,7 @@ def report_error(
             report.at((*path, "driver"), f"no such driver {found!r}{hint}")
         case _:
             report.at(path, _message(error))
+    return path
 
 
 def _message(error: dict[str, Any]) -> str:

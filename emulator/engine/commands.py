@@ -7,12 +7,17 @@ went to have answered, it is done and is recorded.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from emulator import wire
 from emulator.latency import COORDINATOR
 from emulator.types import Message
+
+#: Sequence numbers below are for what builders put into inboxes before the run.
+FIRST_SEQ = 1 << 20
 
 
 @dataclass(slots=True)
@@ -37,7 +42,7 @@ class Commands:
 
     def __init__(self) -> None:
         self._pending: list[Pending] = []
-        self._seq = 0
+        self._seq = FIRST_SEQ
         self.done: list[tuple[int, list[Any], Any]] = []  #: (time, words, answer)
 
     def give(
@@ -50,6 +55,16 @@ class Commands:
         for target in targets:
             self._seq += 1
             messages.append((at_ns, COORDINATOR, self._seq, target, wire.COMMAND, (list(words),)))
+        return messages
+
+    def give_timed(self, commands: Iterable[tuple[int, int, list[Any]]]) -> list[Message]:
+        """Return the messages of commands known before the run, (time, target, words) each.
+
+        Neighbours that differ in their target alone are one command.
+        """
+        messages: list[Message] = []
+        for (at_ns, words), same in groupby(commands, key=lambda command: (command[0], command[2])):
+            messages += self.give(at_ns, [target for _, target, _ in same], words)
         return messages
 
     def settle(self, message: Message) -> Pending | None:

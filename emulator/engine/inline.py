@@ -24,9 +24,9 @@ from emulator import wire
 from emulator.engine.board import HistoryBoard
 from emulator.engine.commands import Commands
 from emulator.engine.conservation import ConservationError, Ledger, pids_owned
-from emulator.latency import ANSWERED_AT_ONCE, COORDINATOR, class_of
 from emulator.engine.node import TO_BALANCER, Latencies, Node
 from emulator.engine.plan import Plan
+from emulator.latency import ANSWERED_AT_ONCE, COORDINATOR, class_of
 from emulator.types import NEVER, NSEC_PER_MSEC, Message
 
 #: Emulated time between two calls of ``on_progress``.
@@ -92,9 +92,8 @@ def _run_plan(
     box: InlineBox, plan: Plan, on_progress: OnProgress | None, outcome: RunOutcome
 ) -> None:
     commands = Commands()
-    for at_ns, target, words in plan.commands:
-        for message in commands.give(at_ns, [target], words):
-            box.post(message)
+    for message in commands.give_timed(plan.commands):
+        box.post(message)
     outcome.reached_ns = box.run(plan.until_ns, on_progress)
     for message in box.answers:
         if message[4] == wire.COMMAND_DONE:

@@ -44,6 +44,7 @@ from emulator.types import (
     TraceSink,
 )
 
+
 class Node(Protocol):
     """One owner of state and time: a CPU, a device, the balancer."""
 

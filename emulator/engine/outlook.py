@@ -19,8 +19,8 @@ are one number (:meth:`Outlook.bound`), save that the node with the least low of
 
 from __future__ import annotations
 
-from emulator.latency import Lookahead, class_of
 from emulator.engine.node import CLASSES, TO_BALANCER, TO_CPU, TO_DEVICE, Latencies, Promise
+from emulator.latency import Lookahead, class_of
 from emulator.types import NEVER
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from emulator.engine.board import HistoryBoard, Publication
 from emulator.engine.node import Latencies, Node, Promise
-from emulator.nodebase import NodeBase
 from emulator.engine.windows import Grant, Windows
+from emulator.nodebase import NodeBase
 from emulator.types import Message
 
 

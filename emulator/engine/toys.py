@@ -17,8 +17,8 @@ from typing import Any
 
 from emulator import wire
 from emulator.engine.board import HistoryBoard
-from emulator.latency import COORDINATOR
 from emulator.engine.node import CLASSES, Latencies, Promise
+from emulator.latency import COORDINATOR
 from emulator.nodebase import NodeBase
 from emulator.types import NEVER, Message
 

@@ -36,9 +36,9 @@ from heapq import heappush
 from emulator import wire
 from emulator.engine.board import BOOT_NS, HistoryBoard, Publication, View, ViewFeed
 from emulator.engine.conservation import Ledger
-from emulator.latency import ANSWERED_AT_ONCE, COORDINATOR
 from emulator.engine.node import TO_BALANCER, Latencies, Promise
 from emulator.engine.outlook import Outlook
+from emulator.latency import ANSWERED_AT_ONCE, COORDINATOR
 from emulator.types import NEVER, NSEC_PER_MSEC, Message
 
 #: How far a bound may lie beyond the least next event of all nodes.

@@ -322,6 +322,7 @@ def queue_rq(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
             cpu.inbox,
             (done_ns, cpu.device_nodes[q.index], q.rings, cpu.node_id, messages.COMPLETION, (rq.cookie, 0)),
         )
+        cpu.timer_armed(done_ns)
     else:
         cpu.send(
             cpu.device_nodes[q.index],

@@ -172,7 +172,7 @@ def newidle_end(cpu: Cpu, arg: object) -> None:
     newidle_finished(cpu, False)
 
 
-def newidle_finished(cpu: Cpu, pulled: bool) -> None:
+def newidle_finished(cpu: Cpu, pulled: object) -> None:
     """The newidle balance is over: pick again, tasks may have come."""
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)

@@ -164,6 +164,7 @@ class Cpu:
         "tick_ns",
         "tick_stopped",
         "timer_seq",
+        "timer_watch_ns",
         "timers",
         "wakeups",
         "waking",
@@ -212,6 +213,8 @@ class Cpu:
         self.mail_safe_ns = 0
         self.wants_view = False
         self.stalled = False
+        #: On machines that take turns, while this CPU has the host: an earlier timer gives it up.
+        self.timer_watch_ns = -1
         # Messages.
         self.inbox: list[Message] = []
         self.mail: list[Message] = []
@@ -381,6 +384,19 @@ class Cpu:
         self.f_end = NEVER
         self.f_arg = arg
 
+    def answered(self, waiting: int, kind: int, arg: Any) -> None:
+        """What a frame waited for has come: it goes on as ``kind``, now or when it is on top."""
+        if self.f_kind == waiting:
+            self.f_kind = kind
+            self.f_arg = arg
+            self.f_end = 0 if self.stalled else self.now  # without the host: no time left
+            return
+        for index, frame in enumerate(self.stack):
+            if frame[0] == waiting:
+                self.stack[index] = (kind, 0, arg, frame[3], frame[4])
+                return
+        raise AssertionError(self.story(f"an answer that no frame of kind {waiting} waits for"))
+
     def push(self, kind: int, ns: int, arg: Any, level: int, irqs_on: bool) -> None:
         """Interrupt or call: put a frame over what runs."""
         left = self.f_end - self.now if self.f_end < NEVER else NEVER
@@ -397,6 +413,12 @@ class Cpu:
         self.f_kind = kind
         self.f_end = self.now + left if left < NEVER else NEVER
         self.f_arg = arg
+
+    def halt(self) -> None:
+        """Halt; on a machine that takes turns that gives the host up."""
+        self.wait(frames.HALT)
+        if self.timer_watch_ns >= 0:
+            self.limit = 0
 
     def stall(self, now_ns: int) -> None:
         """Take the host away: nothing of this CPU's own goes on (machines that take turns)."""
@@ -419,8 +441,12 @@ class Cpu:
         return self.f_kind == frames.HALT and not self.irqs
 
     def next_timer_ns(self) -> int:
-        """Return the expiry of the earliest timer, or NEVER."""
-        return self.timers[0][0] if self.timers else NEVER
+        """Return the expiry of the earliest timer, announced completions included, or NEVER."""
+        earliest = self.timers[0][0] if self.timers else NEVER
+        for message in self.inbox:
+            if message[4] == messages.COMPLETION and message[0] < earliest:
+                earliest = message[0]
+        return earliest
 
     # -- Timers and messages --------------------------------------------------------------------
 
@@ -428,6 +454,12 @@ class Cpu:
         """Arm an hrtimer of this CPU."""
         self.timer_seq += 1
         heapq.heappush(self.timers, (expiry_ns, self.timer_seq, kind, arg))
+        self.timer_armed(expiry_ns)
+
+    def timer_armed(self, expiry_ns: int) -> None:
+        """On a machine that takes turns, give the host up if no timer was due that early."""
+        if expiry_ns < self.timer_watch_ns:
+            self.limit = 0
 
     def send(
         self, target: int, op: int, args: tuple[Any, ...], effect_ns: int, reply_min_ns: int
@@ -628,6 +660,7 @@ def _handlers() -> list[Callable[[Cpu, Any], None]]:
     table[frames.IDLE_EXIT] = idle.idle_exit_end
     table[frames.SCHEDULE] = core.schedule_end
     table[frames.NEWIDLE] = core.newidle_end
+    table[frames.NEWIDLE_DONE] = core.newidle_finished
     table[frames.SUBMIT_PREP] = aio.submit_prep_end
     table[frames.SUBMIT_LOCKED] = aio.submit_locked
     table[frames.DISPATCH] = blk_mq.dispatch_end

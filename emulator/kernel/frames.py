@@ -26,6 +26,7 @@ IDLE_EXIT = 4  # the idle loop, from the wakeup to schedule()
 SCHEDULE = 5  # __schedule() up to the switch
 NEWIDLE = 6  # newidle_balance() before it knows whether to ask
 NEWIDLE_WAIT = 7  # newidle_balance(), the balancer decides
+NEWIDLE_DONE = 31  # newidle_balance(), the balancer has answered
 SUBMIT_PREP = 8  # io_submit(): one iocb up to the plug
 SUBMIT_LOCKED = 9  # io_submit(): an unaligned write holds the inode's lock alone
 DISPATCH = 10  # blk_mq: one request from the plug to the device

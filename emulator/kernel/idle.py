@@ -44,7 +44,7 @@ def enter(cpu: Cpu, _arg: object) -> None:
     stop_tick(cpu)
     cpu.emit(tp.CPU_IDLE, 1, cpu.node_id)
     cpu.idle_since = cpu.now
-    cpu.wait(frames.HALT)
+    cpu.halt()
     cpu.publish()
 
 

@@ -23,7 +23,6 @@ from emulator.kernel import (
     iomap,
     kthread,
     load_balance,
-    softirq,
     stop_machine,
 )
 from emulator.kernel.request import Request
@@ -162,20 +161,7 @@ def handle_balance_done(cpu: Cpu, args: tuple[Any, ...]) -> None:
     for target in args[3] if len(args) > 3 else ():
         cpu.emit(tp.SCHED_WAKING, kthread.stopper_pid(target), 0, target)
     if kind == BALANCE_NEWIDLE:
-        assert cpu.f_kind == frames.NEWIDLE_WAIT, cpu.story("a newidle answer nobody waits for")
-        core.newidle_finished(cpu, bool(pulled))
+        cpu.answered(frames.NEWIDLE_WAIT, frames.NEWIDLE_DONE, bool(pulled))
         return
     cpu.busy_pass |= kind == BALANCE_PERIODIC
-    end_wait(cpu)
-
-
-def end_wait(cpu: Cpu) -> None:
-    """Let the SCHED softirq return, now or, if it is interrupted, when it is on top again."""
-    if cpu.f_kind == frames.SOFTIRQ_SCHED_WAIT:
-        softirq.vector_done(cpu, softirq.SCHED)
-        return
-    for index, frame in enumerate(cpu.stack):
-        if frame[0] == frames.SOFTIRQ_SCHED_WAIT:
-            cpu.stack[index] = (frames.SOFTIRQ_SCHED_DONE, 0, None, frame[3], frame[4])
-            return
-    raise AssertionError(cpu.story("a balance answer nobody waits for"))
+    cpu.answered(frames.SOFTIRQ_SCHED_WAIT, frames.SOFTIRQ_SCHED_DONE, None)

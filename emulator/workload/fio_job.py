@@ -359,7 +359,7 @@ def _impossible(job: FioJob) -> list[tuple[str, str]]:
         found.append(("size", "the job needs a size (or filesize)"))
     elif job.size and job.filesize and job.size != job.filesize:
         found.append(("filesize", "a size and a different filesize are not emulated"))
-    elif job.file_bytes % job.bs:
+    elif job.bs % 512 == 0 and job.file_bytes % job.bs:
         found.append(("size", f"{job.file_bytes} is not a multiple of bs={job.bs}"))
     if job.time_based and not job.runtime_ns:
         found.append(("time_based", "a time_based job needs a runtime"))

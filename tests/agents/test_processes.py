@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from subprocess import PIPE
 
 import psutil
 import pytest
@@ -151,6 +153,27 @@ def test_any_agents_death_ends_the_run(victim: str) -> None:
     assert_all_gone(run.pids)
 
 
+def test_a_killed_supervisor_takes_its_agents_with_it(tmp_path: Path) -> None:
+    code = (
+        "from tests.agents.test_processes import toy_plan, FOREVER_NS, Supervisor\n"
+        "def tell(now_ns, waiting_for=''):\n"
+        "    if now_ns:\n"
+        "        print(*supervisor.pids().values(), flush=True)\n"
+        "    return True\n"
+        "supervisor = Supervisor(toy_plan([2, 1], FOREVER_NS), tell)\n"
+        "supervisor.run()\n"
+    )
+    environment = dict(os.environ, XDG_RUNTIME_DIR=str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=PIPE, env=environment) as process:
+        assert process.stdout is not None
+        agents = [psutil.Process(int(pid)) for pid in process.stdout.readline().split()]
+        process.kill()
+        assert len(agents) == 4
+        _, alive = psutil.wait_procs(agents, timeout=20)
+        assert alive == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stopped_agent_is_not_dead() -> None:
     waited: list[str] = []
 
@@ -167,7 +190,7 @@ def test_a_stopped_agent_is_not_dead() -> None:
             time.sleep(0.02)
         os.kill(run.pids["emucpu/1"], signal.SIGCONT)
 
-    plan = toy_plan([2, 2], 200 * TICK_NS)
+    plan = toy_plan([2, 2], 70 * TICK_NS)
     outcome = Stopped(plan, stop_and_go).outcome()
     assert outcome.status == 0
     assert "emucpu/1" in waited
@@ -249,8 +272,6 @@ def test_asking_a_box_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_two_builds_that_disagree_refuse_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    real: Any = Supervisor.__dict__["run"]
-    assert callable(real)
     monkeypatch.setattr("emulator.wire.PROTOCOL", 999)
     outcome = run_processes(toy_plan([2], TICK_NS))
     assert outcome.status == 2

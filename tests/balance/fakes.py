@@ -1,14 +1,12 @@
 """A box without CPUs for the balancer's tests: a board, a trace, and queues that answer DETACH."""
 
-# ruff: noqa: ARG002 - fakes have the signatures of what they stand for
-
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from emulator import wire
+from emulator import messages
 from emulator.balance.balancer import Balancer
 from emulator.types import (
     CPU_NEWLY_IDLE,
@@ -211,7 +209,7 @@ class FakeBox:
         """Let the balancer and the queues work until ``until_ns``."""
         while True:
             # Who is asked answers before anything else happens.
-            for message in [m for m in self.later if m[4] == wire.DETACH]:
+            for message in [m for m in self.later if m[4] == messages.DETACH]:
                 self.later.remove(message)
                 self.receive(message)
             times = [self.balancer.next_event_ns(), *(m[0] for m in self.later)]
@@ -230,19 +228,19 @@ class FakeBox:
     def receive(self, message: Message) -> None:
         self.seen.append(message)
         now, _source, _seq, cpu, op, args = message
-        if op == wire.DETACH:
+        if op == messages.DETACH:
             env = list(args[0])
             tasks = self.detach_tasks(now, cpu, env)
-            self.send(now, cpu, wire.DETACHED, env, tasks, self.facts(cpu))
-        elif op == wire.ATTACH:
+            self.send(now, cpu, messages.DETACHED, env, tasks, self.facts(cpu))
+        elif op == messages.ATTACH:
             for _pid, task in args[0]:
                 self.queues[cpu].append(task)
                 if self.running[cpu] is None:
                     self.running[cpu] = task
             self.publish(cpu)
-        elif op == wire.STOP:
+        elif op == messages.STOP:
             self.stop(message)
-        elif op == wire.BALANCE_DONE:
+        elif op == messages.BALANCE_DONE:
             self.done.append((now, cpu, args))
 
     def detach_tasks(self, now: int, cpu: int, env: list[int]) -> list[Any]:
@@ -308,6 +306,6 @@ class FakeBox:
             self.moves.append((now, task.pid, cpu, push_cpu))
             self.publish(cpu)
             self.publish(push_cpu)
-        self.send(now, cpu, wire.STOPPED, push_cpu, result, hot)
+        self.send(now, cpu, messages.STOPPED, push_cpu, result, hot)
         if self.on_stop is not None:
             self.on_stop(message)

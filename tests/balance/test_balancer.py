@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulator import wire
+from emulator import messages, wire
 from emulator.balance.balancer import Balancer
 from emulator.balance.domain import (
     LB_BALANCED,
@@ -20,7 +20,6 @@ from emulator.balance.domain import (
     LB_HOT_GAINED,
     LB_MOVED,
 )
-from emulator.engine.node import TO_CPU
 from emulator.tracepoints import (
     BOX_LOAD_BALANCE,
     LB_ACTIVE,
@@ -55,6 +54,7 @@ from emulator.types import (
     NOHZ_NEED_RESCHED,
     NOHZ_NEWIDLE,
     NOHZ_STATS_KICK,
+    TO_CPU,
 )
 from tests.balance.fakes import FakeBox, FakeTask, box_spec, machine, rq_facts
 
@@ -70,12 +70,12 @@ def column(box: FakeBox, which: int) -> list[int]:
 
 
 def ask(box: FakeBox, now: int, cpu: int, kind: int, value: int, avg_idle: int = 10**6) -> None:
-    box.send(now, cpu, wire.BALANCE, kind, value, avg_idle, 7)
+    box.send(now, cpu, messages.BALANCE, kind, value, avg_idle, 7)
 
 
 def enter(box: FakeBox, now: int, *cpus: int) -> None:
     for cpu in cpus:
-        box.send(now, cpu, wire.NOHZ_UPDATE, NOHZ_ENTER, 0)
+        box.send(now, cpu, messages.NOHZ_UPDATE, NOHZ_ENTER, 0)
 
 
 def hogs(nr: int, allowed: int = -1, first: int = 100) -> list[FakeTask]:
@@ -91,9 +91,9 @@ def test_a_periodic_pass_pulls_in_order_and_reports() -> None:
     ask(box, 300 * MS, 1, BALANCE_PERIODIC, CPU_IDLE)
     box.run(301 * MS)
     # Load 4096 on one of four CPUs: 1024 each is the goal, so one task moves... at 1024 * 3 above.
-    (detach,) = [m for m in box.seen if m[4] == wire.DETACH]
+    (detach,) = [m for m in box.seen if m[4] == messages.DETACH]
     assert (detach[0], detach[3]) == (300 * MS, 0)
-    (attach,) = [m for m in box.seen if m[4] == wire.ATTACH]
+    (attach,) = [m for m in box.seen if m[4] == messages.ATTACH]
     assert (attach[0], attach[3]) == (300 * MS + 100, 1)
     assert attach[5][1:] == (MIGRATE_PERIODIC, 7)
     order = [pid for _t, pid, _from, _to in box.moves]
@@ -103,7 +103,7 @@ def test_a_periodic_pass_pulls_in_order_and_reports() -> None:
     # It is busy now: 4 ms * 32.
     assert facts[0] == 428 == column(box, BAL_NEXT_BALANCE)[1]
     assert facts[1] == 304 == column(box, BAL_IDLE_NEXT)[1]
-    assert box.seen.index(attach) < len(box.seen) - 1 or box.seen[-1][4] == wire.BALANCE_DONE
+    assert box.seen.index(attach) < len(box.seen) - 1 or box.seen[-1][4] == messages.BALANCE_DONE
 
 
 def test_a_pass_that_is_not_due_is_not_made() -> None:
@@ -169,7 +169,7 @@ def test_newidle_pulls_and_stops() -> None:
     box.run(101 * MS)
     ((_effect, _cpu, (kind, pulled, facts)),) = box.done
     assert (kind, pulled) == (BALANCE_NEWIDLE, 1)
-    assert [m[5][1] for m in box.seen if m[4] == wire.ATTACH] == [MIGRATE_NEWIDLE]
+    assert [m[5][1] for m in box.seen if m[4] == messages.ATTACH] == [MIGRATE_NEWIDLE]
     lower, upper = box.balancer.rb.domains.sd[0]
     assert lower.lb[CPU_NEWLY_IDLE][LB_MOVED] == 1
     assert upper.lb[CPU_NEWLY_IDLE][LB_COUNT] == 0
@@ -194,7 +194,7 @@ def test_newidle_that_returned_early_lowers_next_balance() -> None:
     box.balancer.rb.next_balance[2] = 10**6
     box.balancer.rb.domains.sd[2][0].last_balance = 95
     box.balancer.rb.note_due([2])
-    box.send(100 * MS, 2, wire.NOHZ_UPDATE, NOHZ_NEWIDLE, 0)
+    box.send(100 * MS, 2, messages.NOHZ_UPDATE, NOHZ_NEWIDLE, 0)
     box.run(101 * MS)
     assert column(box, BAL_NEXT_BALANCE)[2] == 99
 
@@ -205,13 +205,13 @@ def test_newidle_that_returned_early_lowers_next_balance() -> None:
 def test_mask_and_times_are_published() -> None:
     box = FakeBox(machine(4))
     enter(box, MS, 1, 3)
-    box.send(MS, 0, wire.NOHZ_UPDATE, NOHZ_KICKED, 0)
+    box.send(MS, 0, messages.NOHZ_UPDATE, NOHZ_KICKED, 0)
     box.run(2 * MS)
     facts = box.board.facts[4]
     assert facts[BAL_NOHZ_MASK] == 0b1010
     assert facts[BAL_NOHZ_NEXT_BALANCE] == 1
     assert facts[BAL_HAS_BLOCKED] == 1
-    box.send(3 * MS, 1, wire.NOHZ_UPDATE, NOHZ_EXIT, 0)
+    box.send(3 * MS, 1, messages.NOHZ_UPDATE, NOHZ_EXIT, 0)
     box.run(4 * MS)
     assert box.board.facts[4][BAL_NOHZ_MASK] == 0b1000
 
@@ -290,7 +290,7 @@ def test_abort_ends_the_run_before_the_next_cpu() -> None:
     box = FakeBox(machine(4), pass_ns=10_000, visit_ns=1_000)
     enter(box, MS, 1, 2, 3)
     ask(box, 100 * MS, 1, BALANCE_NOHZ, FULL)
-    box.send(100 * MS + 5_000, 1, wire.BALANCE_ABORT, BALANCE_NOHZ)
+    box.send(100 * MS + 5_000, 1, messages.BALANCE_ABORT, BALANCE_NOHZ)
     box.run(101 * MS)
     assert [r[3] for r in box.trace.records] == [2]
     rb = box.balancer.rb
@@ -308,7 +308,7 @@ def test_pulls_on_behalf_of_another_cpu_go_there() -> None:
     ask(box, 100 * MS, 1, BALANCE_NOHZ, FULL)
     box.run(101 * MS)
     assert {to for _t, _pid, _from, to in box.moves} == {2}
-    assert {m[5][1] for m in box.seen if m[4] == wire.ATTACH} == {MIGRATE_NOHZ}
+    assert {m[5][1] for m in box.seen if m[4] == messages.ATTACH} == {MIGRATE_NOHZ}
     assert box.done[0][2][1] == 0  # nothing came to the ilb itself
 
 
@@ -335,7 +335,7 @@ def test_D_11_hog_and_bound_kworker_end_in_active_balance() -> None:
         starve(box, (100 + 8 * i) * MS, 3)
     box.run(200 * MS)
     assert box.moves == [(124 * MS + 100, 1, 0, 3)]
-    (stop,) = [m for m in box.seen if m[4] == wire.STOP]
+    (stop,) = [m for m in box.seen if m[4] == messages.STOP]
     push_cpu, env, cause = stop[5]
     assert push_cpu == 3
     assert env[ENV_NR_BALANCE_FAILED] == 2  # above the tries: hot tasks pass
@@ -419,11 +419,11 @@ class OneHog:
         now = -(-jiffy * 10**9 // self.hz)
         busy = next(c for c in range(self.nr_cpus) if self.hog in box.queues[c])
         if nohz.idle_cpus_mask >> busy & 1:
-            box.send(now, busy, wire.NOHZ_UPDATE, NOHZ_EXIT, 0)
+            box.send(now, busy, messages.NOHZ_UPDATE, NOHZ_EXIT, 0)
         if jiffy < nohz.next_balance:
             box.run(now + 1)
             return
-        box.send(now, busy, wire.NOHZ_UPDATE, NOHZ_KICKED, 0)
+        box.send(now, busy, messages.NOHZ_UPDATE, NOHZ_KICKED, 0)
         ilb = next(c for c in range(self.nr_cpus) if not box.queues[c])
         ask(box, now, ilb, BALANCE_NOHZ, FULL)
         box.run(now + 1)
@@ -476,7 +476,7 @@ def test_everything_waits_while_a_source_is_asked() -> None:
     ask(box, 100 * MS, 2, BALANCE_PERIODIC, CPU_IDLE)
     balancer = box.balancer
     balancer.advance(100 * MS + 1, NEVER)
-    assert [m[4] for m in balancer.outbox] == [wire.DETACH]
+    assert [m[4] for m in balancer.outbox] == [messages.DETACH]
     assert balancer.asking == 1
     assert balancer.own_next_ns() == NEVER
     box.later += balancer.outbox
@@ -493,7 +493,7 @@ def test_hotplug_rebuilds_resets_and_tells() -> None:
     box.put(0, *hogs(1))
     enter(box, MS, 1, 2, 3)
     ask(box, 100 * MS, 2, BALANCE_PERIODIC, CPU_IDLE)
-    box.send(150 * MS, 3, wire.COMMAND, ["cpu_active", 3, 0])
+    box.send(150 * MS, 3, messages.COMMAND, ["cpu_active", 3, 0])
     box.run(151 * MS)
     rb = box.balancer.rb
     assert rb.domains.sd[3] == []
@@ -501,13 +501,13 @@ def test_hotplug_rebuilds_resets_and_tells() -> None:
     assert rb.max_interval == 300
     facts = box.board.facts[4]
     assert (facts[BAL_ACTIVE_MASK], facts[BAL_NOHZ_MASK]) == (0b0111, 0b0110)
-    told = {m[3]: m[5][0] for m in box.seen if m[4] == wire.PUBLISH_DOMAINS}
+    told = {m[3]: m[5][0] for m in box.seen if m[4] == messages.PUBLISH_DOMAINS}
     assert sorted(told) == [0, 1, 2, 3]
     assert told[0][:2] == [0b0111, 0b0111]
     assert told[3][1:] == [0b1000, []]
     # The totals of results.json survive.
     assert box.balancer.books()["balance"]["idle"]["calls"] == 1
-    box.send(160 * MS, 3, wire.COMMAND, ["cpu_active", 3, 1])
+    box.send(160 * MS, 3, messages.COMMAND, ["cpu_active", 3, 1])
     box.run(161 * MS)
     assert [sd.last_balance for sd in rb.domains.sd[3]] == [160]
 
@@ -515,7 +515,7 @@ def test_hotplug_rebuilds_resets_and_tells() -> None:
 def test_a_run_survives_a_rebuild_between_its_passes() -> None:
     box = FakeBox(machine(8, llc=4), pass_ns=10_000)
     ask(box, 100 * MS, 0, BALANCE_PERIODIC, CPU_IDLE)
-    box.send(100 * MS + 1_000, 5, wire.COMMAND, ["cpu_active", 5, 0])
+    box.send(100 * MS + 1_000, 5, messages.COMMAND, ["cpu_active", 5, 0])
     box.run(101 * MS)
     assert len(box.done) == 1
     assert len(box.trace.records) == 1
@@ -526,7 +526,7 @@ def test_a_dead_cpu_is_forgotten() -> None:
     ask(box, 100 * MS, 0, BALANCE_PERIODIC, CPU_IDLE)
     box.run(100 * MS + 1)
     assert box.balancer.rb.serialize_cpu == 0
-    box.send(100 * MS + 1_000, 1, wire.COMMAND, ["cpu_dead", 0])
+    box.send(100 * MS + 1_000, 1, messages.COMMAND, ["cpu_dead", 0])
     box.run(101 * MS)
     assert box.done == []
     assert box.balancer.books()["runs"] == 0
@@ -536,8 +536,8 @@ def test_a_dead_cpu_is_forgotten() -> None:
 def test_sysctls_of_the_balancer() -> None:
     box = FakeBox(machine(4))
     box.put(0, *hogs(5))
-    box.send(MS, 0, wire.COMMAND, ["sysctl", "kernel.sched_nr_migrate", 2])
-    box.send(MS, 0, wire.COMMAND, ["sysctl", "kernel.sched_latency_ns", 2])
+    box.send(MS, 0, messages.COMMAND, ["sysctl", "kernel.sched_nr_migrate", 2])
+    box.send(MS, 0, messages.COMMAND, ["sysctl", "kernel.sched_latency_ns", 2])
     ask(box, 100 * MS, 1, BALANCE_PERIODIC, CPU_IDLE)
     box.run(101 * MS)
     assert box.balancer.rb.view.nr_migrate == 2
@@ -594,7 +594,7 @@ def test_snapshot_and_restore_in_the_middle_of_a_pass_and_of_a_run() -> None:
         other.restore(wire.unpack(wire.pack(state)))
         assert other.snapshot() == state
     assert box.balancer.asking == 1
-    assert [m[4] for m in box.balancer.outbox] == [wire.DETACH]
+    assert [m[4] for m in box.balancer.outbox] == [messages.DETACH]
 
 
 # -- Properties -------------------------------------------------------------------------------------
@@ -623,7 +623,7 @@ def random_box(data: tuple[Any, ...]) -> FakeBox:
         box.put(cpu, FakeTask(number + 1, allowed | 1 << cpu, load, hot=hot))
     now = MS
     if inactive is not None:
-        box.send(now, inactive, wire.COMMAND, ["cpu_active", inactive, 0])
+        box.send(now, inactive, messages.COMMAND, ["cpu_active", inactive, 0])
     enter(box, now, *(c for c in range(8) if not box.queues[c] and c != inactive))
     for delta, cpu, kind, value in requests:
         now += delta * MS
@@ -691,4 +691,4 @@ def test_property_snapshot_round_trip_is_exact(data: tuple[Any, ...]) -> None:
 
 def test_an_op_that_is_not_for_the_balancer_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="node 0"):
-        FakeBox(machine(2)).balancer.handle((0, 0, 1, 2, wire.DETACH, ()))
+        FakeBox(machine(2)).balancer.handle((0, 0, 1, 2, messages.DETACH, ()))

@@ -5,8 +5,8 @@ from typing import Any
 from emulator import wire
 from emulator.engine.board import HistoryBoard
 from emulator.engine.node import CLASSES, Latencies, Promise
-from emulator.nodebase import NodeBase
 from emulator.engine.turns import TurnsBox
+from emulator.nodebase import NodeBase
 from emulator.types import NEVER, Message
 
 LATENCIES = Latencies(cpu_ns=100, device_ns=100, balancer_ns=500, coherence_ns=50)

@@ -17,7 +17,8 @@ MINIMAL = "ioengine=libaio\ndirect=1\nsize=64m\n"
 
 def one_job(options: str) -> FioJob:
     sections, problems = parse_sections(f"[job]\n{MINIMAL}{options}")
-    assert problems == [] and len(sections) == 1
+    assert problems == []
+    assert len(sections) == 1
     job, problems = read_job(sections[0])
     assert problems == []
     return job
@@ -37,15 +38,20 @@ def test_the_threads_job() -> None:
         "iodepth_batch_complete_min=1\nruntime=30s\ntime_based\nverify=sha3-512\noverwrite=1\n"
     )
     assert (job.rw, job.bs, job.iodepth, job.iodepth_batch) == ("randwrite", 4096, 128, 1)
-    assert job.runtime_ns == 30_000_000_000 and job.time_based and job.overwrite
-    assert job.verify == "sha3-512" and job.do_verify
+    assert job.runtime_ns == 30_000_000_000
+    assert job.time_based
+    assert job.overwrite
+    assert job.verify == "sha3-512"
+    assert job.do_verify
     assert job.file_bytes == 64 << 20
 
 
 def test_defaults_are_fios() -> None:
     job = one_job("")
     assert (job.rw, job.bs, job.iodepth, job.numjobs, job.nice) == ("read", 4096, 1, 1, 0)
-    assert not job.time_based and job.cpus_allowed == 0 and job.thinktime_blocks == 1
+    assert not job.time_based
+    assert job.cpus_allowed == 0
+    assert job.thinktime_blocks == 1
 
 
 def test_global_holds_for_the_sections_below_it_and_may_come_again() -> None:
@@ -99,7 +105,7 @@ def test_sizes_as_fio_reads_them(text: str, value: int) -> None:
 
 @pytest.mark.parametrize("text", ["4q", "1.5g", "1e3", "", "k", "4 k"])
 def test_sizes_that_fio_misreads_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="whole number|no unit"):
+    with pytest.raises(ValueError, match=r"whole number|no unit"):
         fio_bytes(text)
 
 
@@ -177,7 +183,8 @@ def test_no_job_and_no_section() -> None:
     assert parse_sections("; nothing\n")[1][0].message.startswith("there is no job")
     assert parse_sections("[global]\nbs=4k\n")[1][0].message.startswith("there is no job")
     problem = parse_sections("bs=4k\n[a]\n")[1][0]
-    assert problem.line == 1 and "before the first" in problem.message
+    assert problem.line == 1
+    assert "before the first" in problem.message
 
 
 def test_cpus_allowed_policy() -> None:
