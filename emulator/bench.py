@@ -30,7 +30,7 @@ SIZES = (4, 8, 24, 64)
 DURATION = "5s"
 QUICK_DURATION = "1500ms"
 
-COLUMNS = ("box", "engine", "speed", "windows/s", "messages/s", "µs/IO", "records/IO", "up in")
+COLUMNS = ("box", "engine", "speed", "win/s", "msg/s", "µs/IO", "rec/IO", "up in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ def run_bench(quick: bool) -> int:
         for report in run_apart(errands, at_once=1):
             table.add_row(*_row(report))
             reports.append(report)
-        console.print(table)
-    for line in memory_lines(reports):
-        console.print(line, highlight=False)
+        console.print(table, "")
+    for line in [*failure_lines(reports), *memory_lines(reports)]:
+        console.print(line, highlight=False, markup=False)
     return 2 if any(speed_of(report) is None for report in reports) else 0
 
 
@@ -111,7 +111,11 @@ def _cpu_memory(agents: dict[str, dict[str, Any]]) -> tuple[int, ...]:
 
 
 def _table(title: str) -> Table:
-    table = Table(*COLUMNS, title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(
+        *COLUMNS, title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for column in table.columns:
+        column.no_wrap = True
     for column in table.columns[2:]:
         column.justify = "right"
     return table
@@ -120,13 +124,10 @@ def _table(title: str) -> Table:
 def _row(report: Report) -> list[str]:
     options = report.errand.options
     engine = options[options.index("--engine") + 1]
-    changes = [word for word in options if word.startswith("machine.cpus=")]
+    changes = [f"{word.partition('=')[2]} CPUs" for word in options if "machine.cpus=" in word]
     name = " ".join([report.errand.box, *changes])
     speed = speed_of(report)
-    if speed is None:
-        reason = report.error.splitlines()[-1] if report.error else "no complete result"
-        return [name, engine, f"[red]{reason}[/]"]
-    return [name, engine, *_figures(speed, engine)]
+    return [name, engine, *(_figures(speed, engine) if speed else ["failed"])]
 
 
 def _figures(speed: Speed, engine: str) -> list[str]:
@@ -140,6 +141,20 @@ def _figures(speed: Speed, engine: str) -> list[str]:
         records,
         f"{speed.start_s:.2f} s" if engine == "processes" else "",
     ]
+
+
+def failure_lines(reports: Iterable[Report]) -> Iterator[str]:
+    """Yield why a run has no figures, for every run that has none."""
+    for report in reports:
+        if speed_of(report) is None:
+            yield f"{report.errand.box} {' '.join(report.errand.options)}: {_reason(report)}"
+
+
+# Of a traceback, the line that says what happened.
+def _reason(report: Report) -> str:
+    lines = report.error.splitlines() or ["no complete result"]
+    telling = [line for line in lines if line[:1].strip() and "Error: " in line]
+    return (telling or lines)[-1]
 
 
 def memory_lines(reports: Iterable[Report]) -> Iterator[str]:

@@ -79,7 +79,7 @@ def boxes() -> None:
         click.echo(f"{name:<{width}}  {description}")
 
 
-@cli.command()
+@cli.command(short_help="Validate a box and print it, resolved.")
 @click.argument("box")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
 def check(box: str, overrides: tuple[str, ...]) -> None:
@@ -94,7 +94,7 @@ def check(box: str, overrides: tuple[str, ...]) -> None:
 # -- Running ------------------------------------------------------------------------------------
 
 
-@cli.command()
+@cli.command(short_help="Run a box; say what happened and why.")
 @click.argument("box")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all randomness in the run.")
@@ -134,7 +134,10 @@ def run(
     sys.exit(status)
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(
+    short_help="Send a command to a running box.",
+    context_settings={"ignore_unknown_options": True},
+)
 @click.argument("run_word", metavar="RUN")
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
 def ctl(run_word: str, words: tuple[str, ...]) -> None:
@@ -153,7 +156,7 @@ def ctl(run_word: str, words: tuple[str, ...]) -> None:
 # -- Reading ------------------------------------------------------------------------------------
 
 
-@cli.command()
+@cli.command(short_help="Print what one CPU did, live too.")
 @click.argument("run_word", metavar="RUN")
 @click.option("--cpu", type=click.IntRange(min=0), required=True, help="Which emulated CPU.")
 @click.option("--event", "events", multiple=True, metavar="NAME", help="Only these tracepoints.")
@@ -196,11 +199,16 @@ def logs(
 # -- Judging ------------------------------------------------------------------------------------
 
 
-@cli.command()
+@cli.command(short_help="Compare with a real kernel's figures.")
 @click.argument("cases", nargs=-1, metavar="[CASE]...")
-@click.option("--seeds", type=click.IntRange(1, 100), default=5, show_default=True)
+@click.option(
+    "--seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs per case."
+)
 def validate(cases: tuple[str, ...], seeds: int) -> None:
-    """Compare emulated cases with the figures of a real kernel; all cases if none is named."""
+    """Compare emulated cases with the figures of a real kernel; all cases if none is named.
+
+    CASE is a case such as W1-tuned, or a batch of them such as W1.
+    """
     from emulator.validation import CaseError, validate_cases
 
     with mistakes_of(CaseError):

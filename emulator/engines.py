@@ -61,9 +61,8 @@ def run(engine: str, job: Job) -> RunOutcome:
 
 
 def plan_of(job: Job) -> Plan:
-    """Return the plan of a job; raise CommandError for a timed event that the box cannot do."""
+    """Return the plan of a job; raise CommandError for a timed event that no node takes."""
     spec = job.spec
-    plain = spec_to_plain(spec)
     latencies: Callable[[BoxSpec], Latencies] = resolve(job.parts.latencies)
     return Plan(
         nr_cpus=spec.machine.nr_cpus,
@@ -71,19 +70,23 @@ def plan_of(job: Job) -> Plan:
         until_ns=spec.duration_ns,
         latencies=latencies(spec),
         factory=job.parts.node,
-        spec_plain=plain,
+        spec_plain=spec_to_plain(spec),
         run_dir=str(job.directory),
         host_cpus=tuple(for_each_cpu(job.host_cpus)) if job.host_cpus is not None else (),
-        commands=commands_of(job, plain),
+        commands=commands_of(spec, job.parts),
         route=job.parts.route,
     )
 
 
-def commands_of(job: Job, plain: Any) -> tuple[Command, ...]:
-    """Return the box's timed events as commands, one per node concerned, by time."""
-    route: Callable[[list[str], Any], list[int]] = resolve(job.parts.route)
+def commands_of(spec: BoxSpec, parts: Parts) -> tuple[Command, ...]:
+    """Return a box's timed events as commands, one per node concerned, by time.
+
+    Raise CommandError for an event that no node takes.
+    """
+    route: Callable[[list[str], Any], list[int]] = resolve(parts.route)
+    plain = spec_to_plain(spec)
     commands: list[Command] = []
-    for event in sorted(job.spec.events, key=lambda event: event.at_ns):
+    for event in sorted(spec.events, key=lambda event: event.at_ns):
         words = event.do.split()
         commands += [(event.at_ns, target, list(words)) for target in route(words, plain)]
     return tuple(commands)

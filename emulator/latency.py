@@ -14,11 +14,11 @@ One exchange takes no time at all: the balancer's DETACH is answered within the 
 
 from __future__ import annotations
 
-from emulator import wire
+from emulator.messages import DETACH
 from emulator.types import CLASSES, TO_BALANCER, TO_CPU, TO_DEVICE, Latencies
 
 #: Ops whose receiver answers the balancer within the instant of their effect.
-ANSWERED_AT_ONCE = frozenset({wire.DETACH})
+ANSWERED_AT_ONCE = frozenset({DETACH})
 
 #: The node id of the coordinator itself: source of commands, target of their answers.
 COORDINATOR = -1

@@ -48,7 +48,7 @@ CALL_COMPLETE = _op(19, "call_complete", "cpu", "cpu", "request cause")
 ADOPT = _op(20, "adopt", "cpu", "cpu", "state")
 # CPU and balancer.
 BALANCE = _op(32, "balance", "cpu", "balancer", "kind value avg_idle cause")
-BALANCE_DONE = _op(33, "balance_done", "balancer", "cpu", "kind pulled facts")
+BALANCE_DONE = _op(33, "balance_done", "balancer", "cpu", "kind pulled facts kicked")
 DETACH = _op(34, "detach", "balancer", "cpu", "env")
 DETACHED = _op(35, "detached", "cpu", "balancer", "env tasks facts")
 ATTACH = _op(36, "attach", "balancer", "cpu", "tasks why cause")

@@ -22,8 +22,8 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import Any
 
-from emulator import wire
 from emulator.latency import ANSWERED_AT_ONCE, COORDINATOR, Lookahead, class_of
+from emulator.messages import PASSIVE_OPS_END
 from emulator.types import CLASSES, TO_BALANCER, Latencies, Message, Promise
 
 
@@ -116,7 +116,7 @@ class NodeBase:
 
     def deliver(self, message: Message) -> None:
         """Put a message into the inbox.  Its stamp is not before the time reached (asserted)."""
-        if message[4] < wire.PASSIVE_OPS_END:
+        if message[4] < PASSIVE_OPS_END:
             assert message[0] > self.read_ns, f"late mail {message}, read at {self.read_ns}"
             heappush(self.mail, message)
         else:
@@ -130,7 +130,7 @@ class NodeBase:
         self.outbox.append((effect_ns, self.node_id, self.seq, target, op, args))
         if target == COORDINATOR:
             return
-        if op < wire.PASSIVE_OPS_END:
+        if op < PASSIVE_OPS_END:
             effect_ns = max(effect_ns, self.mail_safe_ns)
         limit = effect_ns
         if op not in ANSWERED_AT_ONCE:

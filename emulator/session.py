@@ -27,9 +27,11 @@ from typing import Any
 from rich.console import Console
 
 from emulator import __version__, engines, wire
+from emulator.agents.host import host_facts
 from emulator.config import Box, load_box
 from emulator.describe import describe, expectations
 from emulator.engine.inline import RunOutcome
+from emulator.engine.plan import CommandError
 from emulator.engines import INLINE, PROCESSES
 from emulator.progress import ProgressLine
 from emulator.report.figures import RunData, figures
@@ -89,6 +91,7 @@ def run_box(request: Request, runs: Path) -> int:
     box = load(request)
     spec = box.resolve()
     engine = choose_engine(request, spec)
+    check_events(spec, request.parts)
     directory = create_run_directory(spec.name, datetime.now(UTC), runs, request.out)
     write_start(directory, request, box, spec, engine)
     directory.hold()
@@ -114,6 +117,14 @@ def choose_engine(request: Request, spec: BoxSpec) -> str:
     return engine
 
 
+def check_events(spec: BoxSpec, parts: engines.Parts) -> None:
+    """Raise SessionError for a timed event that no node of the box takes."""
+    try:
+        engines.commands_of(spec, parts)
+    except CommandError as error:
+        raise SessionError(f"{spec.name}: events: {error}") from error
+
+
 def status_of(results: dict[str, Any], outcome: RunOutcome) -> int:
     """Return the exit status: the engine's where it failed, else the verdict's."""
     return outcome.status or exit_status(results["valid"])
@@ -137,6 +148,7 @@ def write_start(
         "engine": engine,
         "strict": request.strict,
         "versions": versions(),
+        "host": host_facts(),
     }
     directory.write_json(RUN, facts)
 
@@ -246,7 +258,8 @@ def finish(
         write_logs(directory, spec.machine.nr_cpus)
     directory.write_json(RESULTS, results)
     if clocked.outcome.error:
-        Console(stderr=True).print(clocked.outcome.error, markup=False, highlight=False)
+        console = Console(stderr=True)
+        console.print(clocked.outcome.error, markup=False, highlight=False, soft_wrap=True)
     if not request.quiet:
         render(results, Console())
 

@@ -95,6 +95,15 @@ def test_timed_events_are_carried_out_and_recorded(
     }
 
 
+def test_an_event_that_no_node_takes_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _use(monkeypatch, toy_box(events=(BoxEvent(3_000_000, "fly to the moon"),)))
+    with pytest.raises(SessionError, match="toy: events: 'fly' is not a command"):
+        run_box(INLINE, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_node_that_fails_ends_the_run_with_status_1_and_its_story(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from emulator import tracepoints as tp
 from emulator.config import Box, Expectation
 from emulator.engine.board import HistoryBoard
+from emulator.engine.plan import CommandError
 from emulator.engines import Parts
 from emulator.messages import COMMAND_DONE
 from emulator.nodebase import NodeBase
@@ -88,7 +89,9 @@ def build_node(node_id: int, spec_plain: Any, run_dir: str, board: HistoryBoard)
 
 
 def route(words: list[str], _spec_plain: Any) -> list[int]:
-    """Return the CPU that a command names."""
+    """Return the CPU that a command names; refuse what is not about a CPU."""
+    if words[0] != "cpu":
+        raise CommandError(f"{words[0]!r} is not a command")
     return [int(words[2])]
 
 

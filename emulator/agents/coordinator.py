@@ -129,14 +129,15 @@ class Coordinator:
         self._send(node_id, [frames.SNAPSHOT])
         while node_id not in self._states:
             self._take_next()
+        # Dead before its successor is built, which takes over its ring.
+        self._hub.send(self._supervisor, wire.pack([frames.KILL, node_id]))
+        while node_id not in self._killed:
+            self._take_next()
         self._board.muted = True
         node = self._plan.build(node_id, self._board)
         self._board.muted = False
         node.restore(self._states.pop(node_id))
         settle_in(node, self._plan.latencies)
-        self._hub.send(self._supervisor, wire.pack([frames.KILL, node_id]))
-        while node_id not in self._killed:
-            self._take_next()
         self._local[node_id] = node
         self._core.local.add(node_id)
 
@@ -308,7 +309,7 @@ class Coordinator:
                 core.messages,
                 self._hub.bytes,
                 outcome.books,
-                self._commands.done,
+                self._commands.record(core.until_ns),
                 outcome.agents,
             ]
         )

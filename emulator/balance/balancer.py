@@ -61,6 +61,7 @@ from emulator.nodebase import NodeBase
 from emulator.tracepoints import BOX_LOAD_BALANCE, IDLE_TYPES
 from emulator.types import (
     CLASSES,
+    COORDINATOR,
     CPU_IDLE,
     NEVER,
     NOHZ_ENTER,
@@ -258,19 +259,20 @@ class Balancer(NodeBase):
             env.sd.nr_balance_failed,
         )
         if env.stop_cpu >= 0:
+            run.kicked.append(env.stop_cpu)
             cause = self.node_id << 40 | record + 1
             args = (env.this_cpu, env.pack_env(), cause)
             self.send(env.stop_cpu, messages.STOP, args, self.clock_ns + self.coherence_ns)
 
     def run_over(self, run: Run) -> None:
-        """Send BALANCE_DONE: [next_balance, idle_next, max_idle_balance_cost] of the CPU."""
+        """Send BALANCE_DONE: tasks pulled, the CPU's new times and cost, stoppers woken for it."""
         del self.runs[run.cpu]
         facts = [
             self.rb.next_balance[run.cpu],
             self.rb.idle_next[run.cpu],
             self.rb.max_idle_cost[run.cpu],
         ]
-        args = (run.kind, run.pulled, facts)
+        args = (run.kind, run.pulled, facts, run.kicked)
         self.send(run.cpu, messages.BALANCE_DONE, args, self.clock_ns + self.coherence_ns)
 
     # -- Events ----------------------------------------------------------------------------------
@@ -288,6 +290,9 @@ class Balancer(NodeBase):
             self._stopped(source, args[0], args[1], args[2])
         elif op == messages.COMMAND:
             self._command(args[0])
+            if source == COORDINATOR:
+                # It waits for all whom the command went to; there is nothing to add.
+                self.send(source, messages.COMMAND_DONE, (args[0], ""), self.clock_ns)
         else:
             raise AssertionError(f"the balancer got op {op} from node {source}")
 

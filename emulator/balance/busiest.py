@@ -240,7 +240,7 @@ def _load_above_capacity(busiest: SgLbStats, unlimited: int) -> int:
 
 
 def fix_small_imbalance(env: LbEnv, local: SgLbStats, busiest: SgLbStats, view: RqView) -> None:
-    """Raise an imbalance below one task to one task where that helps (``fix_small_imbalance()``)."""
+    """Raise an imbalance below one task to one where that helps (``fix_small_imbalance()``)."""
     imbn = 2
     if local.sum_nr_running == 0:
         local.load_per_task = view.cpu_avg_load_per_task(env.dst_cpu)

@@ -78,7 +78,7 @@ class SchedGroup:
 
 
 class SchedDomain:
-    """``struct sched_domain`` of one CPU at one level; intervals in ms, ``last_balance`` in jiffies."""
+    """``struct sched_domain`` of one CPU at one level; intervals in ms, last_balance in jiffies."""
 
     __slots__ = (
         "alb_count",

@@ -126,7 +126,7 @@ class LbEnv:
         self.loop_break = SCHED_NR_MIGRATE_BREAK
 
     def pack(self) -> list[Any]:
-        """Return the whole pass for a snapshot; the constructor's arguments first, without ``sd``."""
+        """Return the whole pass for a snapshot; first the constructor's arguments but ``sd``."""
         return [
             self.this_cpu,
             self.idle,

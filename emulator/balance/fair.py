@@ -2,12 +2,12 @@
 
 Theory of operation
 -------------------
-A pass pulls load to one CPU from the busiest queue of the busiest group of one of its domains.  What
-only the source can do, walking its tasks (``detach_tasks()``), is done by the source, so a pass is
-cut in two: :func:`load_balance` runs up to the first need of the source, :func:`load_balance_detached`
-goes on with its answer, perhaps asks again, and ends.  Both return whether the source
-(``env.src_cpu``) must be asked; when they return False the pass is over, ``env.ld_moved`` is its
-result and ``env.stop_cpu`` the CPU whose stopper must push, or -1.
+A pass pulls load to one CPU from the busiest queue of the busiest group of one of its domains.
+What only the source can do, walking its tasks (``detach_tasks()``), is done by the source, so a
+pass is cut in two: :func:`load_balance` runs up to the first need of the source,
+:func:`load_balance_detached` goes on with its answer, perhaps asks again, and ends.  Both return
+whether the source (``env.src_cpu``) must be asked; when they return False the pass is over,
+``env.ld_moved`` is its result and ``env.stop_cpu`` the CPU whose stopper must push, or -1.
 
 A pass that moves nothing counts as a failure of this CPU at this domain; after
 ``cache_nice_tries + 2`` failures in a row the next one has the source's stopper push its running

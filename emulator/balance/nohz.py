@@ -2,13 +2,14 @@
 
 Theory of operation
 -------------------
-An idle CPU that stops its tick can no longer balance for itself.  It joins ``idle_cpus_mask``, and a
-busy CPU's tick kicks one member (the ilb), which balances on behalf of all of them.  The mask, the
-time of the next such balance and whether blocked load waits to be aged are kept here, once for the
-box.  CPUs tell of their own steps by NOHZ_UPDATE and see this state late by the coherence latency.
+An idle CPU that stops its tick can no longer balance for itself.  It joins ``idle_cpus_mask``, and
+a busy CPU's tick kicks one member (the ilb), which balances on behalf of all of them.  The mask,
+the time of the next such balance and whether blocked load waits to be aged are kept here, once for
+the box.  CPUs tell of their own steps by NOHZ_UPDATE and see this state late by the coherence
+latency.
 
-:func:`nohz_balancer_kick` and :func:`find_new_ilb` are the two decisions a CPU takes at its tick, as
-functions of what it sees.
+:func:`nohz_balancer_kick` and :func:`find_new_ilb` are the two decisions that a CPU takes at its
+tick, as functions of what it sees.
 
 Departures: the mask and ``next_balance`` change one message latency after the step that changes
 them; packing and misfit are left out, and capacity is never reduced.

@@ -4,9 +4,9 @@ A CPU publishes its averages when they change.  While it idles nothing changes t
 balancer ages them itself, from the last publication, and needs no message for it.
 
 Departures: the kernel leaves an idle CPU's averages stale until somebody calls
-``update_blocked_averages()`` for it (every 32 ms, or at its own passes); here every reader sees them
-aged to the instant of reading.  The clock is emulated time, not ``clock_pelt``: they are equal on
-machines without interrupt time accounting.
+``update_blocked_averages()`` for it (every 32 ms, or at its own passes); here every reader sees
+them aged to the instant of reading.  The clock is emulated time, not ``clock_pelt``: they are equal
+on machines without interrupt time accounting.
 """
 
 from __future__ import annotations

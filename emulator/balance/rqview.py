@@ -5,7 +5,8 @@ Theory of operation
 The balancer decides on published facts, read at zero age.  Everything decided at one instant is
 decided on one reading: the first look at a CPU is kept until the clock moves, so that the answer to
 a DETACH (which comes back at the same instant) cannot mix two states.  :meth:`RqView.freeze` takes
-the looks that are left before the instant is given away; the source's own answer replaces its facts.
+the looks that are left before the instant is given away; the source's own answer replaces its
+facts.
 """
 
 from __future__ import annotations

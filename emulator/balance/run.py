@@ -1,7 +1,7 @@
 """One balance request under way, as plain data.
 
-A run goes through phases (PH_*); :mod:`rebalance` has the steps.  It is packed whole into snapshots,
-a pass that waits for its source included.
+A run goes through phases (PH_*); :mod:`rebalance` has the steps.  It is packed whole into
+snapshots, a pass that waits for its source included.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Run:
         "generation",
         "has_blocked",
         "idle",
+        "kicked",
         "kind",
         "level",
         "max_cost",
@@ -63,6 +64,7 @@ class Run:
         self.resume_ns = -1  # when the next step is due; -1: it waits for an answer
         self.paid = kind != BALANCE_NOHZ  # the CPU has spent the first pass's time
         self.pulled = 0  # tasks moved to ``cpu``
+        self.kicked: list[int] = []  # CPUs whose stopper its passes woke
         self.abort = bool(self.flags & NOHZ_NEED_RESCHED)
         # The walk over the domains of one CPU.
         self.target = cpu
@@ -111,6 +113,7 @@ class Run:
             self.nohz_next,
             self.nohz_update,
             self.has_blocked,
+            list(self.kicked),
             None if self.env is None else self.env.pack(),
         ]
 
@@ -144,8 +147,10 @@ def unpack_run(data: list[Any], chains: list[list[SchedDomain]]) -> Run:
         run.nohz_next,
         run.nohz_update,
         run.has_blocked,
+        kicked,
         env,
     ) = data
+    run.kicked = list(kicked)
     if env is not None:
         run.env = unpack_env(chains[run.target][run.level], env)
     return run

@@ -104,7 +104,7 @@ def build_sched_domains(domains: SchedDomains, machine: MachineSpec) -> list[lis
 
 
 def topology_levels(machine: MachineSpec) -> list[TopologyLevel]:
-    """Return the levels of a machine, lowest first (``default_topology``, ``sched_init_numa()``)."""
+    """Return a machine's levels, lowest first (``default_topology``, ``sched_init_numa()``)."""
     cpus = range(machine.nr_cpus)
     share = SD_SHARE_PKG_RESOURCES
     levels = [

@@ -49,7 +49,8 @@ class HistoryBoard:
         self._fresh: list[Publication] | None = [] if keep_fresh else None
         self.floor_ns = BOOT_NS  #: no reader will ask for an earlier instant
         self.started = False  #: set by the engine when all nodes are built
-        #: Publications are dropped: a node is being built only to be restored from a snapshot.
+        #: Publications are dropped: a node is being built to be restored from a snapshot, as the
+        #: successor of one that has run; a builder opens its ring accordingly.
         self.muted = False
 
     def publish(self, node: int, time_ns: int, facts: Facts) -> None:

@@ -2,7 +2,8 @@
 
 Timed commands are known before the run and live ones are stamped by the coordinator; from there on
 both are the same.  A node tells what became of a command with COMMAND_DONE; when all nodes that it
-went to have answered, it is done and is recorded.
+went to have answered, it is done.  Every command is recorded, answered or not, so that the run can
+be repeated.
 """
 
 from __future__ import annotations
@@ -32,25 +33,29 @@ class Pending:
 
     def answer(self) -> str:
         """Return what the nodes have said so far."""
+        if self.waits:
+            return "no answer from nodes " + " ".join(map(str, sorted(self.waits)))
         return "\n".join(self.answers) or "done"
 
 
 class Commands:
     """The commands of a run, in the order in which they were given."""
 
-    __slots__ = ("_pending", "_seq", "done")
+    __slots__ = ("_given", "_pending", "_seq")
 
     def __init__(self) -> None:
         self._pending: list[Pending] = []
         self._seq = FIRST_SEQ
-        self.done: list[tuple[int, list[Any], Any]] = []  #: (time, words, answer)
+        self._given: list[Pending] = []
 
     def give(
         self, at_ns: int, targets: list[int], words: list[Any], client: bytes = b""
     ) -> list[Message]:
         """Return the messages that carry a command to the nodes it concerns."""
         assert targets, words
-        self._pending.append(Pending(at_ns, list(words), set(targets), client))
+        pending = Pending(at_ns, list(words), set(targets), client)
+        self._pending.append(pending)
+        self._given.append(pending)
         messages: list[Message] = []
         for target in targets:
             self._seq += 1
@@ -77,8 +82,11 @@ class Commands:
         if pending.waits:
             return None
         self._pending.remove(pending)
-        self.done.append((pending.at_ns, pending.words, pending.answer()))
         return pending
+
+    def record(self, end_ns: int) -> list[tuple[int, list[Any], Any]]:
+        """Return every command that took effect before ``end_ns``: (time, words, answer)."""
+        return [(p.at_ns, p.words, p.answer()) for p in self._given if p.at_ns < end_ns]
 
     def unanswered(self) -> list[Pending]:
         """Return the commands that not all nodes have answered."""

@@ -98,7 +98,7 @@ def _run_plan(
     for message in box.answers:
         if message[4] == wire.COMMAND_DONE:
             commands.settle(message)
-    outcome.commands = commands.done
+    outcome.commands = commands.record(box.now_ns)
     outcome.windows, outcome.messages = box.turns, box.messages
     outcome.books = box.check()
 

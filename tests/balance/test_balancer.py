@@ -1,7 +1,5 @@
 """The balancer node: runs, timing, active balance, hotplug, snapshots, properties."""
 
-# ruff: noqa: N802 - tests are named as the spec numbers its sections
-
 from __future__ import annotations
 
 from typing import Any
@@ -42,6 +40,7 @@ from emulator.types import (
     BALANCE_NEWIDLE,
     BALANCE_NOHZ,
     BALANCE_PERIODIC,
+    COORDINATOR,
     CPU_IDLE,
     CPU_NEWLY_IDLE,
     CPU_NOT_IDLE,
@@ -82,7 +81,7 @@ def hogs(nr: int, allowed: int = -1, first: int = 100) -> list[FakeTask]:
     return [FakeTask(first + i, allowed) for i in range(nr)]
 
 
-# -- Periodic ---------------------------------------------------------------------------------------
+# -- Periodic -------------------------------------------------------------------------------------
 
 
 def test_a_periodic_pass_pulls_in_order_and_reports() -> None:
@@ -98,7 +97,7 @@ def test_a_periodic_pass_pulls_in_order_and_reports() -> None:
     assert attach[5][1:] == (MIGRATE_PERIODIC, 7)
     order = [pid for _t, pid, _from, _to in box.moves]
     assert [pid for pid, _ in attach[5][0]] == list(reversed(order))
-    ((effect, cpu, (kind, pulled, facts)),) = box.done
+    ((effect, cpu, (kind, pulled, facts, _kicked)),) = box.done
     assert (effect, cpu, kind, pulled) == (300 * MS + 100, 1, BALANCE_PERIODIC, len(order))
     # It is busy now: 4 ms * 32.
     assert facts[0] == 428 == column(box, BAL_NEXT_BALANCE)[1]
@@ -159,7 +158,7 @@ def test_serialize_lets_one_cpu_at_a_time_look_at_far_nodes() -> None:
     assert box.balancer.rb.serialize_cpu == -1
 
 
-# -- Newidle ----------------------------------------------------------------------------------------
+# -- Newidle --------------------------------------------------------------------------------------
 
 
 def test_newidle_pulls_and_stops() -> None:
@@ -167,7 +166,7 @@ def test_newidle_pulls_and_stops() -> None:
     box.put(1, *hogs(2))
     ask(box, 100 * MS, 0, BALANCE_NEWIDLE, 0)
     box.run(101 * MS)
-    ((_effect, _cpu, (kind, pulled, facts)),) = box.done
+    ((_effect, _cpu, (kind, pulled, facts, _kicked)),) = box.done
     assert (kind, pulled) == (BALANCE_NEWIDLE, 1)
     assert [m[5][1] for m in box.seen if m[4] == messages.ATTACH] == [MIGRATE_NEWIDLE]
     lower, upper = box.balancer.rb.domains.sd[0]
@@ -199,7 +198,7 @@ def test_newidle_that_returned_early_lowers_next_balance() -> None:
     assert column(box, BAL_NEXT_BALANCE)[2] == 99
 
 
-# -- Nohz -------------------------------------------------------------------------------------------
+# -- Nohz -----------------------------------------------------------------------------------------
 
 
 def test_mask_and_times_are_published() -> None:
@@ -312,7 +311,7 @@ def test_pulls_on_behalf_of_another_cpu_go_there() -> None:
     assert box.done[0][2][1] == 0  # nothing came to the ilb itself
 
 
-# -- Active balance ---------------------------------------------------------------------------------
+# -- Active balance -------------------------------------------------------------------------------
 
 
 def starve(box: FakeBox, now: int, cpu: int) -> None:
@@ -341,6 +340,7 @@ def test_D_11_hog_and_bound_kworker_end_in_active_balance() -> None:
     assert env[ENV_NR_BALANCE_FAILED] == 2  # above the tries: hot tasks pass
     assert cause == 4 << 40 | 4  # the fourth record of this ring
     assert [LB_RESULTS[r[6]] for r in box.trace.records] == ["failed"] * 3 + ["active"]
+    assert [done[2][3] for done in box.done] == [[], [], [], [0]]
     (sd,) = box.balancer.rb.domains.sd[3]
     assert (sd.alb_count, sd.alb_pushed, sd.alb_failed, sd.nr_balance_failed) == (1, 1, 0, 0)
     row = sd.lb[CPU_IDLE]
@@ -453,7 +453,7 @@ def test_example_D_12_7_push_times_4_cpus_hz_250() -> None:
     assert pushes == [(3, 0, 2), (5, 2, 1), (7, 1, 3), (9, 3, 2), (11, 2, 1)]
 
 
-# -- The node ---------------------------------------------------------------------------------------
+# -- The node -------------------------------------------------------------------------------------
 
 
 def test_overload_is_reset_by_a_top_level_pass_that_finds_none() -> None:
@@ -537,10 +537,12 @@ def test_sysctls_of_the_balancer() -> None:
     box = FakeBox(machine(4))
     box.put(0, *hogs(5))
     box.send(MS, 0, messages.COMMAND, ["sysctl", "kernel.sched_nr_migrate", 2])
-    box.send(MS, 0, messages.COMMAND, ["sysctl", "kernel.sched_latency_ns", 2])
+    words = ["sysctl", "kernel.sched_latency_ns", "2"]
+    box.send(MS, COORDINATOR, messages.COMMAND, words)
     ask(box, 100 * MS, 1, BALANCE_PERIODIC, CPU_IDLE)
     box.run(101 * MS)
     assert box.balancer.rb.view.nr_migrate == 2
+    assert [m[5] for m in box.seen if m[4] == messages.COMMAND_DONE] == [(words, "")]
     assert len(box.moves) <= 2
 
 
@@ -597,7 +599,7 @@ def test_snapshot_and_restore_in_the_middle_of_a_pass_and_of_a_run() -> None:
     assert [m[4] for m in box.balancer.outbox] == [messages.DETACH]
 
 
-# -- Properties -------------------------------------------------------------------------------------
+# -- Properties -----------------------------------------------------------------------------------
 
 TASKS = st.tuples(
     st.integers(0, 7),  # CPU

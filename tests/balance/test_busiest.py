@@ -1,7 +1,5 @@
 """Group statistics, busiest group and queue, imbalance: spec D.7 and D.12."""
 
-# ruff: noqa: N802 - tests are named as the spec numbers its sections
-
 from __future__ import annotations
 
 import pytest

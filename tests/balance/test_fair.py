@@ -1,7 +1,5 @@
 """The flow of one load_balance() pass, with the source's answers scripted: spec D.5, D.6, D.9."""
 
-# ruff: noqa: N802 - tests are named as the spec numbers its sections
-
 from __future__ import annotations
 
 import pytest

@@ -1,7 +1,5 @@
 """Nohz state and the kick: spec D.4."""
 
-# ruff: noqa: N802 - tests are named as the spec numbers its sections
-
 from __future__ import annotations
 
 import pytest

@@ -1,7 +1,5 @@
 """Ageing of blocked averages: the spec's worked examples."""
 
-# ruff: noqa: N802 - tests are named as the spec numbers its sections
-
 from __future__ import annotations
 
 import pytest

@@ -1,7 +1,5 @@
 """Sched domains and groups: the tables of spec D.1 and D.2, hotplug, packing."""
 
-# ruff: noqa: N802 - tests are named as the spec numbers its sections
-
 from __future__ import annotations
 
 import pytest
