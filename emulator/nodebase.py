@@ -31,6 +31,7 @@ class NodeBase:
     """Inbox, outbox and limits of one node."""
 
     __slots__ = (
+        "asleep",
         "clock_ns",
         "horizon_ns",
         "inbox",
@@ -57,6 +58,7 @@ class NodeBase:
         self.seq = 0
         self.limit_ns = 0
         self.horizon_ns = 0
+        self.asleep = 0  #: mask of CPUs that do nothing until a message comes
         self.mail_safe_ns = 0  #: mail sent takes effect on what others send at this or later
         self.clock_ns = -1  #: time of the last event processed
         self.read_ns = -1  #: time of the last event that read

@@ -7,7 +7,7 @@ grants and replies, as :mod:`emulator.wire` describes them.
 kind       from → to                 further items
 =========  ========================  ==============================================================
 HELLO      agent → coordinator       protocol, digest, node, pid, promise, publications
-GRANT      coordinator → agent       bound, horizon, mail_safe, floor, messages, views
+GRANT      coordinator → agent       bound, horizon, mail_safe, asleep, floor, messages, views
 REPLY      agent → coordinator       promise, messages, publications
 FINISH     coordinator → agent       as GRANT; nothing may come of it
 BOOKS      agent → coordinator       the node's books, the agent's host facts
@@ -82,6 +82,7 @@ def pack_grant(kind: int, grant: Grant, floor_ns: int) -> bytes:
             grant.bound_ns,
             grant.horizon_ns,
             grant.mail_safe_ns,
+            grant.asleep,
             floor_ns,
             grant.messages,
             grant.views,
@@ -91,12 +92,13 @@ def pack_grant(kind: int, grant: Grant, floor_ns: int) -> bytes:
 
 def grant_of(node: int, frame: list[Any]) -> tuple[Grant, int]:
     """Return the grant of a GRANT or FINISH frame, and its floor."""
-    _, bound, horizon, mail_safe, floor, messages, views = frame
+    _, bound, horizon, mail_safe, asleep, floor, messages, views = frame
     grant = Grant(
         node,
         bound,
         horizon,
         mail_safe,
+        asleep,
         [wire.message_from_list(message) for message in messages],
         [(publisher, time_ns, tuple(facts)) for publisher, time_ns, facts in views],
     )

@@ -53,6 +53,9 @@ class Node(Protocol):
     #: Set before each advance: mail takes effect on what others send at this time or later, so a
     #: node that sends mail with stamp ``e`` may be answered at ``max(e, mail_safe_ns)`` plus reply.
     mail_safe_ns: int
+    #: Set before each advance: mask of CPUs that will do nothing until a message reaches them; what
+    #: wakes such a CPU is answered later than what reaches a running one.
+    asleep: int
 
     def next_event_ns(self) -> int:
         """Return the time of the earliest own event or undelivered inbox message, or NEVER."""

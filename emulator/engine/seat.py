@@ -61,6 +61,7 @@ def finish(node: Node, board: HistoryBoard, grant: Grant) -> None:
 
 def _advance(node: Node, grant: Grant) -> list[Message]:
     node.mail_safe_ns = grant.mail_safe_ns
+    node.asleep = grant.asleep
     for message in grant.messages:
         node.deliver(message)
     node.advance(grant.bound_ns, grant.horizon_ns)

@@ -36,7 +36,7 @@ from heapq import heappush
 from emulator import wire
 from emulator.engine.board import BOOT_NS, HistoryBoard, Publication, View, ViewFeed
 from emulator.engine.conservation import Ledger
-from emulator.engine.node import TO_BALANCER, Latencies, Promise
+from emulator.engine.node import TO_BALANCER, TO_CPU, Latencies, Promise
 from emulator.engine.outlook import Outlook
 from emulator.latency import ANSWERED_AT_ONCE, COORDINATOR
 from emulator.types import NEVER, NSEC_PER_MSEC, Message
@@ -63,6 +63,7 @@ class Grant:
     bound_ns: int
     horizon_ns: int
     mail_safe_ns: int
+    asleep: int  #: mask of CPUs that do nothing until a message comes
     messages: list[Message]
     views: list[View]
 
@@ -318,7 +319,17 @@ class Windows:
             self._held_mail[node] = []
         need_ns = self._outlook.low[node] - self._coherence_ns
         views = [] if node in self.local else self._feed.views_for(node, need_ns)
-        return Grant(node, bound, horizon, self._outlook.mail_safe_ns(node), messages, views)
+        safe_ns = self._outlook.mail_safe_ns(node)
+        return Grant(node, bound, horizon, safe_ns, self._asleep(), messages, views)
+
+    def _asleep(self) -> int:
+        # A node that is running now has a window in which it may do something.
+        asleep = 0
+        low, running, classes = self._outlook.low, self._running, self._outlook.classes
+        for node, kind in enumerate(classes):
+            if kind == TO_CPU and low[node] >= NEVER and not running[node]:
+                asleep |= 1 << node
+        return asleep
 
     def _assume(self, node: int) -> None:
         # Lowers a running node's promise to what its messages may make it do.

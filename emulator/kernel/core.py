@@ -440,7 +440,7 @@ def send_task(
         messages.ACTIVATE,
         (p.pid, pack_task(p), wake_flags, waker_cpu, p.run.cause),
         effect_ns,
-        cpu.costs.ipi_ns,
+        cpu.wake_reply_ns[cpu.asleep >> target & 1],
     )
 
 

@@ -62,6 +62,7 @@ from emulator.types import (
     RQF_ONLINE,
     RQF_SCHED_IDLE,
     BoxSpec,
+    Costs,
     Message,
     Program,
     Promise,
@@ -92,6 +93,7 @@ class Cpu:
         "active",
         "adopter",
         "bal_node",
+        "asleep",
         "balance_asked",
         "board",
         "busy_pass",
@@ -161,12 +163,15 @@ class Cpu:
         "stalled",
         "stop_works",
         "tasks",
+        "nohz_told",
+        "tick_at",
         "tick_ns",
         "tick_stopped",
         "timer_seq",
         "timer_watch_ns",
         "timers",
         "wakeups",
+        "wake_reply_ns",
         "waking",
         "wants_view",
         "work_seq",
@@ -211,6 +216,8 @@ class Cpu:
         self.limit = 0
         self.horizon = 0
         self.mail_safe_ns = 0
+        self.asleep = 0
+        self.wake_reply_ns = wake_reply_ns(spec.costs)
         self.wants_view = False
         self.stalled = False
         #: On machines that take turns, while this CPU has the host: an earlier timer gives it up.
@@ -247,7 +254,9 @@ class Cpu:
         self.timer_seq = 0
         self.jiffy_timers: list[tuple[int, int, int, Any]] = []
         self.irqs: list[tuple[int, Any, int]] = []
+        self.tick_at = NEVER  # when the tick (or, with it stopped, the wheel) interrupts next
         self.tick_stopped = False
+        self.nohz_told = 0
         self.in_nohz_mask = False
         self.rcu_until = 0
         self.nohz_flags = 0
@@ -293,6 +302,8 @@ class Cpu:
                     return min(t, self.now)
                 if self.timers and self.timers[0][0] < t:
                     t = self.timers[0][0]
+                if self.tick_at < t:
+                    t = self.tick_at
         return t if t > self.now else self.now if t < NEVER else NEVER
 
     def deliver(self, message: Message) -> None:
@@ -326,9 +337,13 @@ class Cpu:
                 if self.irqs:
                     t = self.now
                     what = 1
-                elif timers and timers[0][0] <= t:
-                    t = timers[0][0]
-                    what = 1
+                else:
+                    if timers and timers[0][0] <= t:
+                        t = timers[0][0]
+                        what = 1
+                    if self.tick_at <= t:
+                        t = self.tick_at
+                        what = 1
             if inbox and inbox[0][0] <= t:
                 t = inbox[0][0]
                 what = 2
@@ -442,7 +457,9 @@ class Cpu:
 
     def next_timer_ns(self) -> int:
         """Return the expiry of the earliest timer, announced completions included, or NEVER."""
-        earliest = self.timers[0][0] if self.timers else NEVER
+        earliest = self.tick_at
+        if self.timers and self.timers[0][0] < earliest:
+            earliest = self.timers[0][0]
         for message in self.inbox:
             if message[4] == messages.COMPLETION and message[0] < earliest:
                 earliest = message[0]
@@ -635,6 +652,17 @@ class Cpu:
     def restore(self, state: list[Any]) -> None:
         """Take over a state that :meth:`snapshot` returned."""
         snapshot.unpack(self, state)
+
+
+def wake_reply_ns(costs: Costs) -> tuple[int, int]:
+    """Return how soon a task enqueued elsewhere can make itself felt: on a CPU at work, asleep.
+
+    At work it must be switched to and block again; asleep an IPI and the idle exit come first, and
+    the tick that the exit restarts may come before the switch.
+    """
+    interrupt_ns = costs.ipi_ns + costs.hardirq_ns + costs.ipi_handler_ns
+    at_work = min(costs.ipi_ns, costs.context_switch_ns)
+    return at_work, interrupt_ns + min(costs.idle_exit_ns + costs.context_switch_ns, costs.tick_ns)
 
 
 def traced_names(workqueues: dict[int, workqueue.Workqueue]) -> list[str]:

@@ -40,7 +40,7 @@ from emulator.kernel import (
 from emulator.kernel.request import Request
 from emulator.kernel.process import WAIT_WORK, pack_task, unpack_task
 from emulator.kernel.sched import PF_WQ_WORKER, Task
-from emulator.types import RQF_ACTIVE
+from emulator.types import NEVER, RQF_ACTIVE
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -103,7 +103,7 @@ def sched_cpu_starting(cpu: Cpu) -> None:
 
 def tick_dying(cpu: Cpu) -> None:
     """The tick stops for good."""
-    idle.cancel_tick(cpu)
+    cpu.tick_at = NEVER
     cpu.tick_stopped = False
     cpu.in_nohz_mask = False
 
@@ -111,7 +111,7 @@ def tick_dying(cpu: Cpu) -> None:
 def tick_starting(cpu: Cpu) -> None:
     """The tick starts on the common grid."""
     cpu.tick_stopped = False
-    cpu.add_timer((cpu.now // cpu.tick_ns + 1) * cpu.tick_ns, frames.IRQ_TICK)
+    idle.start_tick(cpu)
 
 
 def take_over_dead(cpu: Cpu) -> None:

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
 from emulator.kernel import blk_mq, core, frames, idle, smp, softirq
+from emulator.types import NEVER
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
 LOCAL_TIMER_VECTOR = 236
 
-# Kinds of hrtimers besides IRQ_TICK and IRQ_IPI (which are their own frame kinds).
+# Kinds of hrtimers besides IRQ_IPI, which is its own frame kind; the tick is kept apart.
 TIMER_REQUEST = 1  # a driver's per-request timer: arg = cookie
 TIMER_SLEEP = 2  # clock_nanosleep(): arg = [pid, residence]
 
@@ -37,12 +38,14 @@ def take_interrupt(cpu: Cpu) -> None:
         kind, arg, ns = cpu.irqs.pop(0)
         cpu.push(kind, costs.hardirq_ns + ns, arg, frames.LEVEL_HARDIRQ, False)
         return
+    if cpu.tick_at <= cpu.now and (not cpu.timers or cpu.tick_at <= cpu.timers[0][0]):
+        cpu.tick_at = NEVER
+        cpu.push(frames.IRQ_TICK, costs.tick_ns, None, frames.LEVEL_HARDIRQ, False)
+        return
     expiry, _seq, kind, arg = heapq.heappop(cpu.timers)
     assert expiry <= cpu.now, cpu.story("a timer fires early")
     if kind == frames.IRQ_IPI:
         cpu.push(kind, costs.hardirq_ns + costs.ipi_handler_ns, arg, frames.LEVEL_HARDIRQ, False)
-    elif kind == frames.IRQ_TICK:
-        cpu.push(kind, costs.tick_ns, arg, frames.LEVEL_HARDIRQ, False)
     else:
         cpu.push(
             frames.IRQ_HRTIMER,
@@ -92,14 +95,13 @@ def add_jiffy_timer(cpu: Cpu, jiffy: int, kind: int, arg: Any) -> None:
     cpu.jiffy_timers.append((jiffy, cpu.timer_seq, kind, arg))
     cpu.jiffy_timers.sort(key=lambda timer: timer[:2])
     if cpu.tick_stopped:
-        idle.cancel_tick(cpu)
         idle.arm_next_wheel_timer(cpu)
 
 
 def interrupt_end(cpu: Cpu) -> None:
     """The end of one interrupt's work: further expired timers, or ``irq_exit()``."""
     timers = cpu.timers
-    if timers and timers[0][0] <= cpu.now and timers[0][2] not in (frames.IRQ_TICK, frames.IRQ_IPI):
+    if timers and timers[0][0] <= cpu.now and timers[0][2] != frames.IRQ_IPI:
         _expiry, _seq, kind, arg = heapq.heappop(timers)
         cpu.start(frames.IRQ_HRTIMER, cpu.costs.hrtimer_ns, [kind, arg])
         return

@@ -10,7 +10,8 @@ leaves the mask at its first busy tick, not when it wakes.
 The tick is kept while a softirq is pending, RCU callbacks of this CPU wait for a grace period
 (``rcu_until``), or the next timer of the wheel is at most one tick away.
 
-Departures from the kernel: no cpuidle governor; RCU callbacks are a time until which they are
+Departures from the kernel: ``nohz.has_blocked`` is set at a CPU's first idle entry after it left the
+mask and then every 32 ms, not at every one; no cpuidle governor; RCU callbacks are a time until which they are
 pending, set by IO submission when the box asks for it (``kernel.rcu_callbacks_ns``).
 """
 
@@ -26,12 +27,15 @@ from emulator.types import NEVER, NOHZ_ENTER
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
+#: A CPU of nohz.idle_cpus_mask that idles again says that it has blocked load only so often.
+NOHZ_TELL_NS = 32_000_000
+
 PWR_EVENT_EXIT = 4294967295  # (u32)-1: cpu_idle's state when idling ends
 
 
 def boot(cpu: Cpu) -> None:
     """Start the CPU in the idle loop, its tick running."""
-    cpu.add_timer(cpu.tick_ns, frames.IRQ_TICK)
+    cpu.tick_at = cpu.tick_ns
     cpu.start(frames.IDLE_ENTRY, 0)
     cpu.rq.curr.on_cpu = 1
 
@@ -76,11 +80,13 @@ def stop_tick(cpu: Cpu) -> None:
         return
     if cpu.jiffy_timers and cpu.jiffy_timers[0][0] <= cpu.jiffies() + 1:
         return
-    cancel_tick(cpu)
+    cpu.tick_at = NEVER
     cpu.tick_stopped = True
-    cpu.in_nohz_mask = True
     arm_next_wheel_timer(cpu)
-    cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_ENTER, cpu.now))
+    if not cpu.in_nohz_mask or cpu.now - cpu.nohz_told >= NOHZ_TELL_NS:
+        cpu.nohz_told = cpu.now
+        cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_ENTER, cpu.now))
+    cpu.in_nohz_mask = True
     cpu.publish()
 
 
@@ -89,21 +95,19 @@ def restart_tick(cpu: Cpu) -> None:
     if not cpu.tick_stopped:
         return
     cpu.tick_stopped = False
-    cancel_tick(cpu)
-    cpu.add_timer((cpu.now // cpu.tick_ns + 1) * cpu.tick_ns, frames.IRQ_TICK)
+    start_tick(cpu)
 
 
-def cancel_tick(cpu: Cpu) -> None:
-    """Take the tick off the timers."""
-    kept = [timer for timer in cpu.timers if timer[2] != frames.IRQ_TICK]
-    if len(kept) != len(cpu.timers):
-        cpu.timers[:] = sorted(kept)  # a sorted list is a heap
+def start_tick(cpu: Cpu) -> None:
+    """Arm the tick for the next point of the common grid."""
+    cpu.tick_at = (cpu.now // cpu.tick_ns + 1) * cpu.tick_ns
+    cpu.timer_armed(cpu.tick_at)
 
 
 def arm_next_wheel_timer(cpu: Cpu) -> None:
     """With the tick stopped, one timer interrupt is programmed for the next timer of the wheel."""
-    if cpu.jiffy_timers:
-        cpu.add_timer(cpu.jiffy_timers[0][0] * cpu.tick_ns, frames.IRQ_TICK)
+    cpu.tick_at = cpu.jiffy_timers[0][0] * cpu.tick_ns if cpu.jiffy_timers else NEVER
+    cpu.timer_armed(cpu.tick_at)
 
 
 def abort_nohz_balance(cpu: Cpu) -> None:

@@ -5,29 +5,200 @@ Theory of operation
 Every promise is a lower bound, from the state now, on what this CPU does *if it receives nothing*.
 What can reach another node comes from few places: the placement of a movable task, a tick that may
 kick an idle CPU, a reschedule that may go idle and ask the balancer, an interrupt that steers a
-request elsewhere, a request that must be asked of its device.  While none of them is near, the
-promise reaches further than the next event; that is what makes windows long.
+request elsewhere.  While none of them is near, the promise reaches further than the next event; that
+is what makes windows long.  Each function below bounds one of these places; what it cannot bound it
+answers with the next event.
+
+A bound may count on a cost only if nothing can make the way shorter; interrupts only lengthen it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emulator import messages
+from emulator.kernel import frames, hrtimer, softirq
+from emulator.kernel.process import WAIT_TAG, MAIL_WAITS
+from emulator.kernel.sched import PF_WQ_WORKER, Task
 from emulator.types import NEVER, Promise
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
+#: Frames at whose end something may be sent at once.
+SENDING = frozenset(
+    (
+        frames.SCHEDULE,
+        frames.NEWIDLE,
+        frames.NEWIDLE_DONE,
+        frames.TTWU_SELECT,
+        frames.IRQ_TICK,
+        frames.IRQ_IPI,
+        frames.IRQ_HRTIMER,
+        frames.SOFTIRQ_TIMER,
+        frames.SOFTIRQ_SCHED,
+        frames.STOPPER,
+        frames.STOPPER_WORK,
+        frames.GET_TAG,
+        frames.RW_PREP,
+        frames.RW_EXIT,
+        frames.NANOSLEEP,
+        frames.KSOFTIRQD,
+        frames.WORKER_CREATE,
+    )
+)
+#: Frames of a submitter's system calls: what comes after them is its program's to bound.
+SUBMITTING = frozenset(
+    (
+        frames.USER,
+        frames.RET_USER,
+        frames.SUBMIT_PREP,
+        frames.DISPATCH,
+        frames.DISPATCHED,
+        frames.SUBMIT_EXIT,
+        frames.GETEVENTS,
+    )
+)
+#: Frames of a worker: how many items it has bounds when it sleeps.
+WORKING = frozenset((frames.WORK_BODY, frames.WORK_TAIL, frames.WORK_NEXT, frames.WORKER_START))
+#: Frames on the way to the halt.
+IDLING = frozenset((frames.HALT, frames.IDLE_ENTRY))
+
 
 def promise(cpu: Cpu) -> Promise:
     """Return the promise of a CPU."""
     soonest = cpu.next_event_ns()
+    to_cpu = to_balancer = soonest
+    mail = mail_ns(cpu, soonest)
+    if soonest < NEVER and quiet_frames(cpu):
+        to_cpu, to_balancer = soonest_sends(cpu, soonest)
     return Promise(
-        cpu.reached_ns,
-        soonest,
-        [soonest, soonest, soonest],
-        mail_ns(cpu, soonest),
-        cpu.wants_view,
+        cpu.reached_ns, soonest, [to_cpu, soonest, to_balancer], mail, cpu.wants_view
+    )
+
+
+def quiet_frames(cpu: Cpu) -> bool:
+    """Whether nothing that is being executed now sends by itself."""
+    if cpu.waking or cpu.stop_works or cpu.deferred or not cpu.online:
+        return False
+    if (cpu.softirq_pending | cpu.sirq_mask) & (1 << softirq.SCHED | 1 << softirq.TIMER):
+        return False
+    if cpu.f_kind in SENDING:
+        return False
+    return all(frame[0] not in SENDING for frame in cpu.stack)
+
+
+def soonest_sends(cpu: Cpu, soonest: int) -> tuple[int, int]:
+    """Return the earliest sends to another CPU and to the balancer."""
+    costs = cpu.costs
+    to_cpu = to_balancer = NEVER
+    if cpu.tick_at < NEVER:
+        to_cpu = cpu.tick_at + costs.tick_ns
+        to_balancer = to_cpu + costs.softirq_ns + costs.balance_pass_ns
+    interrupt_ns = costs.hardirq_ns + costs.hrtimer_ns
+    if cpu.timers:
+        # A sleeper is woken: placed, or switched to here.
+        soonest_timer = timer_sends(cpu) + interrupt_ns
+        to_cpu = min(to_cpu, soonest_timer)
+        to_balancer = min(to_balancer, soonest_timer)
+    for message in cpu.inbox:
+        if message[4] != messages.COMPLETION:
+            to_cpu = min(to_cpu, message[0])
+            to_balancer = min(to_balancer, message[0])
+    completes = completion_sends(cpu, soonest)
+    blocks = blocks_ns(cpu, soonest)
+    to_cpu = min(to_cpu, completes, blocks)
+    to_balancer = min(to_balancer, completes, blocks)
+    return max(to_cpu, soonest), max(to_balancer, soonest)
+
+
+def timer_sends(cpu: Cpu) -> int:
+    """Return the earliest hrtimer: it may wake a task that is then placed."""
+    return min(timer[0] for timer in cpu.timers if timer[2] != hrtimer.TIMER_REQUEST)
+
+
+def completion_sends(cpu: Cpu, soonest: int) -> int:
+    """Return when the completion of an IO may make this CPU send.
+
+    An IO that nobody here waits for only queues work for a bound worker; on an idle CPU that worker
+    runs, and the CPU then goes idle again.
+    """
+    under_way = cpu.irqs or cpu.done_list or cpu.sirq_block or cpu.call_done or cpu.softirq_pending
+    waited_for = False
+    for p in cpu.tasks.values():
+        if p.run.wait in MAIL_WAITS or p.run.wait == WAIT_TAG:
+            waited_for = True
+            break
+    steered = any(q.rq_affinity != 1 for q in cpu.queues) or not cpu.llc_mask
+    idling = cpu.rq.curr is cpu.rq.idle
+    working = bool(cpu.pools[0].worklist or cpu.pools[1].worklist or cpu.pools[0].executing)
+    if waited_for and (working or under_way):
+        return soonest
+    if not (waited_for or steered or idling):
+        return NEVER
+    if under_way:
+        return soonest
+    first = min((m[0] for m in cpu.inbox if m[4] == messages.COMPLETION), default=NEVER)
+    costs = cpu.costs
+    return first + costs.hardirq_ns + costs.hrtimer_ns if first < NEVER else NEVER
+
+
+def blocks_ns(cpu: Cpu, soonest: int) -> int:
+    """Return the earliest time at which the current task may block, exit or wake somebody."""
+    rq = cpu.rq
+    curr = rq.curr
+    kind = cpu.stack[0][0] if cpu.stack else cpu.f_kind
+    if curr is rq.idle:
+        return NEVER if kind in IDLING and not rq.need_resched else soonest
+    if rq.need_resched:
+        return soonest
+    if curr.flags & PF_WQ_WORKER:
+        return worker_sleeps_ns(cpu, kind, soonest)
+    if curr.run.program is None or kind not in SUBMITTING:
+        return soonest
+    return submitter_blocks_ns(cpu, curr, kind, soonest)
+
+
+def worker_sleeps_ns(cpu: Cpu, kind: int, soonest: int) -> int:
+    """Return when a worker may go to sleep: it has its items to work off first.
+
+    Whom the items wake is :func:`completion_sends`'s to say.
+    """
+    if kind not in WORKING:
+        return soonest
+    costs = cpu.costs
+    items = len(cpu.pools[cpu.rq.curr.run.worker].worklist)
+    each = costs.dio_complete_ns + costs.dio_tail_ns
+    if any(q.lease for q in cpu.queues) and cpu.rq.curr.run.worker == 1:
+        return soonest  # kblockd's items dispatch
+    return max(soonest, cpu.now + items * each) + costs.worker_sleep_ns
+
+
+def submitter_blocks_ns(cpu: Cpu, p: Task, kind: int, soonest: int) -> int:
+    """Return when a program that does AIO, or only computes, may block."""
+    run = p.run
+    assert run.program is not None
+    if cpu.expect or any(q.lease < 4 or not q.announced for q in cpu.queues):
+        return soonest
+    ctx = run.ctx
+    events = len(ctx.ring) if ctx is not None else 0
+    if kind == frames.GETEVENTS:
+        argument = cpu.stack[0][2] if cpu.stack else cpu.f_arg
+        if events < argument[1]:
+            return soonest
+        events -= argument[1]
+    if any(file in run.dio_count and facts.block_size > 512 for file, facts in cpu.files.items()):
+        if run.submit and unaligned_submit(cpu, p):
+            return soonest
+    quiet = run.program.quiet_ns(events)
+    return max(soonest, cpu.now + quiet)
+
+
+def unaligned_submit(cpu: Cpu, p: Task) -> bool:
+    """Whether the io_submit() under way has a write that waits for the inode's IO."""
+    return any(
+        (offset | length) % cpu.files[file].block_size
+        for _data, _rw, file, offset, length in p.run.submit[0]
     )
 
 
@@ -37,5 +208,7 @@ def mail_ns(cpu: Cpu, soonest: int) -> int:
         return cpu.reached_ns
     for p in cpu.tasks.values():
         if p.run.remote_ios:
+            if p is cpu.rq.curr and quiet_frames(cpu):
+                return max(soonest, blocks_ns(cpu, soonest))
             return soonest
     return NEVER

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 def tick_sched_timer(cpu: Cpu, _arg: object) -> None:
     """The end of one tick interrupt's work."""
     if not cpu.tick_stopped:
-        cpu.add_timer((cpu.now // cpu.tick_ns + 1) * cpu.tick_ns, frames.IRQ_TICK)
+        idle.start_tick(cpu)
     if cpu.jiffy_timers and cpu.jiffy_timers[0][0] <= cpu.jiffies():
         softirq.raise_softirq(cpu, softirq.TIMER)
     if not cpu.tick_stopped:
