@@ -67,9 +67,7 @@ def submit_prep_end(cpu: Cpu, _arg: object) -> None:
     if rw == WRITE and iomap.unaligned(facts, offset, length) and p.run.dio_count.get(file, 0):
         mail.drain(cpu)
         if p.run.dio_count[file]:
-            p.run.wait = WAIT_DIO
-            p.run.wait_arg = file
-            core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.SUBMIT_LOCKED, 0)
+            inode_dio_wait(cpu, p, file, frames.SUBMIT_LOCKED, 0)
             return
     submit_bio(cpu, None)
 
@@ -89,11 +87,25 @@ def submit_locked(cpu: Cpu, _arg: object) -> None:
     file = p.run.submit[0][p.run.submit[1]][2]
     mail.drain(cpu)
     if p.run.dio_count[file]:
-        p.run.wait = WAIT_DIO
-        p.run.wait_arg = file
-        core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.SUBMIT_LOCKED, 0)
+        inode_dio_wait(cpu, p, file, frames.SUBMIT_LOCKED, 0)
         return
     submit_bio(cpu, None)
+
+
+def inode_dio_wait(cpu: Cpu, p: Task, file: int, kind: int, left: int) -> None:
+    """Sleep until no direct IO of the inode is in flight; look again in the given frame."""
+    p.run.wait = WAIT_DIO
+    p.run.wait_arg = file
+    sleep_plugged(cpu, p, kind, left)
+
+
+def sleep_plugged(cpu: Cpu, p: Task, kind: int, left: int) -> None:
+    """``sched_submit_work()``: the plug of a task about to sleep is flushed, its queue run by kblockd."""
+    queues = {rq.queue: None for rq in p.run.plug}
+    blk_mq.flush_plug(cpu, p)
+    core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, kind, left)
+    for queue in queues:
+        blk_mq.run_hw_queue_async(cpu, cpu.queues[queue])
 
 
 def submit_bio(cpu: Cpu, _arg: object) -> None:
@@ -104,15 +116,13 @@ def submit_bio(cpu: Cpu, _arg: object) -> None:
     data, rw, file, offset, length = iocbs[index]
     facts = cpu.files[file]
     q = cpu.queues[facts.disk]
-    if blk_mq.plug_full(run.plug):
+    if blk_mq.plug_full(run.plug, q.nr_hw_queues):
         flush(cpu, p, facts.disk, "prep")
         return
     if not blk_mq.get_tag(cpu, q):
         blk_mq.wait_for_tag(cpu, q, p)
-        blk_mq.flush_plug(cpu, p)
         run.wait = WAIT_TAG
-        core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.GET_TAG, 0)
-        blk_mq.run_hw_queue_async(cpu, q)
+        sleep_plugged(cpu, p, frames.GET_TAG, 0)
         return
     run.dio_count[file] = run.dio_count.get(file, 0) + 1
     run.iocb_seq += 1
@@ -121,10 +131,10 @@ def submit_bio(cpu: Cpu, _arg: object) -> None:
     rq.file = file
     rq.iocb = run.iocb_seq
     run.plug.append(rq)
-    if len(iocbs) <= 2 or index + 1 == len(iocbs):
-        flush(cpu, p, facts.disk, "iocb")
+    if len(iocbs) <= 2:
+        flush(cpu, p, facts.disk, "iocb")  # iomap_dio_rw()'s own plug ends
     else:
-        submitted(cpu, p)
+        submitted(cpu, p)  # io_submit()'s plug is around it
 
 
 def flush(cpu: Cpu, p: Task, queue: int, then: str) -> None:
@@ -142,6 +152,8 @@ def flushed(cpu: Cpu, arg: list[Any]) -> None:
         submitted(cpu, p)
     elif arg[1] == "rw":
         cpu.start(frames.RW_EXIT, cpu.costs.io_submit_exit_ns)
+    elif arg[1] == "done":
+        finish_submit(cpu, p)
     else:
         syscall.return_to_user(cpu, 0)
 
@@ -150,6 +162,7 @@ def submitted(cpu: Cpu, p: Task) -> None:
     """The current iocb is on its way: an unaligned write waits for it, others are done with."""
     iocbs, index, _done = p.run.submit
     _data, rw, file, offset, length = iocbs[index]
+    iomap.dio_put(cpu, p, file)
     if rw == WRITE and iomap.unaligned(cpu.files[file], offset, length):
         cpu.start(frames.DIO_WAITED, cpu.costs.io_submit_exit_ns)
     else:
@@ -164,11 +177,7 @@ def dio_waited(cpu: Cpu, _arg: object) -> None:
     file = iocbs[index][2]
     mail.drain(cpu)
     if p.run.dio_count[file]:
-        p.run.wait = WAIT_DIO
-        p.run.wait_arg = file
-        core.block(
-            cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.DIO_WAITED, cpu.costs.io_getevents_ns
-        )
+        inode_dio_wait(cpu, p, file, frames.DIO_WAITED, cpu.costs.io_getevents_ns)
         return
     iocb_put(cpu, p, p.run.iocb_seq, 0, BY_SUBMITTER)
     next_iocb(cpu, p)
@@ -181,14 +190,12 @@ def next_iocb(cpu: Cpu, p: Task) -> None:
     submit[2] += 1
     if submit[1] < len(submit[0]):
         cpu.start(frames.SUBMIT_PREP, cpu.costs.io_submit_more_ns)
-    elif p.run.plug:
-        flush(cpu, p, p.run.plug[0].queue, "done")
     else:
         finish_submit(cpu, p)
 
 
 def finish_submit(cpu: Cpu, p: Task) -> None:
-    """The last stretch of ``io_submit()``."""
+    """The plug ends; the last stretch of ``io_submit()``."""
     if p.run.plug:
         flush(cpu, p, p.run.plug[0].queue, "done")
         return

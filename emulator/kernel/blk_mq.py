@@ -239,9 +239,12 @@ def wake_tag_waiter(cpu: Cpu, q: BlockQueue) -> None:
     del q.waiters[index][:batch]
 
 
-def plug_full(plug: list[Request]) -> bool:
-    """Whether the plug must be flushed before another request goes in."""
-    if len(plug) >= BLK_MAX_REQUEST_COUNT:
+def plug_full(plug: list[Request], nr_hw_queues: int = 1) -> bool:
+    """Whether the plug must be flushed before another request goes in.
+
+    With several hardware queues it holds one request; the next one lets it go (A.4).
+    """
+    if len(plug) >= (BLK_MAX_REQUEST_COUNT if nr_hw_queues == 1 else 1):
         return True
     return bool(plug) and plug[-1].nr_sector * 512 >= BLK_PLUG_FLUSH_SIZE
 

@@ -208,7 +208,7 @@ def context_switch(cpu: Cpu, prev: Task, following: Task) -> None:
         following.on_cpu = 1
         was_idle = prev is rq.idle
         rq.curr = following
-        if was_idle or following is rq.idle or rq.nr_running > 1:
+        if was_idle or following is rq.idle or rq.nr_running != cpu.published_nr:
             cpu.publish()
         if prev.state == tp.TASK_DEAD:
             fair.task_dead_fair(rq, prev)

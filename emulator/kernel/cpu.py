@@ -145,6 +145,7 @@ class Cpu:
         "pid_seq",
         "pools",
         "programs",
+        "published_nr",
         "queues",
         "rcu_until",
         "reached_ns",
@@ -238,6 +239,7 @@ class Cpu:
         self.rq = Rq(cpu, fair.tunables(spec.kernel, machine.nr_cpus))
         self.rq.idle.run = TaskRun(None, frames.IDLE_ENTRY)
         self.rq.on_runtime = self.runtime_hook()
+        self.published_nr = 0  # nr_running as last told to the others
         self.tasks: dict[int, Task] = {}
         self.finished: dict[int, Any] = {}
         self.waking = False
@@ -550,6 +552,7 @@ class Cpu:
         rq = self.rq
         cfs = rq.cfs
         avg = cfs.avg
+        self.published_nr = rq.nr_running
         flags = 0
         if self.online:
             flags = RQF_ONLINE

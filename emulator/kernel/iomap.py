@@ -71,12 +71,34 @@ def unaligned(facts: FileFacts, offset: int, length: int) -> bool:
 
 def dio_bio_end_io(cpu: Cpu, rq: Request) -> bool:
     """``iomap_dio_bio_end_io()`` of an asynchronous IO; return whether a worker is to be woken."""
+    if submitter_holds(cpu, rq):
+        state = cpu.rq.curr.run.iocbs[rq.iocb]
+        state[2], state[3] = rq.error or state[2], 0
+        return False
     if rq.rw == READ or cpu.files[rq.file].fs == "none":
         dio_complete(cpu, rq)
         return False
     return workqueue.queue_work(
         cpu, workqueue.WQ_DIO, workqueue.FN_DIO_COMPLETE, rq, cpu.work_id()
     )
+
+
+def submitter_holds(cpu: Cpu, rq: Request) -> bool:
+    """Whether the bio ends inside ``queue_rq()``, before ``iomap_dio_rw()`` drops its reference."""
+    return (
+        cpu.f_kind == frames.DISPATCHED
+        and cpu.f_arg[1] == "iocb"
+        and rq.pid == cpu.rq.curr.pid
+        and rq.iocb == cpu.rq.curr.run.iocb_seq
+    )
+
+
+def dio_put(cpu: Cpu, p: Task, file: int) -> None:
+    """``iomap_dio_rw()`` drops its reference: if the bio has ended, the submitter completes the dio."""
+    state = p.run.iocbs.get(p.run.iocb_seq)
+    if state is not None and state[0] == 2 and not state[3]:
+        inode_dio_end(cpu, p, file)
+        aio.iocb_put(cpu, p, p.run.iocb_seq, 0, aio.BY_ENDIO)
 
 
 def dio_complete_work(cpu: Cpu, rq: Request) -> None:

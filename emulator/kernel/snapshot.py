@@ -54,6 +54,7 @@ PLAIN = (
     "stop_works",
     "work_seq",
     "io_seq",
+    "published_nr",
 )
 
 

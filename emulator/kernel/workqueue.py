@@ -261,8 +261,12 @@ def worker_created(cpu: Cpu, _arg: object) -> None:
     """``maybe_create_worker()`` has made an idle worker: go on."""
     p = cpu.rq.curr
     pool = pool_of(cpu, p)
-    create_worker(cpu, pool, p.run.worker, kthread.late_pid(cpu))
-    pool.manager = 0
+    if pool.manager == p.pid:
+        new = create_worker(cpu, pool, p.run.worker, kthread.late_pid(cpu))
+        pool.manager = 0
+        cpu.start(frames.WORKER_CREATE, 0)
+        core.wake_up(cpu, new)  # a new worker looks for itself whether it is needed
+        return
     if need_more_worker(pool):
         worker_work(cpu, p, pool)
     else:
@@ -325,18 +329,11 @@ def script_step(cpu: Cpu, p: Task, arg: list[list[int]]) -> None:
 
 
 def work_end(cpu: Cpu, _arg: object) -> None:
-    """The item's function has returned: bookkeeping, ``cond_resched()``, the next item."""
+    """The item's function has returned: ``cond_resched()``, bookkeeping, the next item."""
     p = cpu.rq.curr
     pool = pool_of(cpu, p)
-    item = pool.executing.pop(p.pid)
-    cpu.emit(tp.WORKQUEUE_EXECUTE_END, item[0])
+    cpu.emit(tp.WORKQUEUE_EXECUTE_END, pool.executing[p.pid][0])
     cpu.cause = 0
-    wq_id = item[2]
-    if pool.workers[p.pid] & WORKER_CPU_INTENSIVE:
-        pool.workers[p.pid] &= ~WORKER_CPU_INTENSIVE
-        if not pool.workers[p.pid] & WORKER_NOT_RUNNING:
-            pool.nr_running += 1
-    pwq_dec_nr_in_flight(cpu, pool, wq_id)
     if cpu.rq.need_resched:
         preempted_between_items(cpu, p)
     else:
@@ -344,12 +341,24 @@ def work_end(cpu: Cpu, _arg: object) -> None:
 
 
 def after_cond_resched(cpu: Cpu, _arg: object) -> None:
-    """The next item, or the way to sleep."""
+    """Bookkeeping of the item that is over; then the next one, or the way to sleep."""
     p = cpu.rq.curr
-    if keep_working(pool_of(cpu, p)):
+    pool = pool_of(cpu, p)
+    work_done(cpu, p, pool)
+    if keep_working(pool):
         cpu.start(frames.WORK_NEXT, cpu.costs.work_next_ns)
     else:
         worker_enter_idle(cpu, p)
+
+
+def work_done(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
+    """The item leaves the books: the worker counts as running again, a delayed item may follow."""
+    item = pool.executing.pop(p.pid)
+    if pool.workers[p.pid] & WORKER_CPU_INTENSIVE:
+        pool.workers[p.pid] &= ~WORKER_CPU_INTENSIVE
+        if not pool.workers[p.pid] & WORKER_NOT_RUNNING:
+            pool.nr_running += 1
+    pwq_dec_nr_in_flight(cpu, pool, item[2])
 
 
 def preempted_between_items(cpu: Cpu, p: Task) -> None:
@@ -433,6 +442,8 @@ def wq_worker_running(cpu: Cpu, p: Task) -> None:
 def park_worker(cpu: Cpu, p: Task) -> None:
     """A queued worker of a dying CPU goes back to sleep, idle: others will do its work."""
     pool = pool_of(cpu, p)
+    if p.run.kind == frames.WORK_RESCHED:
+        work_done(cpu, p, pool)
     assert p.pid not in pool.executing, cpu.story(f"{p.comm} is inside a work item")
     kthread.park(cpu, p)
     p.state = tp.TASK_IDLE
