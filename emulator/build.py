@@ -13,14 +13,13 @@ from emulator.balance.balancer import Balancer
 from emulator.device.disk import Disk
 from emulator.engine.board import HistoryBoard
 from emulator.engine.node import Node
-from emulator.engine.plan import CommandError
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.kthread import FIRST_USER_PID
 from emulator.messages import COMMAND, COORDINATOR
 from emulator.plain import spec_from_plain
 from emulator.trace.ring import Ring
-from emulator.types import BoxSpec, Latencies, Program, TraceSink, WorkloadSpec, cpumask_first
-from emulator.workload import make_program, unpack_program
+from emulator.types import Books, BoxSpec, Latencies, Program, TraceSink, WorkloadSpec, cpumask_first
+from emulator.workload import make_program, unpack_books, unpack_program
 
 class BoxPrograms:
     """The programs of one box: :class:`emulator.kernel.cpu.Programs`."""
@@ -31,6 +30,10 @@ class BoxPrograms:
     def unpack(self, data: list[Any]) -> Program:
         """Rebuild a program from its packed state."""
         return unpack_program(data)
+
+    def unpack_books(self, data: list[Any]) -> Books:
+        """Rebuild what a program has measured from its packed state."""
+        return unpack_books(data)
 
     def make(self, workload: int) -> Program:
         """Build the program of a workload."""
@@ -62,7 +65,9 @@ def build_node(node_id: int, spec_plain: Any, run_dir: str, board: HistoryBoard)
     """Build one node with its ring in the run directory, its start-up commands in its inbox."""
     spec = spec_from_plain(spec_plain)
     name = ring_file(spec, node_id)
-    ring = Ring(
+    # A node that is the successor of one that has run writes on where that one ended.
+    open_ring = Ring.reopen if board.muted else Ring
+    ring = open_ring(
         Path(run_dir) / name,
         name.removesuffix(".ring"),
         node_id,
@@ -105,39 +110,3 @@ def latencies(spec: BoxSpec) -> Latencies:
         balancer_ns=costs.request_ns,
         coherence_ns=costs.coherence_ns,
     )
-
-
-def route(words: list[Any], spec_plain: Any) -> list[int]:
-    """Return the nodes that a command goes to; raise CommandError for one that is none."""
-    nr_cpus: int = spec_plain["machine"]["nr_cpus"]
-    if words[:1] == ["sysctl"]:
-        return route_sysctl(words, nr_cpus)
-    if len(words) >= 3 and words[0] == "cpu":
-        return [route_cpu(words, nr_cpus)]
-    raise CommandError(
-        f"{' '.join(map(str, words))!r} is not a command; there are: cpu offline|online|kill N, "
-        "cpu load N --percent P, sysctl NAME=VALUE"
-    )
-
-
-def route_sysctl(words: list[Any], nr_cpus: int) -> list[int]:
-    """Turn ``sysctl NAME=VALUE`` into words for every CPU and the balancer."""
-    name, equals, value = str(words[1]).partition("=") if len(words) == 2 else ("", "", "")
-    if not equals or not value.lstrip("-").isdigit():
-        raise CommandError("sysctl takes NAME=VALUE, VALUE a whole number")
-    words[1:] = [name, value]
-    return list(range(nr_cpus + 1))
-
-
-def route_cpu(words: list[Any], nr_cpus: int) -> int:
-    """Check a ``cpu`` command and return its CPU."""
-    verb, cpu = str(words[1]), str(words[2])
-    if verb not in ("offline", "online", "kill", "load"):
-        raise CommandError(f"cpu {verb}: there are offline, online, kill and load")
-    if not cpu.isdigit() or int(cpu) >= nr_cpus:
-        raise CommandError(f"there is no CPU {cpu}; there are 0-{nr_cpus - 1}")
-    if verb == "load" and (len(words) != 5 or words[3] != "--percent" or not str(words[4]).isdigit()):
-        raise CommandError("cpu load N takes --percent P")
-    return int(cpu)
-
-

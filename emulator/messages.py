@@ -54,16 +54,19 @@ DETACHED = _op(35, "detached", "cpu", "balancer", "env tasks facts")
 ATTACH = _op(36, "attach", "balancer", "cpu", "tasks why cause")
 STOP = _op(37, "stop", "balancer", "cpu", "push_cpu env cause")
 STOPPED = _op(38, "stopped", "cpu", "balancer", "push_cpu result hot")
-BALANCE_ABORT = _op(39, "balance_abort", "cpu", "balancer", "kind")
+BALANCE_PAY = _op(39, "balance_pay", "balancer", "cpu", "cost_ns")
+BALANCE_PAID = _op(40, "balance_paid", "cpu", "balancer", "need_resched")
 # CPU and device.
 TAG_REQUEST = _op(48, "tag_request", "cpu", "device", "nr")
 TAG_GRANT = _op(49, "tag_grant", "device", "cpu", "tags")
 SCHEDULE = _op(50, "schedule", "device", "cpu", "until_ns service_ns count")
 COMPLETION = _op(51, "completion", "device", "cpu", "cookie status")
 DOORBELL = _op(52, "doorbell", "cpu", "device", "request")
-# Commands, from the coordinator.
-COMMAND = _op(64, "command", "coordinator", "any", "words")
-COMMAND_DONE = _op(65, "command_done", "any", "coordinator", "words answer")
+TAG_RETURN = _op(53, "tag_return", "cpu", "device", "nr cpu")
+# Commands, from the coordinator; one that is passed on to another CPU is answered in the place of
+# the node that was asked first.
+COMMAND = _op(64, "command", "any", "any", "words place act")
+COMMAND_DONE = _op(65, "command_done", "any", "coordinator", "words answer place")
 PUBLISH_DOMAINS = _op(66, "publish_domains", "balancer", "cpu", "facts")
 
 
@@ -95,12 +98,14 @@ __all__ = [
     "ATTACH",
     "STOP",
     "STOPPED",
-    "BALANCE_ABORT",
+    "BALANCE_PAY",
+    "BALANCE_PAID",
     "TAG_REQUEST",
     "TAG_GRANT",
     "SCHEDULE",
     "COMPLETION",
     "DOORBELL",
+    "TAG_RETURN",
     "COMMAND",
     "COMMAND_DONE",
     "PUBLISH_DOMAINS",

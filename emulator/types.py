@@ -177,10 +177,19 @@ READ = 0
 WRITE = 1
 
 
+class Books(Protocol):
+    """What one program has measured on one CPU; it stays there when the task goes on elsewhere."""
+
+    def pack(self) -> list[Any]:
+        """Return all of it as msgpack-able data, the program's name first."""
+        ...
+
+
 class Program(Protocol):
     """What a task runs: a state machine whose whole state is plain data.
 
-    The kernel calls :meth:`next` when the previous operation has returned.
+    The kernel calls :meth:`next` when the previous operation has returned.  What a program measures
+    is no part of its state: it belongs to the CPU (:class:`Books`).
     """
 
     name: str  #: key of the program in ``workload.PROGRAMS``
@@ -201,8 +210,15 @@ class Program(Protocol):
         """
         ...
 
+    def measure_in(self, books: Books | None) -> Books | None:
+        """Count in ``books`` from now on, those of an earlier stay here, or in new ones if None.
+
+        Return them; a program that measures nothing returns None.
+        """
+        ...
+
     def pack(self) -> list[Any]:
-        """Return the whole state as msgpack-able data."""
+        """Return the whole state as msgpack-able data, books left out."""
         ...
 
 
@@ -232,9 +248,11 @@ class Costs:
     idle_exit_ns: int  #: from the end of the waking interrupt on a halted CPU to schedule()
     idle_entry_ns: int  #: from the switch to swapper until the CPU is halted
     # Block layer and completion work.
-    blk_end_request_ns: int  #: BLOCK softirq per request: from its start to queue_work()
+    blk_start_request_ns: int  #: BLOCK softirq per request: up to block_rq_complete
+    blk_end_request_ns: int  #: from there to queue_work()
+    blk_done_request_ns: int  #: after queue_work(): the request freed, its queue run
     queue_work_ns: int  #: queue_work() up to the wakeup of a worker, if one is due
-    softirq_tail_ns: int  #: after the last request of a BLOCK round
+    softirq_tail_ns: int  #: after the last request of a BLOCK round, exit of the interrupt included
     worker_start_ns: int  #: from the switch to a worker until its first execute_start
     work_next_ns: int  #: between two works of one worker
     worker_sleep_ns: int  #: from the last execute_end until schedule()
@@ -262,6 +280,7 @@ class Costs:
     fio_fill_ps_per_byte: int  #: buffer fill, picoseconds per byte
     verify_ps_per_byte: dict[str, int] = field(default_factory=dict)  #: per verify= algorithm
     verify_base_ns: int = 0  #: per verified unit, whatever its size
+    switch_from_user_ns: int = 0  #: further cost of the first switch away from a user task
     pick_fair_ns: int = 0  #: schedule() that ends in a fair task, on top of context_switch_ns
 
 

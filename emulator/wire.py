@@ -7,7 +7,7 @@ at once.  This is the only file that imports msgpack.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import msgpack
 
@@ -16,7 +16,8 @@ from emulator.messages import (
     ADOPT,
     ATTACH,
     BALANCE,
-    BALANCE_ABORT,
+    BALANCE_PAID,
+    BALANCE_PAY,
     BALANCE_DONE,
     CALL_COMPLETE,
     COMMAND,
@@ -45,14 +46,43 @@ from emulator.messages import (
 PROTOCOL = 1
 
 
+#: The msgpack extension type of what travels sealed.
+SEALED = 1
+
+
+class Packable(Protocol):
+    """What a message may carry besides plain data: a task."""
+
+    def pack(self) -> list[Any]:
+        """Return all of it as plain data."""
+        ...
+
+
 def pack(value: Any) -> bytes:
-    """Return the msgpack bytes of plain data (ints, strings, lists, dicts; tuples become lists)."""
-    return cast(bytes, msgpack.packb(value, use_bin_type=True))
+    """Return the msgpack bytes of plain data (ints, strings, lists, dicts; tuples become lists).
+
+    Tasks in it are packed and sealed: who only carries them need not open them.
+    """
+    return cast(bytes, msgpack.packb(value, default=_seal))
 
 
 def unpack(data: bytes) -> Any:
-    """Return the plain data of msgpack bytes; arrays come back as lists."""
-    return msgpack.unpackb(data, raw=False, strict_map_key=False, use_list=True)
+    """Return the plain data of msgpack bytes; arrays come back as lists, seals are broken."""
+    return msgpack.unpackb(data, strict_map_key=False, ext_hook=_open)
+
+
+def unpack_sealed(data: bytes) -> Any:
+    """Return the data of msgpack bytes as :func:`pack` takes it again, what is sealed unopened."""
+    return msgpack.unpackb(data, strict_map_key=False)
+
+
+def _seal(value: Packable) -> msgpack.ExtType:
+    return msgpack.ExtType(SEALED, msgpack.packb(value.pack()))
+
+
+def _open(code: int, data: bytes) -> Any:
+    assert code == SEALED, f"msgpack extension {code}"
+    return msgpack.unpackb(data, strict_map_key=False)
 
 
 def digest() -> str:
@@ -66,7 +96,8 @@ __all__ = [
     "ADOPT",
     "ATTACH",
     "BALANCE",
-    "BALANCE_ABORT",
+    "BALANCE_PAID",
+    "BALANCE_PAY",
     "BALANCE_DONE",
     "CALL_COMPLETE",
     "COMMAND",

@@ -185,12 +185,18 @@ class Coordinator:
     def _give(self, grant: Grant) -> None:
         node = self._local.get(grant.node)
         if node is not None:
+            self._open(grant)
             run_local(node, self._core, grant)
         else:
             floor_ns = self._core.read_floor_ns()
             self._hub.send(
                 self._peers[grant.node], frames.pack_grant(frames.GRANT, grant, floor_ns)
             )
+
+    def _open(self, grant: Grant) -> None:
+        # The balancer only passes tasks on; a node that has come here opens them.
+        if grant.node != self._plan.nr_cpus:
+            grant.messages = [frames.opened(message) for message in grant.messages]
 
     def _take_next(self) -> None:
         # Waits for one frame and acts on it; the only place where the coordinator sleeps.
@@ -199,7 +205,7 @@ class Coordinator:
             self._send_progress()
             return
         identity, data = received
-        frame = wire.unpack(data)
+        frame = wire.unpack_sealed(data)
         if frame[0] == frames.REPLY:
             reply = frames.reply_of(frame)
             node_id = self._names[identity]
@@ -285,6 +291,7 @@ class Coordinator:
                 data = frames.pack_grant(frames.FINISH, grant, core.read_floor_ns())
                 self._hub.send(self._peers[node_id], data)
             else:
+                self._open(grant)
                 finish(node, self._board, grant)
                 self._books[node_id] = node.books()
         while len(self._books) < self._plan.nr_nodes:

@@ -1,7 +1,8 @@
 """The frames between processes: what each is called, and how grants and replies are laid out.
 
 A frame is one msgpack array whose first item is its kind.  Messages between nodes travel inside
-grants and replies, as :mod:`emulator.wire` describes them.
+grants and replies, as :mod:`emulator.wire` describes them; the coordinator leaves the tasks in them
+sealed.
 
 =========  ========================  ==============================================================
 kind       from → to                 further items
@@ -35,6 +36,7 @@ from emulator import wire
 from emulator.engine.node import Promise
 from emulator.engine.seat import Reply
 from emulator.engine.windows import Grant
+from emulator.types import Message
 
 (
     HELLO,
@@ -118,3 +120,8 @@ def reply_of(frame: list[Any]) -> Reply:
         [wire.message_from_list(message) for message in outbox],
         [(time_ns, tuple(facts)) for time_ns, facts in publications],
     )
+
+
+def opened(message: Message) -> Message:
+    """Return a message that came in a reply as its target takes it, what is sealed opened."""
+    return wire.message_from_list(wire.unpack(wire.pack(message)))

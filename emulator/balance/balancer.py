@@ -16,7 +16,8 @@ Messages, all from the emulated instant ``t`` of a decision::
     STOP             balancer -> source, effect t + coherence: push your running task
     STOPPED          source -> balancer: the stopper is done
     BALANCE_DONE     balancer -> cpu, effect t + coherence, after the ATTACHes of the run
-    BALANCE_ABORT    ilb -> balancer: need_resched, stop before the next CPU
+    BALANCE_PAY      balancer -> cpu: spend the time of the next pass or visit first
+    BALANCE_PAID     cpu -> balancer: it is spent; with need_resched, an ilb's run ends
     NOHZ_UPDATE      cpu -> balancer, passive: what changed in the nohz state
 
 While a source is asked, everything else waits: other messages (``held``) and due steps of other
@@ -135,10 +136,8 @@ class Balancer(NodeBase):
     # -- Node ------------------------------------------------------------------------------------
 
     def own_next_ns(self) -> int:
-        """Return when the next step of a run is due; NEVER while a source is asked."""
-        if self.asking >= 0:
-            return NEVER
-        return min((run.resume_ns for run in self.runs.values()), default=NEVER)
+        """Return NEVER: time goes by on the CPUs that ask, not here."""
+        return NEVER
 
     def reads(self, message: Message | None) -> bool:
         """Every event of this node looks at runqueues, at zero age."""
@@ -152,7 +151,7 @@ class Balancer(NodeBase):
         """Return what this node promises: mail makes it publish, but not send."""
         active = self.inbox[0][0] if self.inbox else NEVER
         send_ns = [NEVER] * CLASSES
-        send_ns[TO_CPU] = min(active, self.own_next_ns())
+        send_ns[TO_CPU] = active
         return Promise(
             self.reached_ns,
             self.next_event_ns(),
@@ -163,12 +162,8 @@ class Balancer(NodeBase):
         )
 
     def fire(self, now_ns: int) -> None:
-        """Take the run whose next step is due as far as it goes."""
-        self.rb.view.seen_at(now_ns)
-        run = min(self.runs.values(), key=lambda r: (r.resume_ns, r.cpu))
-        assert run.resume_ns == now_ns
-        self.rb.step(run)
-        self._publish()
+        """Never called: the balancer only answers."""
+        raise AssertionError(f"the balancer has no events of its own, but one at {now_ns}")
 
     def handle(self, message: Message) -> None:
         """Handle a message; all but the answer wait while a source is asked."""
@@ -264,6 +259,12 @@ class Balancer(NodeBase):
             args = (env.this_cpu, env.pack_env(), cause)
             self.send(env.stop_cpu, messages.STOP, args, self.clock_ns + self.coherence_ns)
 
+    def pay(self, run: Run, cost_ns: int) -> None:
+        """Send BALANCE_PAY: the CPU spends the time, and says when it is over."""
+        self.send(
+            run.cpu, messages.BALANCE_PAY, (cost_ns,), self.clock_ns + self.coherence_ns
+        )
+
     def run_over(self, run: Run) -> None:
         """Send BALANCE_DONE: tasks pulled, the CPU's new times and cost, stoppers woken for it."""
         del self.runs[run.cpu]
@@ -283,9 +284,10 @@ class Balancer(NodeBase):
             self._nohz_update(source, args[0])
         elif op == messages.BALANCE:
             self._balance(source, args)
-        elif op == messages.BALANCE_ABORT:
-            if source in self.runs:
-                self.runs[source].abort = True
+        elif op == messages.BALANCE_PAID:
+            run = self.runs[source]
+            run.abort = bool(args[0])
+            self.rb.step(run)
         elif op == messages.STOPPED:
             self._stopped(source, args[0], args[1], args[2])
         elif op == messages.COMMAND:

@@ -4,10 +4,11 @@ Theory of operation
 -------------------
 A CPU asks for one of three things: ``rebalance_domains()`` for itself (periodic), a newly idle
 balance, or the ilb's ``nohz_idle_balance()`` for itself and every idle CPU without a tick.  Each is
-a :class:`Run`: a small state machine, because passes take time.  A pass is decided at the *end* of
-its time, on the state then; between two steps of a run the box goes on.  :meth:`Rebalancer.step`
-takes a run as far as it can go at one instant, that is until it must let time go by
-(``run.resume_ns``), must ask a source (PH_WAIT) or is over (PH_OVER).
+a :class:`Run`: a small state machine, because passes take time, and that time is the asking CPU's:
+interrupts lengthen it.  A pass is decided at the *end* of its time, on the state then; between two
+steps of a run the box goes on.  :meth:`Rebalancer.step` takes a run as far as it can go at one
+instant, that is until the CPU must spend time (``run.pay_ns``), a source must be asked (PH_WAIT) or
+the run is over (PH_OVER).
 
 The time of the first pass of a periodic or newly idle run was spent by the CPU before it asked.
 
@@ -74,6 +75,10 @@ class Effects(Protocol):
 
     def pass_over(self, run: Run, env: LbEnv) -> None:
         """Record a pass that is over, and kick the stopper if the pass says so."""
+        ...
+
+    def pay(self, run: Run, cost_ns: int) -> None:
+        """Let the CPU that asked spend time (BALANCE_PAY); it steps the run afterwards."""
         ...
 
     def run_over(self, run: Run) -> None:
@@ -158,8 +163,8 @@ class Rebalancer:
 
     def step(self, run: Run) -> None:
         """Take a run as far as it goes now: until it must wait or is over."""
-        run.resume_ns = -1
-        while run.resume_ns < 0 and run.phase != PH_WAIT:
+        run.pay_ns = 0
+        while not run.pay_ns and run.phase != PH_WAIT:
             if run.phase == PH_DOMAIN:
                 self._domain(run)
             elif run.phase == PH_PASS:
@@ -172,6 +177,8 @@ class Rebalancer:
                 assert run.phase == PH_OVER
                 self.effects.run_over(run)
                 return
+        if run.pay_ns:
+            self.effects.pay(run, run.pay_ns)
 
     def answered(self, run: Run, answer: list[int], nr_tasks: int) -> None:
         """Go on with the source's answer; the caller has sent the tasks on."""
@@ -279,7 +286,7 @@ class Rebalancer:
         if run.paid:
             run.paid = False
         else:
-            run.resume_ns = self.view.now_ns + self.pass_ns
+            run.pay_ns = self.pass_ns
 
     def _pass(self, run: Run) -> None:
         sd = self._current_sd(run)
@@ -391,7 +398,7 @@ class Rebalancer:
             run.cursor = len(self.next_balance)
         if visits:
             run.phase = PH_VISIT
-            run.resume_ns = self.view.now_ns + visits * self.nohz_cpu_ns
+            run.pay_ns = visits * self.nohz_cpu_ns
         else:
             self._own_part(run)
 

@@ -48,7 +48,7 @@ class Run:
         "paid",
         "phase",
         "pulled",
-        "resume_ns",
+        "pay_ns",
         "started",
         "target",
         "update_next",
@@ -61,8 +61,8 @@ class Run:
         self.avg_idle = avg_idle
         self.cause = cause
         self.phase = PH_DOMAIN
-        self.resume_ns = -1  # when the next step is due; -1: it waits for an answer
-        self.paid = kind != BALANCE_NOHZ  # the CPU has spent the first pass's time
+        self.pay_ns = 0  # what the CPU spends before the next step
+        self.paid = kind == BALANCE_NEWIDLE  # the CPU has spent the first pass's time
         self.pulled = 0  # tasks moved to ``cpu``
         self.kicked: list[int] = []  # CPUs whose stopper its passes woke
         self.abort = bool(self.flags & NOHZ_NEED_RESCHED)
@@ -94,7 +94,7 @@ class Run:
             self.avg_idle,
             self.cause,
             self.phase,
-            self.resume_ns,
+            self.pay_ns,
             self.paid,
             self.pulled,
             self.abort,
@@ -128,7 +128,7 @@ def unpack_run(data: list[Any], chains: list[list[SchedDomain]]) -> Run:
         _avg_idle,
         _cause,
         run.phase,
-        run.resume_ns,
+        run.pay_ns,
         run.paid,
         run.pulled,
         run.abort,

@@ -35,7 +35,7 @@ class Pending:
         """Return what the nodes have said so far."""
         if self.waits:
             return "no answer from nodes " + " ".join(map(str, sorted(self.waits)))
-        return "\n".join(self.answers) or "done"
+        return "\n".join(self.answers) or "nobody had anything to do"
 
 
 class Commands:
@@ -74,10 +74,11 @@ class Commands:
 
     def settle(self, message: Message) -> Pending | None:
         """Note a node's COMMAND_DONE and return its command if that was the last answer."""
-        source, (words, answer) = message[1], message[5]
+        words, answer = message[5][:2]
+        source = answers_for(message)
         pending = next(p for p in self._pending if source in p.waits and p.words == list(words))
         pending.waits.discard(source)
-        if answer:
+        if answer and answer not in pending.answers:
             pending.answers.append(str(answer))
         if pending.waits:
             return None
@@ -91,3 +92,15 @@ class Commands:
     def unanswered(self) -> list[Pending]:
         """Return the commands that not all nodes have answered."""
         return list(self._pending)
+
+
+def answers_for(message: Message) -> int:
+    """Return the node whose answer a COMMAND_DONE is: the sender, or who passed the command on."""
+    place: int = message[5][2] if len(message[5]) > 2 else -1
+    return place if place >= 0 else message[1]
+
+
+def has_taken_down(message: Message) -> bool:
+    """Return whether a COMMAND_DONE says that its sender went offline: a fault of the machine."""
+    words, answer = message[5][:2]
+    return words[:2] in (["cpu", "offline"], ["cpu", "kill"]) and str(answer).startswith("done")

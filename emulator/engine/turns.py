@@ -10,9 +10,10 @@ lost it, and its due timers wait.  The holder gives the host up
 * when a timer of any CPU expires,
 * when it arms a timer earlier than all that are pending,
 * when its slice is over: the time until the next timer of any CPU or event of a device, as it was
-  when it got the host, divided by the number of CPUs.
+  when the round began, divided by the number of CPUs.
 
-The next holder is the next CPU in order that is not halted or has a timer due.  A message makes no
+The next holder is the next CPU in order that is not halted or has a timer due; a round begins with
+the lowest.  A message makes no
 turn.  What it does to a runqueue it does at its stamp, host or no host; an interrupt that it raises
 waits for the host.
 
@@ -77,6 +78,7 @@ class TurnsBox(InlineBox):
         "_holder",
         "_last",
         "_slice_end_ns",
+        "_slice_ns",
         "handovers",
     )
 
@@ -92,6 +94,7 @@ class TurnsBox(InlineBox):
         self._holder = -1  # the CPU that has the host
         self._last = nr_cpus - 1  # the one that had it last: the search begins after it
         self._slice_end_ns = 0
+        self._slice_ns = 1  # of this round
         self._deadline_ns = 0
         self.handovers = 0
         for cpu in self._cpus:
@@ -156,9 +159,11 @@ class TurnsBox(InlineBox):
         else:
             return
         self.handovers += candidate != self._last
-        self._holder = self._last = candidate
         self._deadline_ns = self._next_deadline_ns(now_ns)
-        self._slice_end_ns = now_ns + max((self._deadline_ns - now_ns) // nr_cpus, 1)
+        if candidate <= self._last:
+            self._slice_ns = max((self._deadline_ns - now_ns) // nr_cpus, 1)
+        self._holder = self._last = candidate
+        self._slice_end_ns = now_ns + self._slice_ns
         cpu.timer_watch_ns = self._deadline_ns
         cpu.resume(now_ns)
         self._times[self._position[candidate]] = cpu.next_event_ns()

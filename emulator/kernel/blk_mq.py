@@ -496,14 +496,20 @@ def blk_done_softirq(cpu: Cpu) -> None:
     """The BLOCK vector: take the whole list, end every request in order, without a budget."""
     cpu.sirq_block = cpu.done_list
     cpu.done_list = []
-    block_next(cpu)
+    cpu.start(frames.BLOCK_START, cpu.costs.blk_start_request_ns)
 
 
 def block_next(cpu: Cpu) -> None:
-    """Start the next request of the round, or its tail."""
-    if not cpu.sirq_block:
-        cpu.start(frames.BLOCK_TAIL, cpu.costs.softirq_tail_ns)
-        return
+    """The rest of one request, and the start of the next, or the round's tail."""
+    costs = cpu.costs
+    if cpu.sirq_block:
+        cpu.start(frames.BLOCK_START, costs.blk_done_request_ns + costs.blk_start_request_ns)
+    else:
+        cpu.start(frames.BLOCK_TAIL, costs.blk_done_request_ns + costs.softirq_tail_ns)
+
+
+def block_start(cpu: Cpu, _arg: object) -> None:
+    """One request of the round has got as far as ``block_rq_complete``."""
     rq = cpu.sirq_block[0]
     cpu.cause = rq.cause
     rq.cause = trace_complete(cpu, rq)

@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING
 from emulator import tracepoints as tp
 from emulator import messages
 from emulator.kernel import fair, frames, hrtimer, idle, mail, placement, stop_machine, workqueue
-from emulator.kernel.process import MAIL_WAITS, WAIT_NONE, WAIT_TIMER, pack_task
+from emulator.kernel.process import MAIL_WAITS, WAIT_NONE, WAIT_TIMER
 from emulator.kernel.sched import (
     DEQUEUE_SLEEP,
     ENQUEUE_MIGRATED,
     ENQUEUE_WAKEUP,
     FAIR_CLASS,
+    PF_KTHREAD,
     PF_WQ_WORKER,
     STOP_CLASS,
     TASK_WAKING,
@@ -59,8 +60,6 @@ def resched_curr(cpu: Cpu) -> None:
     if rq.need_resched:
         return
     rq.need_resched = True
-    if cpu.balance_asked == 2:
-        idle.abort_nohz_balance(cpu)
 
 
 def schedule(cpu: Cpu) -> None:
@@ -172,6 +171,23 @@ def newidle_end(cpu: Cpu, arg: object) -> None:
     newidle_finished(cpu, False)
 
 
+def newidle_paid(cpu: Cpu, _arg: object) -> None:
+    """The time of a further pass is over."""
+    cpu.wait(frames.NEWIDLE_WAIT)
+    send_paid(cpu)
+
+
+def send_paid(cpu: Cpu) -> None:
+    """Tell the balancer that the time it asked for is over, and whether something came up."""
+    cpu.send(
+        cpu.bal_node,
+        messages.BALANCE_PAID,
+        (int(cpu.rq.need_resched),),
+        cpu.now + cpu.costs.request_ns,
+        cpu.costs.coherence_ns,
+    )
+
+
 def newidle_finished(cpu: Cpu, pulled: object) -> None:
     """The newidle balance is over: pick again, tasks may have come."""
     rq = cpu.rq
@@ -231,6 +247,8 @@ def finish_task_switch(cpu: Cpu, prev: Task, following: Task) -> None:
     else:
         run.wait = WAIT_NONE
         cpu.start(run.kind, run.left, run.arg)
+        if following is not prev and prev is not cpu.rq.idle and not prev.flags & PF_KTHREAD:
+            cpu.f_end += cpu.costs.switch_from_user_ns
         if run.refill_ns and run.kind in (frames.USER, frames.RET_USER):
             cpu.f_end += run.refill_ns
             run.refill_ns = 0
@@ -438,7 +456,7 @@ def send_task(
     cpu.send(
         target,
         messages.ACTIVATE,
-        (p.pid, pack_task(p), wake_flags, waker_cpu, p.run.cause),
+        (p.pid, p, wake_flags, waker_cpu, p.run.cause),
         effect_ns,
         cpu.wake_reply_ns[cpu.asleep >> target & 1],
     )

@@ -56,6 +56,7 @@ from emulator.types import (
     COORDINATOR,
     NEVER,
     Board,
+    Books,
     RQF_ACTIVE,
     RQF_IDLE,
     RQF_NOHZ,
@@ -77,6 +78,10 @@ class Programs(Protocol):
         """Rebuild a program from what its ``pack()`` returned."""
         ...
 
+    def unpack_books(self, data: list[Any]) -> Books:
+        """Rebuild what a program has measured from what ``Books.pack()`` returned."""
+        ...
+
     def make(self, workload: int) -> Program:
         """Build the program of one of the box's workloads."""
         ...
@@ -93,6 +98,7 @@ class Cpu:
         "active",
         "adopter",
         "bal_node",
+        "books_kept",
         "asleep",
         "balance_asked",
         "board",
@@ -111,7 +117,6 @@ class Cpu:
         "f_end",
         "f_kind",
         "files",
-        "finished",
         "forward",
         "held",
         "horizon",
@@ -241,7 +246,8 @@ class Cpu:
         self.rq.on_runtime = self.runtime_hook()
         self.published_nr = 0  # nr_running as last told to the others
         self.tasks: dict[int, Task] = {}
-        self.finished: dict[int, Any] = {}
+        #: By pid, what the programs of tasks have measured here; it stays when the task leaves.
+        self.books_kept: dict[int, Books] = {}
         self.waking = False
         self.wakeups: list[tuple[int, bool]] = []
         self.pid_seq = 0
@@ -401,16 +407,16 @@ class Cpu:
         self.f_end = NEVER
         self.f_arg = arg
 
-    def answered(self, waiting: int, kind: int, arg: Any) -> None:
+    def answered(self, waiting: int, kind: int, arg: Any, left: int = 0) -> None:
         """What a frame waited for has come: it goes on as ``kind``, now or when it is on top."""
         if self.f_kind == waiting:
             self.f_kind = kind
             self.f_arg = arg
-            self.f_end = 0 if self.stalled else self.now  # without the host: no time left
+            self.f_end = left if self.stalled else self.now + left
             return
         for index, frame in enumerate(self.stack):
             if frame[0] == waiting:
-                self.stack[index] = (kind, 0, arg, frame[3], frame[4])
+                self.stack[index] = (kind, left, arg, frame[3], frame[4])
                 return
         raise AssertionError(self.story(f"an answer that no frame of kind {waiting} waits for"))
 
@@ -513,6 +519,14 @@ class Cpu:
         self.outbox.append(
             (self.now, self.node_id, self.seq, COORDINATOR, messages.COMMAND_DONE, (words, answer))
         )
+
+    def keep_books(self, p: Task) -> None:
+        """Let a task's program measure here from now on, in the books that it left if it was here."""
+        program = p.run.program
+        if program is not None:
+            books = program.measure_in(self.books_kept.get(p.pid))
+            if books is not None:
+                self.books_kept[p.pid] = books
 
     def depart(self, p: Task, target: int) -> None:
         """A task leaves: its mail follows it, and what is still to come here is sent on."""
@@ -691,6 +705,7 @@ def _handlers() -> list[Callable[[Cpu, Any], None]]:
     table[frames.IDLE_EXIT] = idle.idle_exit_end
     table[frames.SCHEDULE] = core.schedule_end
     table[frames.NEWIDLE] = core.newidle_end
+    table[frames.NEWIDLE_PAY] = core.newidle_paid
     table[frames.NEWIDLE_DONE] = core.newidle_finished
     table[frames.SUBMIT_PREP] = aio.submit_prep_end
     table[frames.SUBMIT_LOCKED] = aio.submit_locked
@@ -722,12 +737,14 @@ def _handlers() -> list[Callable[[Cpu, Any], None]]:
     table[frames.IRQ_DEVICE] = hrtimer.device_end
     table[frames.IRQ_DONE] = hrtimer.interrupt_done
     table[frames.SOFTIRQ_ENTRY] = softirq.pass_begin
+    table[frames.BLOCK_START] = blk_mq.block_start
     table[frames.BLOCK_END] = blk_mq.block_end
     table[frames.BLOCK_QUEUE] = blk_mq.block_queue
     table[frames.BLOCK_QUEUED] = blk_mq.block_queued
     table[frames.BLOCK_TAIL] = blk_mq.block_tail
     table[frames.SOFTIRQ_TIMER] = softirq.timer_done
     table[frames.SOFTIRQ_SCHED] = softirq.ask_balancer
+    table[frames.SOFTIRQ_SCHED_PAY] = softirq.balance_paid
     table[frames.SOFTIRQ_SCHED_DONE] = softirq.sched_done
     table[frames.SOFTIRQ_DONE] = softirq.round_done
     return table

@@ -1,19 +1,28 @@
-"""CPU hotplug and the commands of a running box: ``kernel/cpu.c``, v5.4 (F.4, A.9, F.11).
+"""CPU hotplug: ``kernel/cpu.c`` and what its states call, v5.4 (F.4, A.9, F.11).
 
 Theory of operation
 -------------------
-Going down, the states of :data:`STEPS` are walked from the top.  The first steps run at the
-command's time: the CPU is no longer *active*, so nothing new is placed here, and the domains are
-rebuilt without it.  The rest runs in the stopper, where no interrupt or softirq is half done: queued
-tasks are moved one by one by the kernel's fallback order, then everything that stays behind asleep,
-in flight or pending is handed to the lowest CPU still online, as the dead callbacks do.  From then on
-this CPU executes nothing; it only sends on what is still addressed to it.
+Going down, the states of :data:`STEPS` are walked from the top.  The first ones run at the command's
+time: the CPU is no longer *active*, so nothing new is placed here, and the domains are rebuilt
+without it.  The rest runs in the stopper, where no interrupt or softirq is half done: queued tasks
+are moved one by one by the kernel's fallback order, then everything that stays behind asleep, in
+flight or pending is handed to the lowest CPU still online (its *heir*), as the dead callbacks do.
+The stopper then sleeps, the idle task finds the CPU offline, and the command is answered.
 
-Coming up walks the same table the other way.
+From then on the CPU executes nothing.  Its ghost (:func:`ghost`) sends on what is still addressed to
+it: tasks by the fallback order, requests and interrupts to the heir, mail along the way that its task
+took.  Coming up walks the same table the other way.
 
-Departures from the kernel: the steps take no emulated time of their own; the work items of a dead
-CPU's pools join the pools of the CPU that takes over, where the kernel lets the dead pools' unbound
-workers run them anywhere; AIO credits are not per CPU here and need no rescue.
+A sleeping task is not touched: it keeps its previous CPU and its mask, and its next wakeup finds the
+CPU not allowed (``select_task_rq()``).  It is only *owned* by the heir meanwhile.
+
+Departures from the kernel: the steps take no emulated time of their own, and the other CPUs' stoppers
+are not held up by ``stop_machine()``.  The tunables are rescaled when the balancer has rebuilt the
+domains.  The work items of a dead CPU's pools join the pools of the heir, where the kernel lets the
+dead pools' unbound workers run them on any CPU; the workers stay asleep, bound.  An item whose
+function sleeps starts again on the heir with what it has not done.  Scheduler tags are moved with
+the requests; driver tags that nobody uses go back to the device, which keeps one for the CPU's
+return.  A driver's interrupt that was not announced ahead takes one IPI more to reach the heir.
 """
 
 from __future__ import annotations
@@ -22,8 +31,8 @@ import heapq
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from emulator import tracepoints as tp
 from emulator import messages
+from emulator import tracepoints as tp
 from emulator.kernel import (
     blk_mq,
     core,
@@ -33,19 +42,21 @@ from emulator.kernel import (
     idle,
     kthread,
     load_balance,
+    mail,
     placement,
+    softirq,
     stop_machine,
     workqueue,
 )
-from emulator.kernel.request import Request
-from emulator.kernel.process import WAIT_WORK, pack_task, unpack_task
+from emulator.kernel.process import MAIL_WAITS, WAIT_WORK, pack_task, unpack_task
+from emulator.kernel.request import PAGES, Request
 from emulator.kernel.sched import PF_WQ_WORKER, Task
-from emulator.types import NEVER, RQF_ACTIVE
+from emulator.types import NEVER, RQF_ACTIVE, STOP_ABORTED, Message
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
-#: Stop work that takes the CPU down, in place of a push.
+#: Stop work that takes the CPU down, in place of the CPU to push to.
 TAKE_CPU_DOWN = -1
 
 CPUHP_OFFLINE = 0
@@ -102,7 +113,7 @@ def sched_cpu_starting(cpu: Cpu) -> None:
 
 
 def tick_dying(cpu: Cpu) -> None:
-    """The tick stops for good."""
+    """The tick stops for good, and with it the CPU's part in nohz balancing."""
     cpu.tick_at = NEVER
     cpu.tick_stopped = False
     cpu.in_nohz_mask = False
@@ -125,7 +136,7 @@ def nothing(cpu: Cpu) -> None:
 
 Step = tuple[int, str, Callable[["Cpu"], None], Callable[["Cpu"], None]]
 
-#: In ascending order; down walks them from the end.  The steps above the line run at the command.
+#: In ascending order; down walks them from the end.
 STEPS: tuple[Step, ...] = (
     (20, "blk_softirq_cpu_dead", take_over_dead, nothing),
     (83, "tick_broadcast", tick_dying, tick_starting),
@@ -146,70 +157,69 @@ def walk(cpu: Cpu, steps: tuple[Step, ...], down: bool) -> None:
         cpu.emit(tp.CPUHP_EXIT, cpu.node_id, state, state, 0)
 
 
-# -- Commands -----------------------------------------------------------------------------------
+# -- Down and up --------------------------------------------------------------------------------
 
 
-def command(cpu: Cpu, words: list[Any]) -> None:
-    """Carry out a command line at its emulated time, and answer the coordinator."""
-    cpu.emit(tp.BOX_COMMAND, cpu.sink.intern(" ".join(str(word) for word in words)))
-    answer = "done"
-    verb = words[1] if words[0] == "cpu" else words[0]
-    if verb in ("offline", "kill"):
-        answer = cpu_down(cpu)
-    elif verb == "online":
-        answer = cpu_up(cpu)
-    elif verb == "load":
-        answer = load(cpu, int(words[-1]))
-    elif verb == "sysctl":
-        fair.sched_proc_update_handler(cpu.rq.tun, str(words[1]), int(words[2]))
-    elif verb == "spawn":
-        spawn(cpu, words)
-    else:
-        raise AssertionError(cpu.story(f"unknown command {words}"))
-    if words[0] != "spawn":
-        cpu.answer(words, answer)
-
-
-def cpu_down(cpu: Cpu) -> str:
-    """Start to take this CPU down; the last online CPU refuses."""
-    if not cpu.online or not cpu.active:
-        return "already offline"
+def cpu_down(cpu: Cpu, kill: bool) -> str:
+    """Start to take this CPU down; return why not, or "" if the answer comes when it is down."""
+    number = cpu.node_id
+    if cpu.killed:
+        return f"refused: CPU {number} was killed"
+    if not cpu.online:
+        cpu.killed = kill
+        return "done" if kill else f"refused: CPU {number} is offline"
+    if not cpu.active:
+        return f"refused: CPU {number} is going down"
     if heir(cpu) < 0:
-        return "refused: the last online CPU"
+        return f"refused: CPU {number} is the last one online"
+    if number == 0:
+        return "refused: CPU 0 cannot go offline on x86"
     walk(cpu, STEPS[FIRST_AT_COMMAND:], down=True)
     stop_machine.stop_one_cpu_nowait(cpu, (TAKE_CPU_DOWN, [], cpu.cause))
-    return "done"
+    return ""
 
 
 def take_cpu_down(cpu: Cpu) -> None:
-    """The rest of the way down, in the stopper."""
-    walk(cpu, STEPS[:FIRST_AT_COMMAND], down=True)
+    """``take_cpu_down()`` in the stopper, and the dead callbacks; the stopper then goes to sleep."""
     cpu.online = False
-    stopper = cpu.rq.stop
-    assert stopper is not None
-    stop_machine.dequeue_task_stop(cpu, stopper)
-    stopper.state = tp.TASK_INTERRUPTIBLE
-    stopper.on_cpu = 0
-    stopper.run.kind, stopper.run.left, stopper.run.arg = frames.STOPPER, 0, None
-    rq = cpu.rq
-    rq.curr = rq.idle
-    rq.need_resched = False
-    cpu.irqs.clear()
-    cpu.irqs_on = False
-    cpu.wait(frames.HALT)
+    walk(cpu, STEPS[:FIRST_AT_COMMAND], down=True)
+    for push_cpu, _env, _cause in cpu.stop_works:
+        stop_aborted(cpu, push_cpu)
+    cpu.stop_works.clear()
     cpu.publish()
-    assert rq.nr_running == 0, cpu.story("tasks are left on a dead CPU's queue")
+    assert cpu.rq.nr_running == 1, cpu.story("tasks are left on a dead CPU's queue")
+    assert all(is_own_thread(cpu, p) for p in cpu.tasks.values()), cpu.story("tasks are left behind")
+
+
+def idle_dead(cpu: Cpu) -> None:
+    """``cpuhp_report_idle_dead()``: the idle task is the last; whoever waits for this is told."""
+    cpu.irqs_on = False
+    cpu.halt()
+    cpu.publish()
+    words, place, kill, answer = cpu.going_down
+    cpu.going_down = []
+    cpu.killed = bool(kill)
+    cpu.answer(words, answer, place)
 
 
 def cpu_up(cpu: Cpu) -> str:
-    """Bring this CPU back."""
+    """Bring this CPU back; return how it went."""
+    number = cpu.node_id
+    if cpu.killed:
+        return f"refused: CPU {number} was killed"
+    if cpu.going_down:
+        return f"refused: CPU {number} is going down"
     if cpu.online:
-        return "already online"
+        return f"refused: CPU {number} is online"
     cpu.online = True
     cpu.irqs_on = True
     walk(cpu, STEPS, down=False)
-    cpu.rq.clock = cpu.now
+    cpu.adopter = -1
+    for q in cpu.queues:
+        blk_mq.ask_for_tags(cpu, q)
     cpu.start(frames.IDLE_ENTRY, cpu.costs.idle_entry_ns)
+    if cpu.stalled:
+        cpu.f_end = cpu.costs.idle_entry_ns  # without the host: the time left
     return "done"
 
 
@@ -228,7 +238,7 @@ def tell_balancer(cpu: Cpu, words: list[Any]) -> None:
         messages.COMMAND,
         (words,),
         cpu.now + cpu.costs.request_ns,
-        cpu.costs.coherence_ns,
+        0,
     )
 
 
@@ -259,39 +269,96 @@ def hand_over(cpu: Cpu) -> None:
     """Give the heir everything that is left: sleepers, timers, requests, work, finished requests."""
     target = heir(cpu)
     assert target >= 0, cpu.story("the last CPU dies")
-    sleepers = []
-    for p in [p for p in cpu.tasks.values() if not is_own_thread(cpu, p)]:
+    cpu.adopter = target
+    effect_ns = cpu.now + cpu.costs.ipi_ns
+    sleepers = [p for p in cpu.tasks.values() if not is_own_thread(cpu, p)]
+    for p in sleepers:
         fair.migrate_task_rq_fair(cpu.rq, p, True)
-        cpu.depart(p, target)
-        sleepers.append(pack_task(p))
-    completions = [m for m in cpu.inbox if m[4] == messages.COMPLETION]
-    cpu.inbox[:] = sorted(m for m in cpu.inbox if m[4] != messages.COMPLETION)
-    timers = [list(t) for t in sorted(cpu.timers) if t[2] in (hrtimer.TIMER_SLEEP, hrtimer.TIMER_REQUEST)]
-    pending = [irq[1] for irq in cpu.irqs if irq[0] == frames.IRQ_DEVICE]
+        cpu.depart(p, target, effect_ns)
+    completions = take_completions(cpu)
+    for cookie in cpu.inflight:
+        if cookie not in {item[2] for item in completions}:
+            cpu.handed[cookie] = target
+    items = [workqueue.take_items(cpu, pool) for pool in cpu.pools]
+    done = [*cpu.done_list, *cpu.call_done]
+    queues = [take_queue(cpu, index, target) for index in range(len(cpu.queues))]
+    expect_mail(cpu, [p.pid for p in sleepers], [*cpu.inflight.values(), *done], items, queues)
     state = [
-        sleepers,
-        [[m[0], m[1], m[5][0], m[5][1]] for m in completions]
-        + [[cpu.now, 0, cookie, status] for cookie, status in pending],
-        [rq.pack() for rq in cpu.inflight.values()],
-        timers,
-        [list(t) for t in cpu.jiffy_timers],
-        [rq.pack() for rq in (*cpu.sirq_block, *cpu.done_list, *cpu.call_done)],
-        [workqueue.take_items(pool) for pool in cpu.pools],
-        [[q.index, q.lease, q.sched_tags, q.take_waiters()] for q in cpu.queues],
         cpu.node_id,
+        [pack_task(p) for p in sleepers],
+        completions,
+        [rq.pack() for rq in cpu.inflight.values()],
+        [[t[0], t[2], t[3]] for t in sorted(cpu.timers, key=lambda t: t[:2]) if outlives(cpu, t)],
+        [[t[0], t[2], t[3]] for t in cpu.jiffy_timers],
+        [rq.pack() for rq in done],
+        items,
+        queues,
     ]
-    cpu.inflight.clear()
-    cpu.timers.clear()
-    cpu.jiffy_timers.clear()
-    cpu.done_list.clear()
-    cpu.call_done.clear()
+    forget(cpu)
+    cpu.send(target, messages.ADOPT, (state,), effect_ns, reply_ns(cpu))
+
+
+def forget(cpu: Cpu) -> None:
+    """Nothing of what was handed over is left here."""
+    for box in (cpu.inflight, cpu.timers, cpu.jiffy_timers, cpu.done_list, cpu.call_done, cpu.irqs):
+        box.clear()
     cpu.softirq_pending = 0
     cpu.nohz_flags = 0
-    for q in cpu.queues:
-        blk_mq.ring_doorbells(cpu, q)
-        q.lease = q.sched_tags = 0
-    cpu.adopter = target
-    cpu.send(target, messages.ADOPT, (state,), cpu.now + cpu.costs.ipi_ns, cpu.costs.ipi_ns)
+
+
+def outlives(cpu: Cpu, timer: tuple[int, int, int, Any]) -> bool:
+    """Whether a timer is of use to the heir: an IPI to this CPU or a sleep of its threads is not."""
+    kind, arg = timer[2], timer[3]
+    return kind == hrtimer.TIMER_REQUEST or (
+        kind == hrtimer.TIMER_SLEEP and arg[0] not in cpu.tasks
+    )
+
+
+def take_completions(cpu: Cpu) -> list[list[int]]:
+    """Take the completions that this CPU knows of: announced ones, and interrupts that wait."""
+    announced = [m for m in cpu.inbox if m[4] == messages.COMPLETION and len(m[5]) > 2]
+    cpu.inbox[:] = sorted(m for m in cpu.inbox if m not in announced)
+    pending = [irq[1] for irq in cpu.irqs if irq[0] == frames.IRQ_DEVICE]
+    return [[m[0], m[1], m[5][0], m[5][1]] for m in sorted(announced)] + [
+        [cpu.now, cpu.device_nodes[cpu.inflight[cookie].queue], cookie, status]
+        for cookie, status in pending
+    ]
+
+
+def take_queue(cpu: Cpu, index: int, target: int) -> list[Any]:
+    """Take what this CPU has of a disk's queue; its free tags go back to the device."""
+    q = cpu.queues[index]
+    blk_mq.ring_doorbells(cpu, q)
+    busy, q.busy = q.busy, []
+    waiting = q.elevator.drain() if q.elevator is not None else []
+    if q.elevator is not None:
+        for rq in (*busy, *waiting):
+            rq.ctx_cpu = target  # no driver tag yet: it will be one of the heir's
+    blk_mq.return_tags(cpu, q, q.lease, cpu.node_id)
+    state = [
+        [rq.pack() for rq in busy],
+        [rq.pack() for rq in waiting],
+        q.sched_tags,
+        q.take_waiters(),
+    ]
+    q.lease = q.sched_tags = 0
+    q.tag_asked = q.run_queued = False
+    return state
+
+
+def expect_mail(
+    cpu: Cpu,
+    with_them: list[int],
+    requests: list[Request],
+    items: list[list[list[Any]]],
+    queues: list[list[Any]],
+) -> None:
+    """Note that the heir will send here what it completes for tasks that have gone another way."""
+    works = [item[3] for taken in items for item in taken if workqueue.carries_request(item[1])]
+    packed = [*works, *(data for queue in queues for part in queue[:2] for data in part)]
+    for rq in (*requests, *(Request.unpack(data) for data in packed)):
+        if rq.what != PAGES and rq.pid not in with_them:
+            cpu.expect[rq.pid] = cpu.expect.get(rq.pid, 0) + 1
 
 
 def is_own_thread(cpu: Cpu, p: Task) -> bool:
@@ -299,7 +366,39 @@ def is_own_thread(cpu: Cpu, p: Task) -> bool:
     return p is cpu.rq.stop or p is cpu.ksoftirqd or bool(p.flags & PF_WQ_WORKER)
 
 
-def redirect(cpu: Cpu, p: Task) -> None:
+def reply_ns(cpu: Cpu) -> int:
+    """Return how soon a CPU that is sent something can make itself felt here."""
+    return min(cpu.costs.ipi_ns, cpu.costs.ttwu_activate_ns)
+
+
+# -- The ghost ----------------------------------------------------------------------------------
+
+
+def ghost(cpu: Cpu, message: Message) -> bool:
+    """Send on what came for a CPU that is offline; False: it is handled as if it were online."""
+    op, args = message[4], message[5]
+    if op == messages.ATTACH:
+        for _pid, data in args[0]:
+            p = unpack_task(data, cpu.make_program)
+            load_balance.arrive(cpu, p)
+            redirect(cpu, p, 0)
+    elif op in (messages.CALL_COMPLETE, messages.ADOPT):
+        pass_on(cpu, cpu.adopter, op, args)
+    elif op == messages.TAG_GRANT:
+        blk_mq.return_tags(cpu, cpu.queues[args[0]], args[1], cpu.node_id)
+    elif op == messages.STOP:
+        stop_aborted(cpu, args[0])
+    elif op != messages.NOHZ_KICK:
+        return False
+    return True
+
+
+def pass_on(cpu: Cpu, target: int, op: int, args: tuple[Any, ...]) -> None:
+    """Send a message on to another CPU."""
+    cpu.send(target, op, args, cpu.now + cpu.costs.ipi_ns, reply_ns(cpu))
+
+
+def redirect(cpu: Cpu, p: Task, wake_flags: int) -> None:
     """A task arrives at a CPU that has gone meanwhile: it goes on to where it may run."""
     target = placement.select_fallback_rq(cpu, p, cpu.node_id)
     p.run.cause = cpu.emit(
@@ -307,7 +406,19 @@ def redirect(cpu: Cpu, p: Task) -> None:
     )
     p.nr_migrations += 1
     p.cpu = p.wake_cpu = target
-    core.send_task(cpu, p, target, cpu.now + cpu.costs.ipi_ns, 0, cpu.node_id)
+    core.send_task(cpu, p, target, cpu.now + cpu.costs.ipi_ns, wake_flags, cpu.node_id)
+    mail.deliver_held(cpu, p.pid)
+
+
+def stop_aborted(cpu: Cpu, push_cpu: int) -> None:
+    """``cpu_stop_queue_work()`` of a stopper that is parked: the work is not done."""
+    cpu.send(
+        cpu.bal_node,
+        messages.STOPPED,
+        (push_cpu, STOP_ABORTED, 0),
+        cpu.now + cpu.costs.request_ns,
+        cpu.costs.coherence_ns,
+    )
 
 
 # -- Taking over --------------------------------------------------------------------------------
@@ -315,89 +426,60 @@ def redirect(cpu: Cpu, p: Task) -> None:
 
 def adopt(cpu: Cpu, state: list[Any]) -> None:
     """Take over what a dead CPU left (at the CPU that runs the dead callbacks)."""
-    sleepers, completions, requests, timers, wheel, done, items, queues, dead = state
-    for data in sleepers:
-        p = unpack_task(data, cpu.make_program)
-        load_balance.arrive(cpu, p)
-        p.vruntime += cpu.rq.cfs.min_vruntime  # it was made relative when it left
-        p.avg.last_update_time = 0
+    dead, sleepers, completions, requests, timers, wheel, done, items, queues = state
+    cpu.emit(tp.PRINTK, cpu.sink.intern(f"smpboot: CPU {dead} is now offline"))
     for data in requests:
         rq = Request.unpack(data)
         cpu.inflight[rq.cookie] = rq
-    for done_ns, source, cookie, status in completions:
+    for done_ns, device, cookie, status in completions:
+        args = (cookie, status, 1)
+        stamp = max(done_ns, cpu.now)
         heapq.heappush(
-            cpu.inbox,
-            (
-                max(done_ns, cpu.now),
-                source or cpu.bal_node + 1,
-                cookie,
-                cpu.node_id,
-                messages.COMPLETION,
-                (cookie, status),
-            ),
+            cpu.inbox, (stamp, device, cookie, cpu.node_id, messages.COMPLETION, args)
         )
-    for expiry, _seq, kind, arg in timers:
+        cpu.timer_armed(stamp)
+    for expiry, kind, arg in timers:
         cpu.add_timer(max(expiry, cpu.now), kind, arg)
-    for jiffy, _seq, kind, arg in wheel:
+    for jiffy, kind, arg in wheel:
         hrtimer.add_jiffy_timer(cpu, jiffy, kind, arg)
-    for index, lease, sched_tags, waiters in queues:
-        q = cpu.queues[index]
-        q.lease += lease
-        q.sched_tags += sched_tags
-        for slot, pids in enumerate(waiters):
-            q.waiters[slot].extend(pids)
-    for data in done:
-        cpu.done_list.append(Request.unpack(data))
-    if done:
-        cpu.irqs.append((frames.IRQ_IPI, "block", cpu.costs.ipi_handler_ns))
-    if any(items):
-        for index, taken in enumerate(items):
-            workqueue.give_items(cpu, cpu.pools[index], taken)
-        cpu.irqs.append((frames.IRQ_IPI, "work", cpu.costs.ipi_handler_ns))
-    cpu.emit(tp.PRINTK, cpu.sink.intern(f"CPU {dead} is down"))
+    cpu.done_list += [Request.unpack(data) for data in done]
+    for index, taken in enumerate(items):
+        workqueue.give_items(cpu, cpu.pools[index], taken)
+    for index, queue in enumerate(queues):
+        give_queue(cpu, index, queue)
+    cpu.irqs.append((frames.IRQ_IPI, "adopt", cpu.costs.ipi_handler_ns))
+    for data in sleepers:
+        adopt_sleeper(cpu, unpack_task(data, cpu.make_program))
 
 
-# -- Load and start -----------------------------------------------------------------------------
+def adopt_sleeper(cpu: Cpu, p: Task) -> None:
+    """Own a sleeping task; where it last ran stays as it was."""
+    load_balance.arrive(cpu, p)
+    p.vruntime += cpu.rq.cfs.min_vruntime  # it was made relative when it left
+    if p.run.wait in MAIL_WAITS and p.run.remote_ios:
+        cpu.mail_sleepers[p.pid] = 1
+    mail.deliver_held(cpu, p.pid)
 
 
-def load(cpu: Cpu, percent: int) -> str:
-    """``cpu load N --percent P``: a pinned program that runs P % of every 10 ms; 0 removes it."""
-    pid = cpu.load_pid
-    p = cpu.tasks.get(pid) if pid else None
-    if p is not None:
-        p.run.program.set_percent(percent)
-        return "done"
-    if percent == 0:
-        return "no load on this CPU"
-    program = cpu.programs.load(percent, cpu.now)
-    p = kthread.fork(
-        cpu,
-        kthread.late_pid(cpu),
-        f"load/{cpu.node_id}",
-        0,
-        1 << cpu.node_id,
-        program,
-        kthread=False,
-        figure=False,
-        target=cpu.node_id,
-    )
-    cpu.load_pid = p.pid
-    return "done"
+def give_queue(cpu: Cpu, index: int, state: list[Any]) -> None:
+    """Take over a dead CPU's part of a disk's queue (``blk_mq_hctx_notify_dead()``)."""
+    busy, waiting, sched_tags, waiters = state
+    q = cpu.queues[index]
+    q.sched_tags += sched_tags
+    q.busy += [Request.unpack(data) for data in busy]
+    for data in waiting:
+        assert q.elevator is not None
+        q.elevator.insert(Request.unpack(data), cpu.now)
+    for slot, pids in enumerate(waiters):
+        q.waiters[slot].extend(pids)
 
 
-def spawn(cpu: Cpu, words: list[Any]) -> None:
-    """Start a task of the box's workloads: words = ["spawn", workload index, pid]."""
-    _spawn, index, pid = words
-    workload = cpu.spec.workloads[index]
-    kthread.fork(
-        cpu,
-        pid,
-        workload.name,
-        workload.nice,
-        workload.cpus_allowed,
-        cpu.programs.make(index),
-        workload.kthread,
-        workload.figure,
-        workload.start_cpu,
-    )
-
+def adopted(cpu: Cpu) -> None:
+    """In the interrupt that tells of a dead CPU: start what it left pending."""
+    if cpu.done_list:
+        softirq.raise_softirq(cpu, softirq.BLOCK)
+    for q in cpu.queues:
+        blk_mq.run_hw_queue_async(cpu, q)
+    for pool in cpu.pools:
+        if workqueue.need_more_worker(pool):
+            workqueue.wake_up_worker(cpu, pool)

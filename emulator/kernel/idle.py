@@ -108,15 +108,3 @@ def arm_next_wheel_timer(cpu: Cpu) -> None:
     """With the tick stopped, one timer interrupt is programmed for the next timer of the wheel."""
     cpu.tick_at = cpu.jiffy_timers[0][0] * cpu.tick_ns if cpu.jiffy_timers else NEVER
     cpu.timer_armed(cpu.tick_at)
-
-
-def abort_nohz_balance(cpu: Cpu) -> None:
-    """The idle load balancer got something to run: its pass ends before the next CPU."""
-    cpu.send(
-        cpu.bal_node,
-        messages.BALANCE_ABORT,
-        (2,),
-        cpu.now + cpu.costs.request_ns,
-        NEVER - cpu.now - cpu.costs.request_ns,
-    )
-    cpu.balance_asked = 3  # asked, and told to stop

@@ -121,6 +121,7 @@ def fork(
     p.cpu = p.wake_cpu = chosen
     p.state = tp.TASK_RUNNING
     if chosen == cpu.node_id:
+        cpu.keep_books(p)
         start_new_task(cpu, p)
         core.smp_send_reschedule_here(cpu)
     else:
@@ -143,6 +144,5 @@ def do_exit(cpu: Cpu, _arg: Any) -> None:
     """``do_exit()``: the current task is gone at the switch."""
     p = cpu.rq.curr
     cpu.emit(tp.SCHED_PROCESS_EXIT, p.pid, p.prio)
-    cpu.finished[p.pid] = p.run.program.books() if p.run.program is not None else {}
     p.state = tp.TASK_DEAD
     core.schedule(cpu)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from emulator import tracepoints as tp
 from emulator import messages
 from emulator.kernel import core, fair
-from emulator.kernel.process import pack_task, unpack_task
+from emulator.kernel.process import unpack_task
 from emulator.kernel.sched import ENQUEUE_MIGRATED, Task
 from emulator.types import (
     CPU_NEWLY_IDLE,
@@ -134,7 +134,7 @@ def handle_detach(cpu: Cpu, message: Message) -> None:
     tasks: list[list[Any]] = []
     for p in detach_tasks(cpu, env):
         cpu.depart(p, env[ENV_DST_CPU])
-        tasks.append([p.pid, pack_task(p)])
+        tasks.append([p.pid, p])
     if tasks:
         cpu.publish()
     cpu.send(
@@ -167,4 +167,5 @@ def arrive(cpu: Cpu, p: Task) -> None:
     assert p.pid not in cpu.tasks, cpu.story(f"{p.comm}/{p.pid} arrives twice")
     cpu.tasks[p.pid] = p
     cpu.forward.pop(p.pid, None)
+    cpu.keep_books(p)
     cpu.sink.comm(p.pid, p.comm)

@@ -55,6 +55,8 @@ def handle(cpu: Cpu, message: Message) -> None:
             deliver_held(cpu, _pid)
     elif op == messages.BALANCE_DONE:
         handle_balance_done(cpu, args)
+    elif op == messages.BALANCE_PAY:
+        handle_balance_pay(cpu, args[0])
     elif op == messages.NOHZ_KICK:
         handle_nohz_kick(cpu, args)
     elif op == messages.STOP:
@@ -152,6 +154,14 @@ def handle_call(cpu: Cpu, args: tuple[Any, ...]) -> None:
     cpu.call_done.append(rq)
     if len(cpu.call_done) == 1:
         cpu.irqs.append((frames.IRQ_IPI, "call", cpu.costs.ipi_handler_ns))
+
+
+def handle_balance_pay(cpu: Cpu, cost_ns: int) -> None:
+    """The balancer goes on after this CPU has spent the time of a further pass."""
+    if cpu.balance_asked == BALANCE_NEWIDLE:
+        cpu.answered(frames.NEWIDLE_WAIT, frames.NEWIDLE_PAY, None, cost_ns)
+    else:
+        cpu.answered(frames.SOFTIRQ_SCHED_WAIT, frames.SOFTIRQ_SCHED_PAY, None, cost_ns)
 
 
 def handle_balance_done(cpu: Cpu, args: tuple[Any, ...]) -> None:

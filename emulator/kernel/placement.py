@@ -8,7 +8,7 @@ coherence latency.  First a target between the waker's CPU and the task's previo
 slow path (``find_idlest_cpu()``).  What was chosen and by which rule is recorded.
 
 Departures from the kernel: ``select_idle_cpu()`` charges its scan a fixed cost per CPU looked at,
-so ``avg_scan_cost`` converges to that; cpuidle exit latencies are equal for all CPUs, and how long a CPU has been idle is told by the last update
+so ``avg_scan_cost`` converges to that; ``has_idle_cores`` is always looked up afresh; cpuidle exit latencies are equal for all CPUs, and how long a CPU has been idle is told by the last update
 of its averages, made when its last task left.
 """
 
@@ -24,8 +24,6 @@ from emulator.types import (
     RQ_LAST_UPDATE_TIME,
     RQ_LOAD_AVG,
     RQ_RUNNABLE_LOAD_AVG,
-    RQ_UTIL_AVG,
-    RQ_UTIL_EST_ENQUEUED,
     RQF_ACTIVE,
     RQF_IDLE,
     RQF_ONLINE,
@@ -39,6 +37,8 @@ if TYPE_CHECKING:
 #: What looking at one CPU in select_idle_cpu() costs; feeds avg_scan_cost only.
 SCAN_NS = 30
 SCHED_CAPACITY = 1024
+#: Domains that reach further balance no forks and pull no wakeups.
+NODE_RECLAIM_DISTANCE = 30
 
 
 # -- What may run where -------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def in_same_domain(cpu: Cpu, here: int, prev: int) -> bool:
     machine = cpu.spec.machine
     if machine.node[here] == machine.node[prev]:
         return True
-    return node_distance(cpu, here, prev) <= 30  # node_reclaim_distance
+    return node_distance(cpu, here, prev) <= NODE_RECLAIM_DISTANCE
 
 
 def node_distance(cpu: Cpu, a: int, b: int) -> int:
@@ -370,40 +370,54 @@ def select_task_rq_fork(cpu: Cpu, p: Task) -> int:
     return chosen
 
 
-def fork_domains(cpu: Cpu, at: int) -> list[tuple[list[int], int]]:
-    """Return the domains of CPU ``at`` that balance forks, highest first: (groups, imbalance_pct)."""
+def fork_domains(cpu: Cpu, at: int) -> list[tuple[list[int], int, bool]]:
+    """Return CPU ``at``'s domains that balance forks, highest first: (groups, imbalance_pct, NUMA)."""
     machine = cpu.spec.machine
-    everyone = (1 << machine.nr_cpus) - 1
-    levels: list[tuple[int, tuple[int, ...], int]] = []
+    levels: list[tuple[int, tuple[int, ...], int, bool]] = []
     below: tuple[int, ...] = tuple(1 << c for c in range(machine.nr_cpus))
-    for masks, pct in (
-        (machine.core, 110),
-        (tuple(m or 1 << c for c, m in enumerate(machine.llc)), 117),
-        (machine.die, 125),
-        (machine.node, 125),
-        (tuple(everyone for _ in range(machine.nr_cpus)), 125),
+    for masks, pct, numa in (
+        (machine.core, 110, False),
+        (tuple(m or 1 << c for c, m in enumerate(machine.llc)), 117, False),
+        (machine.die, 125, False),
+        (machine.node, 125, False),
+        *((masks, 125, True) for masks in near_numa_spans(cpu)),
     ):
         if masks[at] != below[at]:
-            levels.append((masks[at], below, pct))
+            levels.append((masks[at], below, pct, numa))
             below = masks
     domains = []
-    for span, groups, pct in reversed(levels):
+    for span, groups, pct, numa in reversed(levels):
         ring: list[int] = []
         for member in for_each_cpu(span):
             if groups[member] not in ring:
                 ring.append(groups[member])
         local = groups[at]
         at_index = ring.index(local)
-        domains.append((ring[at_index:] + ring[:at_index], pct))
+        domains.append((ring[at_index:] + ring[:at_index], pct, numa))
     return domains
+
+
+def near_numa_spans(cpu: Cpu) -> list[tuple[int, ...]]:
+    """Return, per NUMA level that balances forks, the span of each CPU: the nodes that near."""
+    machine = cpu.spec.machine
+    nodes = sorted(set(machine.node), key=lambda mask: mask & -mask)
+    distances = {d for row in machine.node_distance for d in row if 10 < d <= NODE_RECLAIM_DISTANCE}
+    spans = []
+    for reach in sorted(distances):
+        span = [
+            sum(other for other, d in zip(nodes, row, strict=True) if d <= reach)
+            for row in machine.node_distance
+        ]
+        spans.append(tuple(span[nodes.index(mask)] for mask in machine.node))
+    return spans
 
 
 def find_idlest_cpu(cpu: Cpu, p: Task, at: int) -> int:
     """Descend the domains, each time into the idlest group (C.5)."""
     domains = fork_domains(cpu, at)
     while domains:
-        groups, pct = domains.pop(0)
-        group = find_idlest_group(cpu, p, groups, pct)
+        groups, pct, numa = domains.pop(0)
+        group = find_idlest_group(cpu, p, groups, pct, numa)
         if not group:
             continue
         new = find_idlest_group_cpu(cpu, p, group, at)
@@ -414,43 +428,40 @@ def find_idlest_cpu(cpu: Cpu, p: Task, at: int) -> int:
     return at
 
 
-def find_idlest_group(cpu: Cpu, p: Task, groups: list[int], pct: int) -> int:
+def find_idlest_group(cpu: Cpu, p: Task, groups: list[int], pct: int, numa: bool = False) -> int:
     """Return the mask of a group clearly idler than the local one (the first), or 0."""
     imbalance = SCHED_CAPACITY * (pct - 100) // 100
     scale = 100 + (pct - 100) // 2
     huge = (1 << 64) - 1
     this_runnable = this_avg = min_runnable = min_avg = huge
-    this_spare = most_spare = 0
-    idlest = spare_group = 0
+    idlest = 0
     for index, group in enumerate(groups):
         if not group & p.cpus_mask:
             continue
-        runnable = avg = spare = 0
+        runnable = avg = 0
         for other in for_each_cpu(group):
             facts = cpu.view(other) if other != cpu.node_id else cpu.own_facts()
             runnable += facts[RQ_RUNNABLE_LOAD_AVG]
             avg += facts[RQ_LOAD_AVG]
-            util = max(facts[RQ_UTIL_AVG], facts[RQ_UTIL_EST_ENQUEUED])
-            spare = max(spare, SCHED_CAPACITY - min(util, SCHED_CAPACITY))
         weight = group.bit_count()
         runnable //= weight
         avg //= weight
         if index == 0:
-            this_runnable, this_avg, this_spare = runnable, avg, spare
+            this_runnable, this_avg = runnable, avg
             continue
         if min_runnable > runnable + imbalance:
             min_runnable, min_avg, idlest = runnable, avg, group
         elif runnable < min_runnable + imbalance and 100 * min_avg > scale * avg:
             min_avg, idlest = avg, group
-        if spare > most_spare:
-            most_spare, spare_group = spare, group
+    # A fork does not look at spare capacity.
     if not idlest:
+        return 0
+    if numa and min_runnable + imbalance >= this_runnable:
         return 0
     if min_runnable > (this_runnable + imbalance) & huge:
         return 0
     if this_runnable < min_runnable + imbalance and 100 * this_avg < scale * min_avg:
         return 0
-    del this_spare, spare_group  # a fork does not look at spare capacity
     return idlest
 
 

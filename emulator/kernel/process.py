@@ -6,7 +6,9 @@ A task is always at the start of some execution frame (:mod:`emulator.kernel.fra
 time it still takes, and an argument.  While it runs, the CPU counts that down; when it is switched
 out, the rest is kept here.  Everything a task owns besides its scheduling entity is here too: its
 program, its AIO context (the ring of finished events and the credits), and the state of the inodes
-that only it uses.  All of it is plain data and travels with the task.
+that only it uses.  All of it travels with the task: a message carries the :class:`Task` itself, whose
+sender has let go of it, and the wire packs it as plain data where the message leaves the process.
+What its program has measured stays behind (:class:`emulator.types.Books`).
 
 A task that sleeps says what it waits for in ``wait``.  Whoever completes an IO for a task that has
 moved sends mail to its owner, stamped with the residence (``Task.moves``) it believes in.
@@ -18,6 +20,7 @@ AIO credits are kept with the context, one number per CPU, instead of with the C
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from emulator.kernel.request import Request
@@ -116,8 +119,8 @@ class Kioctx:
             self.nr_events,
             self.reqs_available,
             self.req_batch,
-            [[cpu, credits] for cpu, credits in self.cpu_credits.items()],
-            [list(event) for event in self.ring],
+            dict(self.cpu_credits),
+            pack_ring(self.ring),
             self.completed_events,
             self.seen,
         ]
@@ -126,12 +129,33 @@ class Kioctx:
     def unpack(cls, data: list[Any]) -> Kioctx:
         """Rebuild what :meth:`pack` returned."""
         ctx = cls.__new__(cls)
-        ctx.nr_events, ctx.reqs_available, ctx.req_batch, credits, ring, done, seen = data
-        ctx.cpu_credits = {cpu: nr for cpu, nr in credits}
-        ctx.ring = [(event[0], event[1]) for event in ring]
-        ctx.completed_events = done
-        ctx.seen = seen
+        (
+            ctx.nr_events,
+            ctx.reqs_available,
+            ctx.req_batch,
+            ctx.cpu_credits,
+            ring,
+            ctx.completed_events,
+            ctx.seen,
+        ) = data
+        ctx.ring = unpack_ring(ring)
         return ctx
+
+
+def pack_ring(ring: list[tuple[int, int]]) -> list[Any]:
+    """Return finished events as plain data: whose they are, and one result for all if it is one."""
+    if not ring:
+        return []
+    data, results = zip(*ring, strict=True)
+    return [data, results if results.count(results[0]) < len(ring) else results[:1]]
+
+
+def unpack_ring(packed: list[Any]) -> list[tuple[int, int]]:
+    """Rebuild what :func:`pack_ring` was given."""
+    if not packed:
+        return []
+    data, results = packed
+    return list(zip(data, results if len(results) == len(data) else repeat(results[0]), strict=False))
 
 
 class TaskRun:
@@ -198,7 +222,7 @@ class TaskRun:
             self.wait_since,
             self.cause,
             None if self.ctx is None else self.ctx.pack(),
-            [[file, count] for file, count in self.dio_count.items()],
+            dict(self.dio_count),
             [[iocb, *state] for iocb, state in self.iocbs.items()],
             self.iocb_seq,
             self.submit,
@@ -211,25 +235,47 @@ class TaskRun:
     @classmethod
     def unpack(cls, data: list[Any], unpack_program: Callable[[list[Any]], Program]) -> TaskRun:
         """Rebuild what :meth:`pack` returned."""
-        program = None if data[0] is None else unpack_program(data[0])
-        run = cls(program, data[1])
-        run.left, run.arg, run.wait, run.wait_arg, run.wait_since, run.cause = data[2:8]
-        run.ctx = None if data[8] is None else Kioctx.unpack(data[8])
-        run.dio_count = {file: count for file, count in data[9]}
-        run.iocbs = {item[0]: list(item[1:]) for item in data[10]}
-        run.iocb_seq, run.submit, run.worker, run.refill_ns, run.remote_ios = data[11:16]
-        run.plug = [Request.unpack(rq) for rq in data[16]]
+        run = cls.__new__(cls)
+        (
+            program,
+            run.kind,
+            run.left,
+            run.arg,
+            run.wait,
+            run.wait_arg,
+            run.wait_since,
+            run.cause,
+            ctx,
+            run.dio_count,
+            iocbs,
+            run.iocb_seq,
+            run.submit,
+            run.worker,
+            run.refill_ns,
+            run.remote_ios,
+            plug,
+        ) = data
+        run.program = None if program is None else unpack_program(program)
+        run.ctx = None if ctx is None else Kioctx.unpack(ctx)
+        run.iocbs = {iocb: state for iocb, *state in iocbs}
+        run.plug = [Request.unpack(rq) for rq in plug]
         return run
 
 
-def pack_task(p: Task) -> list[Any]:
-    """Return a whole task as plain data, for a message or a snapshot."""
-    return [p.pack_se(), p.run.pack()]
-
-
-def unpack_task(data: list[Any], unpack_program: Callable[[list[Any]], Program]) -> Task:
-    """Rebuild what :func:`pack_task` returned."""
-    p = Task(0, "")
+def unpack_task(data: Task | list[Any], unpack_program: Callable[[list[Any]], Program]) -> Task:
+    """Return the task of a message: itself, or rebuilt from what :meth:`Task.pack` returned."""
+    if isinstance(data, Task):
+        return data
+    p = Task.__new__(Task)
     p.unpack_se(data[0])
     p.run = TaskRun.unpack(data[1], unpack_program)
     return p
+
+
+def plain(value: Any) -> Any:
+    """Return arguments of a message as plain data, the tasks among them packed."""
+    if isinstance(value, Task):
+        return value.pack()
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

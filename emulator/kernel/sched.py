@@ -213,7 +213,12 @@ class Task:
         """Take over what :meth:`pack_se` returned."""
         *values, avg = data
         _assign(self, _TASK_FIELDS, values)
+        self.avg = SchedAvg.__new__(SchedAvg)
         self.avg.unpack(avg)
+
+    def pack(self) -> list[Any]:
+        """Return the whole task as plain data, for the wire or a snapshot."""
+        return [self.pack_se(), self.run.pack()]
 
 
 class CfsRq:

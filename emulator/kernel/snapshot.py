@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator.kernel import mq_deadline
-from emulator.kernel.process import pack_task, unpack_task
+from emulator.kernel.process import plain, unpack_task
 from emulator.kernel.request import Request
 from emulator.kernel.sched import Task
 from emulator.kernel.workqueue import WorkerPool
@@ -64,15 +64,15 @@ def pack(cpu: Cpu) -> list[Any]:
     return [
         [getattr(cpu, name) for name in PLAIN],
         [list(frame) for frame in cpu.stack],
-        [[list(m) for m in box] for box in (cpu.inbox, cpu.mail, cpu.outbox, cpu.deferred)],
+        [plain(box) for box in (cpu.inbox, cpu.mail, cpu.outbox, cpu.deferred)],
         [[pid, moves, target] for pid, (moves, target) in cpu.forward.items()],
         [[pid, nr] for pid, nr in cpu.expect.items()],
         [[pid, [list(m) for m in box]] for pid, box in cpu.held.items()],
         list(cpu.mail_sleepers),
         [list(wakeup) for wakeup in cpu.wakeups],
-        [pack_task(p) for p in (idle, *cpu.tasks.values())],
+        [p.pack() for p in (idle, *cpu.tasks.values())],
         cpu.rq.pack(),
-        [[pid, books] for pid, books in cpu.finished.items()],
+        [[pid, books.pack()] for pid, books in cpu.books_kept.items()],
         [list(timer) for timer in cpu.timers],
         [list(timer) for timer in cpu.jiffy_timers],
         [list(irq) for irq in cpu.irqs],
@@ -104,7 +104,9 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     cpu.tasks = {p.pid: p for p in tasks[1:]}
     cpu.rq.unpack(data[9], by_pid)
     cpu.rq.on_runtime = cpu.runtime_hook()
-    cpu.finished = {pid: books for pid, books in data[10]}
+    cpu.books_kept = {pid: cpu.programs.unpack_books(books) for pid, books in data[10]}
+    for p in cpu.tasks.values():
+        cpu.keep_books(p)
     cpu.timers[:] = [tuple(timer) for timer in data[11]]
     cpu.jiffy_timers[:] = [tuple(timer) for timer in data[12]]
     cpu.irqs[:] = [tuple(irq) for irq in data[13]]
@@ -175,12 +177,9 @@ def unpack_elevator(data: list[Any]) -> mq_deadline.DeadlineQueue:
 
 def books(cpu: Cpu) -> dict[str, Any]:
     """Return what a CPU owns (for the conservation check) and its counters (for the results)."""
-    programs = {
-        p.pid: p.run.program.books() for p in cpu.tasks.values() if p.run.program is not None
-    }
     return {
         "tasks": sorted(cpu.tasks),
-        "programs": {**programs, **cpu.finished},
+        "programs": {pid: books.pack() for pid, books in cpu.books_kept.items()},
         "figure_pids": sorted(p.pid for p in cpu.tasks.values() if p.figure),
         "inflight": len(cpu.inflight),
         "leases": [q.lease for q in cpu.queues],

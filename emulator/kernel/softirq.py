@@ -165,7 +165,9 @@ def run_rebalance_domains(cpu: Cpu) -> None:
             kind, value = BALANCE_NOHZ, flags
             if rq.need_resched:
                 value |= NOHZ_NEED_RESCHED
-    cpu.start(frames.SOFTIRQ_SCHED, cpu.costs.balance_pass_ns, [kind, value])
+    # Only a pass that is due takes a pass's time; the balancer says which are.
+    cost_ns = 0 if kind == BALANCE_NOHZ else cpu.costs.nohz_cpu_ns
+    cpu.start(frames.SOFTIRQ_SCHED, cost_ns, [kind, value])
 
 
 def ask_balancer(cpu: Cpu, arg: list[int]) -> None:
@@ -180,6 +182,12 @@ def ask_balancer(cpu: Cpu, arg: list[int]) -> None:
         cpu.now + cpu.costs.request_ns,
         cpu.costs.coherence_ns,
     )
+
+
+def balance_paid(cpu: Cpu, _arg: object) -> None:
+    """The time of a further pass or visit is over: the balancer goes on, on the state of now."""
+    cpu.wait(frames.SOFTIRQ_SCHED_WAIT)
+    core.send_paid(cpu)
 
 
 def sched_done(cpu: Cpu, _arg: object) -> None:

@@ -115,10 +115,17 @@ def nohz_kick_needed(cpu: Cpu, facts: tuple[int, ...]) -> bool:
     rq = cpu.rq
     if rq.nr_running >= 2:
         return True
-    if rq.cfs.nr_running >= 1 and rq.cpu_capacity * 117 < 1024 * 100:
+    if rq.cfs.nr_running >= 1 and rq.cpu_capacity * lowest_imbalance_pct(cpu) < 1024 * 100:
         return True
     busy = cpu.llc_mask & facts[BAL_ACTIVE_MASK] & ~facts[BAL_NOHZ_MASK]
     return (busy | 1 << cpu.node_id).bit_count() > 1 if cpu.llc_mask else False
+
+
+def lowest_imbalance_pct(cpu: Cpu) -> int:
+    """Return ``imbalance_pct`` of this CPU's lowest domain: SMT, MC or the package (D.1)."""
+    if cpu.spec.machine.core[cpu.node_id].bit_count() > 1:
+        return 110
+    return 117 if cpu.llc_mask.bit_count() > 1 else 125
 
 
 def nohz_balance_exit_idle(cpu: Cpu) -> None:

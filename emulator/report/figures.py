@@ -44,6 +44,7 @@ from emulator.tracepoints import (
     MIGRATE_PERIODIC,
 )
 from emulator.types import NSEC_PER_SEC
+from emulator.workload import merge_books
 
 #: The work in which a direct IO completes; where none ran, the most frequent work counts.
 DIO_WORK = "iomap_dio_complete_work"
@@ -345,12 +346,13 @@ def _balance_of_passes(found: Extract) -> dict[str, Any]:
     return {**result, "active_pushed": pushed} if found.passes else {}
 
 
+# A program has books on every CPU on which its task has been.
 def _programs(books: Mapping[int, Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
-    programs: dict[int, Mapping[str, Any]] = {}
+    parts: dict[int, list[list[Any]]] = {}
     for book in books.values():
-        for pid, program in book.get("programs", {}).items():
-            programs[int(pid)] = program
-    return programs
+        for pid, part in book.get("programs", {}).items():
+            parts.setdefault(int(pid), []).append(part)
+    return {pid: merge_books(found) for pid, found in parts.items()}
 
 
 # A program keeps a latency as one summary in ns, or as one per direction: the busier one counts.

@@ -8,10 +8,12 @@ a new file and one line in :data:`PROGRAMS`, with its parameters in :data:`PARAM
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
-from emulator.types import Costs, Program, WorkloadSpec
+from emulator.types import Books, Costs, Program, WorkloadSpec
 from emulator.workload.fio import FioProgram
+from emulator.workload.fio_books import FIO, FioBooks
 from emulator.workload.fio_main import FIO_MAIN_PARAMS, FioMainProgram
 from emulator.workload.fio_params import FIO_PARAMS
 from emulator.workload.flusher import FLUSHER_PARAMS, FlusherProgram
@@ -20,13 +22,26 @@ from emulator.workload.load import LOAD_PARAMS, LoadProgram
 from emulator.workload.params import Setting
 from emulator.workload.periodic import PERIODIC_PARAMS, PeriodicProgram
 from emulator.workload.rcu_gp import RCU_GP_PARAMS, RcuGpProgram
+from emulator.workload.tally import Tally
 
 
 class BookedProgram(Program, Protocol):
-    """A program that also keeps books; every program of this room does."""
+    """A program that says what it has measured; every program of this room does."""
 
     def books(self) -> dict[str, Any]:
-        """Return what the program has measured, for the results."""
+        """Return what the program has measured here, for the results."""
+        ...
+
+
+class MergeableBooks(Books, Protocol):
+    """The books of every program of this room: parts kept on several CPUs make one whole."""
+
+    def merge(self, other: Any, /) -> None:
+        """Count what other books of the same program have counted too."""
+        ...
+
+    def books(self) -> dict[str, Any]:
+        """Return what was measured, for the results."""
         ...
 
 
@@ -76,4 +91,25 @@ def unpack_program(data: list[Any]) -> BookedProgram:
     return PROGRAMS[data[0]].unpack(data)
 
 
-__all__ = ["PARAMS", "PROGRAMS", "BookedProgram", "make_program", "unpack_program"]
+def unpack_books(data: list[Any]) -> MergeableBooks:
+    """Rebuild books from what their ``pack()`` returned; the program's name comes first."""
+    return FioBooks.unpack(data) if data[0] == FIO else Tally.unpack(data)
+
+
+def merge_books(parts: Iterable[list[Any]]) -> dict[str, Any]:
+    """Return the results of a program of which each CPU has packed its books, in any order."""
+    whole, *others = (unpack_books(part) for part in parts)
+    for other in others:
+        whole.merge(other)
+    return whole.books()
+
+
+__all__ = [
+    "PARAMS",
+    "PROGRAMS",
+    "BookedProgram",
+    "make_program",
+    "merge_books",
+    "unpack_books",
+    "unpack_program",
+]

@@ -36,6 +36,7 @@ from typing import Any
 from emulator.types import (
     NEVER,
     NSEC_PER_SEC,
+    Books,
     OP_EXIT,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
@@ -44,7 +45,7 @@ from emulator.types import (
     OP_SLEEP,
     Op,
 )
-from emulator.workload.fio_books import Direction, FioBooks, batch_class, depth_class
+from emulator.workload.fio_books import FIO, Direction, FioBooks, batch_class, depth_class
 from emulator.workload.fio_params import FioJob, resolve_job
 from emulator.workload.fio_pass import FilePass
 from emulator.workload.fio_units import Units
@@ -82,7 +83,7 @@ QUIET_MARGIN_NS = NSEC_PER_SEC
 class FioProgram:
     """One fio job (one thread of one job section)."""
 
-    name = "fio"
+    name = FIO
 
     __slots__ = (
         "again",
@@ -91,13 +92,14 @@ class FioProgram:
         "deadline_ns",
         "debt_ns",
         "ending",
+        "failed",
         "full",
         "job",
         "last_ns",
         "min_nr",
         "pc",
         "spin_from_ns",
-        "think_mark",
+        "thought_ios",
         "unit",
         "units",
         "waiting",
@@ -110,6 +112,7 @@ class FioProgram:
         self.last_ns = 0  # time of the last call of next()
         self.deadline_ns = NEVER  # end of the run time; set by the first call
         self.ending = False
+        self.failed = False  # an IO has, the first of which is in the books
         self.course = FilePass(job)
         self.units = Units(job.iodepth)
         self.unit = 0  # being prepared
@@ -121,9 +124,9 @@ class FioProgram:
         self.again = False  # this io_getevents() makes room for a refused io_submit()
         self.debt_ns = 0
         # Thinktime.
-        self.think_mark = 0
+        self.thought_ios = 0  # IOs completed since the last thought
         self.spin_from_ns = 0
-        self.books_kept = FioBooks()
+        self.books_kept = FioBooks(job.bs)
 
     @classmethod
     def make(cls, params: dict[str, Any], setting: Setting) -> FioProgram:
@@ -243,7 +246,7 @@ class FioProgram:
         job = self.job
         if (
             job.think_ns
-            and self.books_kept.completed - self.think_mark >= job.think_blocks
+            and self.thought_ios >= job.think_blocks
             and not self.course.verifying
             and not self.ending
         ):
@@ -295,6 +298,7 @@ class FioProgram:
             direction.settle()
         books = self.books_kept
         books.completed += len(events)
+        self.thought_ios += len(events)
         books.reaps[batch_class(len(events))] += 1
         self.debt_ns += len(events) * self.course.reap_ns
 
@@ -303,8 +307,9 @@ class FioProgram:
         return self._end_iteration(now_ns)
 
     def _fail(self, res: int) -> None:
-        self.books_kept.error = self.books_kept.error or res or -1
-        self.ending = True
+        if not self.failed:
+            self.books_kept.error = res or -1
+        self.failed = self.ending = True
 
     # The end of a pass and of the job.
 
@@ -340,7 +345,7 @@ class FioProgram:
         return self._wait() if self.units.depth() else self._think(now_ns)
 
     def _think(self, now_ns: int) -> Op:
-        self.think_mark = self.books_kept.completed
+        self.thought_ios = 0
         spin_ns = min(self.job.think_spin_ns, max(0, self.deadline_ns - now_ns))
         self.spin_from_ns = now_ns + self.debt_ns
         run_ns = self.debt_ns + spin_ns
@@ -387,32 +392,64 @@ class FioProgram:
         quiet_ns = iterations * course.prep_ns + max(0, iterations - filling) * course.reap_ns
         return quiet_ns if self.last_ns + quiet_ns + QUIET_MARGIN_NS < self.deadline_ns else 0
 
+    def measure_in(self, books: Books | None) -> Books:
+        """Count in ``books`` from now on, or in new ones; return them."""
+        assert books is None or isinstance(books, FioBooks)
+        self.books_kept = books or FioBooks(self.job.bs)
+        return self.books_kept
+
     def books(self) -> dict[str, Any]:
         """Return what the job has measured; latencies in ns, percentiles from fio's bins."""
-        return self.books_kept.books(self.job.bs)
+        return self.books_kept.books()
 
     def pack(self) -> list[Any]:
         """Return the whole state as plain data."""
         return [
-            self.name,
-            list(self.job),
-            [self.pc, self.last_ns, self.deadline_ns, self.ending],
-            [self.unit, self.waiting, self.why, self.full, self.min_nr],
-            [self.again, self.debt_ns, self.think_mark, self.spin_from_ns],
+            FIO,
+            self.job,
+            self.pc,
+            self.last_ns,
+            self.deadline_ns,
+            self.ending,
+            self.failed,
+            self.unit,
+            self.waiting,
+            self.why,
+            self.full,
+            self.min_nr,
+            self.again,
+            self.debt_ns,
+            self.thought_ios,
+            self.spin_from_ns,
             self.course.pack(),
             self.units.pack(),
-            self.books_kept.pack(),
         ]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> FioProgram:
         """Rebuild what :meth:`pack` returned."""
-        _, job, progress, wait, rest, course, units, books = data
-        fio = cls(FioJob(*job))
-        fio.pc, fio.last_ns, fio.deadline_ns, fio.ending = progress
-        fio.unit, fio.waiting, fio.why, fio.full, fio.min_nr = wait
-        fio.again, fio.debt_ns, fio.think_mark, fio.spin_from_ns = rest
+        fio = cls.__new__(cls)
+        (
+            _,
+            job,
+            fio.pc,
+            fio.last_ns,
+            fio.deadline_ns,
+            fio.ending,
+            fio.failed,
+            fio.unit,
+            fio.waiting,
+            fio.why,
+            fio.full,
+            fio.min_nr,
+            fio.again,
+            fio.debt_ns,
+            fio.thought_ios,
+            fio.spin_from_ns,
+            course,
+            units,
+        ) = data
+        fio.job = FioJob._make(job)
         fio.course = FilePass.unpack(fio.job, course)
         fio.units = Units.unpack(units)
-        fio.books_kept = FioBooks.unpack(books)
         return fio

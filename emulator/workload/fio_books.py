@@ -5,15 +5,18 @@ Theory of operation
 ``slat`` runs from handing a unit to the engine until io_submit() has returned, ``clat`` from there
 until the unit is reaped, ``lat`` is both.  Depths, submit and reap sizes are counted in fio's seven
 classes.  Samples before ``stats_from_ns`` are left out, so that a warm-up does not count; totals
-count everything.
+count everything.  A job has one such book on every CPU that it has run on; results merge them.
 """
 
 from __future__ import annotations
 
+from operator import add
 from typing import Any
 
 from emulator.types import READ
 from emulator.workload.latency import LatencyStat
+
+FIO = "fio"  #: the program's name
 
 DEPTH_NAMES = ("1", "2", "4", "8", "16", "32", ">=64")
 BATCH_NAMES = ("0", "4", "8", "16", "32", "64", ">=64")
@@ -47,6 +50,12 @@ class Direction:
         self.clat.settle()
         self.lat.settle()
 
+    def merge(self, other: Direction) -> None:
+        """Count what another book has counted too."""
+        self.slat.merge(other.slat)
+        self.clat.merge(other.clat)
+        self.lat.merge(other.lat)
+
     def books(self, bs: int) -> dict[str, Any]:
         """Return IOs, bytes and the three distributions in ns."""
         self.settle()
@@ -71,9 +80,10 @@ class Direction:
 
 
 class FioBooks:
-    """Counters and distributions of one job."""
+    """Counters and distributions of one job on one CPU."""
 
     __slots__ = (
+        "bs",
         "completed",
         "depths",
         "eagain",
@@ -86,7 +96,8 @@ class FioBooks:
         "write",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, bs: int) -> None:
+        self.bs = bs
         self.read = Direction()
         self.write = Direction()
         self.depths = [0] * len(DEPTH_NAMES)  # IOs by the depth at which they were submitted
@@ -102,7 +113,20 @@ class FioBooks:
         """Return the latencies of READ or WRITE."""
         return self.read if rw == READ else self.write
 
-    def books(self, bs: int) -> dict[str, Any]:
+    def merge(self, other: FioBooks) -> None:
+        """Count what the books of the same job on another CPU have counted too."""
+        self.submitted += other.submitted
+        self.completed += other.completed
+        self.passes += other.passes
+        self.eagain += other.eagain
+        self.error = self.error or other.error  # a job notes no error but its first
+        self.depths = list(map(add, self.depths, other.depths))
+        self.submits = list(map(add, self.submits, other.submits))
+        self.reaps = list(map(add, self.reaps, other.reaps))
+        self.read.merge(other.read)
+        self.write.merge(other.write)
+
+    def books(self) -> dict[str, Any]:
         """Return everything as fio's JSON names it, latencies in ns."""
         return {
             "submitted": self.submitted,
@@ -110,8 +134,8 @@ class FioBooks:
             "passes": self.passes,
             "eagain": self.eagain,
             "error": self.error,
-            "read": self.read.books(bs),
-            "write": self.write.books(bs),
+            "read": self.read.books(self.bs),
+            "write": self.write.books(self.bs),
             "iodepth_level": dict(zip(DEPTH_NAMES, self.depths, strict=True)),
             "iodepth_submit": dict(zip(BATCH_NAMES, self.submits, strict=True)),
             "iodepth_complete": dict(zip(BATCH_NAMES, self.reaps, strict=True)),
@@ -119,16 +143,16 @@ class FioBooks:
 
     def pack(self) -> list[Any]:
         """Return the books as plain data."""
-        counts = [self.submitted, self.completed, self.passes, self.eagain, self.error]
+        counts = [self.bs, self.submitted, self.completed, self.passes, self.eagain, self.error]
         maps = [list(self.depths), list(self.submits), list(self.reaps)]
-        return [counts, maps, self.read.pack(), self.write.pack()]
+        return [FIO, counts, maps, self.read.pack(), self.write.pack()]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> FioBooks:
         """Rebuild what :meth:`pack` returned."""
-        books = cls()
-        counts, maps, read, write = data
-        books.submitted, books.completed, books.passes, books.eagain, books.error = counts
+        _, counts, maps, read, write = data
+        books = cls(counts[0])
+        books.submitted, books.completed, books.passes, books.eagain, books.error = counts[1:]
         books.depths, books.submits, books.reaps = (list(counted) for counted in maps)
         books.read = Direction.unpack(read)
         books.write = Direction.unpack(write)

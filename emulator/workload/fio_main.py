@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.types import NSEC_PER_MSEC, OP_RUN, OP_SLEEP, Op
+from emulator.types import NSEC_PER_MSEC, OP_RUN, OP_SLEEP, Books, Op
 from emulator.workload.params import Setting, check_params
 
 FIO_MAIN_PARAMS: dict[str, Any] = {"period_ns": 10 * NSEC_PER_MSEC, "stint_ns": 16_200}
@@ -50,6 +50,9 @@ class FioMainProgram:
     def quiet_ns(self, ring_events: int) -> int:
         """Return 0: the thread sleeps after each look."""
         return 0
+
+    def measure_in(self, books: Books | None) -> None:
+        """Return None: its wakeups are in the scheduler's books."""
 
     def books(self) -> dict[str, Any]:
         """Return nothing: its wakeups are in the scheduler's books."""

@@ -66,8 +66,9 @@ class FilePass:
     @classmethod
     def unpack(cls, job: FioJob, data: list[Any]) -> FilePass:
         """Rebuild what :meth:`pack` returned, for the same job."""
-        course = cls(job)
-        random, step, verifying, keys = data
+        course = cls.__new__(cls)
+        course.job = job
+        course.random, step, verifying, keys = data
         course.rewind(verifying=verifying)
-        course.random, course.step, course.keys = random, step, list(keys)
+        course.step, course.keys = step, list(keys)
         return course

@@ -11,6 +11,7 @@ completes once is asserted here.
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 from emulator.workload.fio_books import Direction
@@ -29,8 +30,8 @@ class Units:
     def __init__(self, iodepth: int) -> None:
         self.iodepth = iodepth
         self.free = list(range(iodepth - 1, -1, -1))  #: a stack, as fio's free list
-        self.started = [0] * iodepth  #: when the unit was handed to the engine
-        self.issued = [_NOT_IN_FLIGHT] * iodepth  #: when its io_submit() had returned
+        self.started = array("q", [0]) * iodepth  #: when the unit was handed to the engine
+        self.issued = array("q", [_NOT_IN_FLIGHT]) * iodepth  #: when its io_submit() had returned
         self.queued: list[Iocb] = []  #: handed to the engine, not yet submitted
         self.tail = 0  #: of the engine's array
         self.in_flight = 0
@@ -74,8 +75,8 @@ class Units:
             self.tail,
             self.in_flight,
             list(self.free),
-            list(self.started),
-            list(self.issued),
+            self.started.tobytes(),
+            self.issued.tobytes(),
             [list(iocb) for iocb in self.queued],
         ]
 
@@ -84,6 +85,7 @@ class Units:
         """Rebuild what :meth:`pack` returned."""
         units = cls.__new__(cls)
         units.iodepth, units.tail, units.in_flight, free, started, issued, queued = data
-        units.free, units.started, units.issued = list(free), list(started), list(issued)
+        units.free = list(free)
+        units.started, units.issued = array("q", started), array("q", issued)
         units.queued = [(iocb[0], iocb[1], iocb[2], iocb[3], iocb[4]) for iocb in queued]
         return units

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.types import OP_EXIT, OP_RUN, OP_WRITEBACK, Op
+from emulator.types import OP_EXIT, OP_RUN, OP_WRITEBACK, Books, Op
 from emulator.workload.params import Setting, check_params
+from emulator.workload.tally import Tally
 
 #: ``bs``: bytes of a page.  ``pages_per_batch``: pages of one plugged batch (a plug holds 16).
 FLUSHER_PARAMS: dict[str, Any] = {
@@ -37,7 +38,6 @@ class FlusherProgram:
     name = "flusher"
 
     __slots__ = (
-        "batches",
         "bs",
         "cpu_per_page_ns",
         "file",
@@ -46,6 +46,7 @@ class FlusherProgram:
         "pages_per_batch",
         "passes_left",
         "ready",
+        "tally",
     )
 
     def __init__(self, config: list[int]) -> None:
@@ -55,7 +56,7 @@ class FlusherProgram:
         self.passes_left = -1  #: negative: no end
         self.page = 0  #: next page to write
         self.ready = False  #: the CPU time of the next batch is spent
-        self.batches = 0
+        self.tally = Tally(self.name, ("batches",))
 
     @classmethod
     def make(cls, params: dict[str, Any], _setting: Setting) -> FlusherProgram:
@@ -87,28 +88,34 @@ class FlusherProgram:
             return (OP_RUN, count * self.cpu_per_page_ns)
         offset = self.page * self.bs
         self.page += count
-        self.batches += 1
+        self.tally.counts["batches"] += 1
         return (OP_WRITEBACK, self.file, offset, count * self.bs)
 
     def quiet_ns(self, ring_events: int) -> int:
         """Return 0: the next batch may have to wait for tags."""
         return 0
 
+    def measure_in(self, books: Books | None) -> Books:
+        """Count in ``books`` from now on, or in new ones; return them."""
+        assert books is None or isinstance(books, Tally)
+        self.tally = books or Tally(self.name, ("batches",))
+        return self.tally
+
     def books(self) -> dict[str, Any]:
         """Return the batches submitted."""
-        return {"batches": self.batches}
+        return self.tally.books()
 
     def pack(self) -> list[Any]:
         """Return the whole state as plain data."""
         return [
             self.name,
             [self.file, self.pages, self.bs, self.pages_per_batch, self.cpu_per_page_ns],
-            [self.passes_left, self.page, self.ready, self.batches],
+            [self.passes_left, self.page, self.ready],
         ]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> FlusherProgram:
         """Rebuild what :meth:`pack` returned."""
         flusher = cls(data[1])
-        flusher.passes_left, flusher.page, flusher.ready, flusher.batches = data[2]
+        flusher.passes_left, flusher.page, flusher.ready = data[2]
         return flusher

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.types import NEVER, NSEC_PER_SEC, OP_EXIT, OP_RUN, Op
+from emulator.types import NEVER, NSEC_PER_SEC, OP_EXIT, OP_RUN, Books, Op
 from emulator.workload.params import Setting, check_params
 
 #: ``segment_ns``: length of one stretch.  ``run_ns``: CPU time in all, 0 for no end.
@@ -46,6 +46,9 @@ class HogProgram:
     def quiet_ns(self, ring_events: int) -> int:
         """Return the CPU time that is left after the stretch in progress."""
         return self.left_ns
+
+    def measure_in(self, books: Books | None) -> None:
+        """Return None: a hog's CPU time is in the scheduler's books."""
 
     def books(self) -> dict[str, Any]:
         """Return nothing: a hog's CPU time is in the scheduler's books."""

@@ -4,9 +4,9 @@ Theory of operation
 -------------------
 fio counts latencies in bins: 64 to each power of two, so a percentile is off by less than 1 %.
 The numbering is that of fio's ``plat_val_to_idx()`` (spec ``io-and-workqueue.md``, I.4).  Bins are
-kept in a dict because a run touches a few hundred of the 1,856 and the whole must travel with the
-task whenever that is migrated.  New values wait in ``fresh`` and are counted in bulk: appending to
-a list is all that the hot path pays.
+kept in a dict because a run touches a few hundred of the 1,856.  New values wait in ``fresh`` and
+are counted in bulk: appending to a list is all that the hot path pays.  Distributions that several
+CPUs kept of one task are merged exactly: everything in them is a count, a sum or an extreme.
 """
 
 from __future__ import annotations
@@ -84,6 +84,20 @@ class LatencyStat:
         for index in map(plat_val_to_idx, fresh):
             bins[index] = bins.get(index, 0) + 1
         fresh.clear()
+
+    def merge(self, other: LatencyStat) -> None:
+        """Count what another distribution has counted too."""
+        self.settle()
+        other.settle()
+        if not other.count:
+            return
+        self.min_ns = min(self.min_ns, other.min_ns) if self.count else other.min_ns
+        self.max_ns = max(self.max_ns, other.max_ns)
+        self.count += other.count
+        self.total_ns += other.total_ns
+        self.squares += other.squares
+        for index, count in other.bins.items():
+            self.bins[index] = self.bins.get(index, 0) + count
 
     def percentiles(self, wanted: tuple[float, ...]) -> list[int]:
         """Return, per wanted percentage (ascending), the middle of the bin that holds it, ns."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.types import NEVER, NSEC_PER_MSEC, OP_EXIT, OP_RUN, OP_SLEEP, Op
+from emulator.types import NEVER, NSEC_PER_MSEC, OP_EXIT, OP_RUN, OP_SLEEP, Books, Op
 from emulator.workload.params import Setting, check_params
 
 LOAD_PARAMS: dict[str, Any] = {"percent": None, "period_ns": 10 * NSEC_PER_MSEC}
@@ -62,6 +62,9 @@ class LoadProgram:
     def quiet_ns(self, ring_events: int) -> int:
         """Return 0 for a load that sleeps; one of 100 % never does."""
         return NEVER if self.percent == 100 else 0
+
+    def measure_in(self, books: Books | None) -> None:
+        """Return None: its CPU time is in the scheduler's books."""
 
     def books(self) -> dict[str, Any]:
         """Return the percentage in force."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.types import OP_RUN, OP_SLEEP, Op
-from emulator.workload.latency import LatencyStat
+from emulator.types import OP_RUN, OP_SLEEP, Books, Op
 from emulator.workload.params import Setting, check_params
+from emulator.workload.tally import Tally
 
 PERIODIC_PARAMS: dict[str, Any] = {
     "period_ns": None,
@@ -37,14 +37,12 @@ class PeriodicProgram:
 
     __slots__ = (
         "due_ns",
-        "missed",
         "offset_ns",
         "pc",
         "period_ns",
-        "response",
         "run_ns",
         "stats_from_ns",
-        "wake",
+        "tally",
     )
 
     def __init__(self, period_ns: int, run_ns: int, offset_ns: int, stats_from_ns: int) -> None:
@@ -56,9 +54,7 @@ class PeriodicProgram:
         self.stats_from_ns = stats_from_ns
         self.pc = PC_START
         self.due_ns = 0
-        self.missed = 0
-        self.wake = LatencyStat()
-        self.response = LatencyStat()
+        self.tally = self._new_tally()
 
     @classmethod
     def make(cls, params: dict[str, Any], _setting: Setting) -> PeriodicProgram:
@@ -71,50 +67,51 @@ class PeriodicProgram:
     def next(self, now_ns: int, result: Any) -> Op:
         """Return the sleep until the next activation, or the work of the one that is due."""
         if self.pc == PC_WOKEN:
-            self._record(self.wake, now_ns)
+            self._record("wake_ns", now_ns)
             self.pc = PC_RAN
             return (OP_RUN, self.run_ns)
         if self.pc == PC_START:
             self.due_ns = now_ns + self.offset_ns
         else:
-            self._record(self.response, now_ns)
-            self.missed += now_ns - self.due_ns > self.period_ns
+            self._record("response_ns", now_ns)
+            self.tally.counts["missed"] += now_ns - self.due_ns > self.period_ns
             self.due_ns += self.period_ns
         self.pc = PC_WOKEN
         return (OP_SLEEP, self.due_ns)
 
-    def _record(self, stat: LatencyStat, now_ns: int) -> None:
+    def _record(self, name: str, now_ns: int) -> None:
         if now_ns >= self.stats_from_ns:
-            stat.add(now_ns - self.due_ns)
+            self.tally.stats[name].add(now_ns - self.due_ns)
+
+    def _new_tally(self) -> Tally:
+        return Tally(self.name, ("missed",), ("wake_ns", "response_ns"))
 
     def quiet_ns(self, ring_events: int) -> int:
         """Return 0: the task may sleep after the work in progress."""
         return 0
 
+    def measure_in(self, books: Books | None) -> Books:
+        """Count in ``books`` from now on, or in new ones; return them."""
+        assert books is None or isinstance(books, Tally)
+        self.tally = books or self._new_tally()
+        return self.tally
+
     def books(self) -> dict[str, Any]:
         """Return wake latency and response time in ns, and the activations that missed."""
-        return {
-            "wake_ns": self.wake.summary(),
-            "response_ns": self.response.summary(),
-            "missed": self.missed,
-        }
+        return self.tally.books()
 
     def pack(self) -> list[Any]:
         """Return the whole state as plain data."""
         return [
             self.name,
             [self.period_ns, self.run_ns, self.offset_ns, self.stats_from_ns],
-            [self.pc, self.due_ns, self.missed],
-            self.wake.pack(),
-            self.response.pack(),
+            [self.pc, self.due_ns],
         ]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> PeriodicProgram:
         """Rebuild what :meth:`pack` returned."""
-        _, config, progress, wake, response = data
+        _, config, progress = data
         task = cls(*config)
-        task.pc, task.due_ns, task.missed = progress
-        task.wake = LatencyStat.unpack(wake)
-        task.response = LatencyStat.unpack(response)
+        task.pc, task.due_ns = progress
         return task

@@ -24,8 +24,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.types import OP_RUN, OP_SLEEP_JIFFIES, Op
+from emulator.types import OP_RUN, OP_SLEEP_JIFFIES, Books, Op
 from emulator.workload.params import Setting, check_params
+from emulator.workload.tally import Tally
 
 #: ``jiffies`` 0: computed from HZ as the kernel does, the timer wheel's extra jiffy included.
 RCU_GP_PARAMS: dict[str, Any] = {"jiffies": 0, "run_ns": 20_000}
@@ -41,7 +42,7 @@ class RcuGpProgram:
 
     name = "rcu_gp"
 
-    __slots__ = ("jiffies", "reports", "run_ns", "slept", "timeouts")
+    __slots__ = ("jiffies", "run_ns", "slept", "tally")
 
     def __init__(self, jiffies: int, run_ns: int) -> None:
         assert jiffies > 0
@@ -49,8 +50,7 @@ class RcuGpProgram:
         self.jiffies = jiffies
         self.run_ns = run_ns
         self.slept = False  #: the operation that returns is the sleep
-        self.timeouts = 0
-        self.reports = 0
+        self.tally = self._new_tally()
 
     @classmethod
     def make(cls, params: dict[str, Any], setting: Setting) -> RcuGpProgram:
@@ -63,27 +63,33 @@ class RcuGpProgram:
         self.slept = not self.slept
         if self.slept:
             return (OP_SLEEP_JIFFIES, self.jiffies)
-        if result:
-            self.reports += 1
-        else:
-            self.timeouts += 1
+        self.tally.counts["reports" if result else "timeouts"] += 1
         return (OP_RUN, self.run_ns)
 
     def quiet_ns(self, ring_events: int) -> int:
         """Return 0: the kthread sleeps after each scan."""
         return 0
 
+    def measure_in(self, books: Books | None) -> Books:
+        """Count in ``books`` from now on, or in new ones; return them."""
+        assert books is None or isinstance(books, Tally)
+        self.tally = books or self._new_tally()
+        return self.tally
+
+    def _new_tally(self) -> Tally:
+        return Tally(self.name, ("timeouts", "reports"))
+
     def books(self) -> dict[str, Any]:
         """Return the wakeups by cause."""
-        return {"timeouts": self.timeouts, "reports": self.reports}
+        return self.tally.books()
 
     def pack(self) -> list[Any]:
         """Return the whole state as plain data."""
-        return [self.name, self.jiffies, self.run_ns, self.slept, self.timeouts, self.reports]
+        return [self.name, self.jiffies, self.run_ns, self.slept]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> RcuGpProgram:
         """Rebuild what :meth:`pack` returned."""
         kthread = cls(data[1], data[2])
-        kthread.slept, kthread.timeouts, kthread.reports = data[3:]
+        kthread.slept = data[3]
         return kthread

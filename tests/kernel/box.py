@@ -17,7 +17,7 @@ from emulator.boxfile.kernel import FEATURES
 from emulator.device.disk import Disk
 from emulator.engine.board import HistoryBoard
 from emulator.engine.inline import InlineBox
-from emulator.kernel import fair, kthread, workqueue
+from emulator.kernel import fair, frames, kthread, workqueue
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.process import TaskRun
 from emulator.kernel.sched import Task
@@ -31,6 +31,7 @@ from emulator.types import (
     BAL_NOHZ_NEXT_BALANCE,
     COORDINATOR,
     NEVER,
+    Books,
     OP_EXIT,
     RQF_ACTIVE,
     RQF_IDLE,
@@ -78,9 +79,11 @@ class Script:
         """Promise nothing."""
         return 0
 
-    def books(self) -> dict[str, Any]:
-        """Keep no books."""
-        return {}
+    def measure_in(self, books: Any) -> None:
+        """Measure nothing."""
+
+    def measure_in(self, books: Books | None) -> None:
+        """Measure nothing."""
 
     def pack(self) -> list[Any]:
         """Return the key of this very object."""
@@ -132,23 +135,27 @@ def machine(
     )
 
 
-def scsi_debug(ndelay: int, **changes: Any) -> DiskSpec:
+def scsi_debug(
+    ndelay: int, *, depth: int = 192, scheduler: str = "mq-deadline", rq_affinity: int = 1
+) -> DiskSpec:
     """Return a scsi_debug disk, by default as the thread's: one queue, mq-deadline."""
-    params = {"ndelay": ndelay, "submit_queues": 1, "max_queue": 192}
-    params |= changes.pop("params", {})
-    return _disk("scsi_debug", params, changes)
+    params = {"ndelay": ndelay, "submit_queues": 1, "max_queue": depth}
+    return DiskSpec(
+        "sda", "scsi_debug", params, scheduler, rq_affinity, 2 * depth if scheduler != "none" else depth
+    )
 
 
-def null_blk(irqmode: int, **changes: Any) -> DiskSpec:
+def null_blk(
+    irqmode: int, *, submit_queues: int = 1, rq_affinity: int = 1, completion_nsec: int = 10_000
+) -> DiskSpec:
     """Return a null_blk disk without an elevator."""
-    params = {"irqmode": irqmode, "submit_queues": 1, "hw_queue_depth": 64}
-    params |= changes.pop("params", {})
-    return _disk("null_blk", params, {"scheduler": "none"} | changes)
-
-
-def _disk(driver: str, params: dict[str, int], changes: dict[str, Any]) -> DiskSpec:
-    given = {"scheduler": "mq-deadline", "rq_affinity": 1, "nr_requests": 256} | changes
-    return DiskSpec("sda", driver, params, **given)
+    params = {
+        "irqmode": irqmode,
+        "submit_queues": submit_queues,
+        "hw_queue_depth": 64,
+        "completion_nsec": completion_nsec,
+    }
+    return DiskSpec("sda", "null_blk", params, "none", rq_affinity, 64)
 
 
 def box_spec(
@@ -201,6 +208,10 @@ class Scripts:
     def unpack(self, data: list[Any]) -> Script:
         """Return the script that was packed."""
         return Script.made[data[1]]
+
+    def unpack_books(self, data: list[Any]) -> Books:
+        """Refuse: scripts keep none."""
+        raise AssertionError(data)
 
     def make(self, workload: int) -> Script:
         """Start a job's script."""
@@ -268,6 +279,8 @@ class Box:
 
     def run(self, until_ns: int) -> Box:
         """Run every event before ``until_ns``, audit the books, and return the box."""
+        for position, node in enumerate(self.engine._nodes):
+            self.engine._times[position] = node.next_event_ns()  # a test may have changed it
         self.engine.run(until_ns)
         self.engine.check()
         return self
@@ -431,8 +444,10 @@ def run_task(cpu: Cpu, p: Task) -> None:
 
 def script_work(cpu: Cpu, wq_id: int, steps: list[tuple[int, int]]) -> int:
     """Queue a work item that burns and sleeps as ``steps`` say; return its id."""
+    cpu.now = max(cpu.now, cpu.reached_ns)
     work = cpu.work_id()
     items = [list(step) for step in steps]
     if workqueue.queue_work(cpu, wq_id, workqueue.FN_SCRIPT, items, work):
         workqueue.wake_up_worker(cpu, cpu.pools[cpu.workqueues[wq_id].pool])
+    cpu.irqs.append((frames.IRQ_IPI, None, 0))  # its return looks at need_resched
     return work

@@ -1,0 +1,43 @@
+"""Which nodes a command line of a running box goes to.
+
+``cpu VERB N`` is CPU N's, a sysctl is every CPU's and the balancer's.  ``cpu VERB of:NAME`` goes to
+every CPU: the one on which the named task then is acts, the others have nothing to say
+(:mod:`emulator.kernel.command`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emulator.boxfile.events import parse_command
+from emulator.boxfile.kernel import sysctl_problem
+from emulator.engine.plan import CommandError
+from emulator.plain import spec_from_plain
+from emulator.types import BoxSpec
+
+
+def route(words: list[Any], spec_plain: Any) -> list[int]:
+    """Return the nodes that a command goes to; raise CommandError for one that cannot be done."""
+    try:
+        command = parse_command(" ".join(map(str, words)))
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    spec = spec_from_plain(spec_plain)
+    nr_cpus = spec.machine.nr_cpus
+    if command.verb == "sysctl":
+        problem = sysctl_problem(command.name, command.value)
+        if problem:
+            raise CommandError(f"{command.name}: {problem}")
+        return list(range(nr_cpus + 1))
+    if command.of:
+        _check_task(command.of, spec)
+        return list(range(nr_cpus))
+    if command.cpu >= nr_cpus:
+        raise CommandError(f"there is no CPU {command.cpu}: the machine has CPUs 0-{nr_cpus - 1}")
+    return [command.cpu]
+
+
+def _check_task(name: str, spec: BoxSpec) -> None:
+    names = [workload.name for workload in spec.workloads]
+    if name not in names:
+        raise CommandError(f"no task is called {name!r}; there are {', '.join(names) or 'none'}")

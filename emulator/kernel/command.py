@@ -1,0 +1,188 @@
+"""What a person tells a running CPU: offline, online, kill, load, sysctl; and how tasks start.
+
+Theory of operation
+-------------------
+A command takes effect at its stamp, like any message, and is answered to the coordinator: at once,
+or, where the CPU has to go down first, when it is down.  What cannot be done is a refusal, never a
+failure.
+
+``of:NAME`` means the CPU on which the first task of that name then is (CPU 1 if that is CPU 0, which
+cannot go offline).  Such a command goes to every CPU.  The one that owns the task acts.  If the task
+is in a message, its sender passes the command on to where it went, to take effect right after the
+arrival; whoever acts then answers in the sender's place.  Everybody else answers that there is
+nothing to say.
+
+``cpu load`` starts a task that is pinned here.  If the CPU went offline meanwhile, the kernel has
+broken the task's affinity; what is left of it elsewhere is told to end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from emulator import messages
+from emulator import tracepoints as tp
+from emulator.kernel import cpuhp, fair, kthread
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+NOBODY = -1
+#: The box's own words, between CPUs: ["set_load", pid, percent].
+SET_LOAD = "set_load"
+
+
+def handle(cpu: Cpu, args: tuple[Any, ...]) -> None:
+    """Carry out a command line at its emulated time: (words[, in whose place[, act here]])."""
+    words = list(args[0])
+    place = args[1] if len(args) > 1 else NOBODY
+    if words[0] == "spawn":
+        spawn(cpu, words)
+    elif words[0] == SET_LOAD:
+        end_load(cpu, words)
+    elif words[0] == "cpu" and str(words[2]).startswith("of:") and len(args) < 3:
+        find(cpu, words, place)
+    else:
+        act(cpu, words, place)
+
+
+# -- of:NAME ------------------------------------------------------------------------------------
+
+
+def find(cpu: Cpu, words: list[Any], place: int) -> None:
+    """Act if the named task is here, or pass the command on to where it is going."""
+    pid = first_pid(cpu, str(words[2]).removeprefix("of:"))
+    if pid in cpu.tasks:
+        if cpu.node_id == 0 and words[1] in ("offline", "kill") and cpu.nr_cpus > 1:
+            send_command(cpu, 1, (words, place if place >= 0 else 0, 1), cpu.now)
+        else:
+            act(cpu, words, place)
+        return
+    # A command that was passed on follows the task; a fresh one does so while the task travels.
+    arrival_ns = cpu.arrivals.get(pid, -1)
+    if pid in cpu.forward and (place >= 0 or arrival_ns >= cpu.now):
+        target = cpu.forward[pid][1]
+        send_command(cpu, target, (words, place if place >= 0 else cpu.node_id), arrival_ns + 1)
+    else:
+        cpu.answer(words, "", place)
+
+
+def first_pid(cpu: Cpu, name: str) -> int:
+    """Return the pid of the first task of a workload, 0 if there is none."""
+    for index, workload in enumerate(cpu.spec.workloads):
+        if workload.name == name:
+            return kthread.FIRST_USER_PID + 100 * index
+    return 0
+
+
+def send_command(cpu: Cpu, target: int, args: tuple[Any, ...], soonest_ns: int) -> None:
+    """Pass a command on to another CPU."""
+    costs = cpu.costs
+    effect_ns = max(soonest_ns, cpu.now + max(costs.ipi_ns, costs.ttwu_activate_ns))
+    cpu.send(target, messages.COMMAND, args, effect_ns, cpuhp.reply_ns(cpu))
+
+
+# -- Acting -------------------------------------------------------------------------------------
+
+
+def act(cpu: Cpu, words: list[Any], place: int) -> None:
+    """Do here what the command says, and answer unless the CPU goes down for it."""
+    cpu.cause = cpu.emit(tp.BOX_COMMAND, cpu.sink.intern(" ".join(str(word) for word in words)))
+    verb = words[1] if words[0] == "cpu" else words[0]
+    if verb in ("offline", "kill"):
+        answer = cpuhp.cpu_down(cpu, verb == "kill")
+        if not answer:
+            cpu.going_down = [words, place, int(verb == "kill"), done(cpu, words)]
+            return
+    elif verb == "online":
+        answer = cpuhp.cpu_up(cpu)
+    elif verb == "load":
+        answer = load(cpu, int(words[-1]))
+    else:
+        assert verb == "sysctl", cpu.story(f"unknown command {words}")
+        answer = sysctl(cpu, str(words[1]))
+    cpu.answer(words, done(cpu, words) if answer == "done" else answer, place)
+
+
+def done(cpu: Cpu, words: list[Any]) -> str:
+    """Return the answer that a command was carried out, saying where if it did not say itself."""
+    return f"done on CPU {cpu.node_id}" if str(words[2:3]).startswith("['of:") else "done"
+
+
+def sysctl(cpu: Cpu, assignment: str) -> str:
+    """Write ``NAME=VALUE``; a value out of bounds is refused, as EINVAL."""
+    name, _, value = assignment.partition("=")
+    try:
+        fair.sched_proc_update_handler(cpu.rq.tun, name, int(value))
+    except ValueError as error:
+        return f"refused: {error}"
+    return "done"
+
+
+# -- Load and start -----------------------------------------------------------------------------
+
+
+def load(cpu: Cpu, percent: int) -> str:
+    """``cpu load N --percent P``: a pinned program that runs P % of every 10 ms; 0 removes it."""
+    if not cpu.active:
+        return f"refused: CPU {cpu.node_id} is offline"
+    had = set_load(cpu, percent)
+    if had == "here" or (had and not percent):
+        return "done"
+    if not percent:
+        return "nothing to remove: there is no load on this CPU"
+    program = cpu.programs.load(percent, cpu.now)
+    p = kthread.fork(
+        cpu,
+        kthread.late_pid(cpu),
+        f"load/{cpu.node_id}",
+        0,
+        1 << cpu.node_id,
+        program,
+        kthread=False,
+        figure=False,
+        target=cpu.node_id,
+    )
+    cpu.load_pid = p.pid
+    return "done"
+
+
+def set_load(cpu: Cpu, percent: int) -> str:
+    """Change this CPU's load where it is: "here", or told to end "elsewhere"; "" if there is none."""
+    pid = cpu.load_pid
+    p = cpu.tasks.get(pid)
+    if p is not None and p.state != tp.TASK_DEAD:
+        p.run.program.set_percent(percent)
+        return "here"
+    if p is None and pid in cpu.forward:
+        cpu.load_pid = 0
+        end_load(cpu, [SET_LOAD, pid, 0])
+        return "elsewhere"
+    return ""
+
+
+def end_load(cpu: Cpu, words: list[Any]) -> None:
+    """A load that another CPU started is to end: it is here, or has moved on, or is over."""
+    pid = words[1]
+    p = cpu.tasks.get(pid)
+    if p is not None:
+        p.run.program.set_percent(words[2])
+    elif pid in cpu.forward:
+        send_command(cpu, cpu.forward[pid][1], (words,), cpu.arrivals.get(pid, -1) + 1)
+
+
+def spawn(cpu: Cpu, words: list[Any]) -> None:
+    """Start a task of the box's workloads: words = ["spawn", workload index, pid]."""
+    _spawn, index, pid = words
+    workload = cpu.spec.workloads[index]
+    kthread.fork(
+        cpu,
+        pid,
+        workload.name,
+        workload.nice,
+        workload.cpus_allowed,
+        cpu.programs.make(index),
+        workload.kthread,
+        workload.figure,
+        workload.start_cpu,
+    )
