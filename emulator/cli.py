@@ -2,7 +2,8 @@
 
 Nothing heavy is imported before a command needs it, so that ``smpbox boxes`` answers at once.
 Exit status of every command: 0 the verdict is true, 1 it is false, 2 it is unknown or the command
-was not understood (a wrong option, a mistake in the box file, no such run).
+was not understood (a wrong option, a mistake in the box file, no such run).  For ``ctl``: 0 it is
+done, 1 the box refused, 2 the box does not know such a command.
 """
 
 import sys
@@ -59,7 +60,10 @@ def mistakes_of(*kinds: type[Exception]) -> Iterator[None]:
         raise Failure(str(error)) from error
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 passed, 1 failed, 2 no verdict, or the command was not understood.",
+)
 @click.version_option(__version__, prog_name="smpbox")
 def cli() -> None:
     """An emulated N-CPU Linux box: see what the scheduler does to your IO, and why."""
@@ -81,7 +85,13 @@ def boxes() -> None:
 
 @cli.command(short_help="Validate a box and print it, resolved.")
 @click.argument("box")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the box file, such as machine.cpus=16.",
+)
 def check(box: str, overrides: tuple[str, ...]) -> None:
     """Validate BOX (a name or a file) and print it with every default spelled out."""
     from emulator.config import BoxError, load_box
@@ -96,7 +106,13 @@ def check(box: str, overrides: tuple[str, ...]) -> None:
 
 @cli.command(short_help="Run a box; say what happened and why.")
 @click.argument("box")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the box file, such as machine.cpus=16.",
+)
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all randomness in the run.")
 @click.option(
     "--for", "duration", metavar="TIME", help="Emulated time to run, such as 5s or 300ms."
@@ -108,7 +124,9 @@ def check(box: str, overrides: tuple[str, ...]) -> None:
 )
 @click.option("--strict", is_flag=True, help="With inline: pack and unpack every message.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="The run directory itself."
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The run directory itself; it must be new or empty. Default: runs/BOX/UTC.",
 )
 @click.option("--quiet", is_flag=True, help="No progress and no result on the terminal.")
 @click.option("--logs/--no-logs", default=True, help="Render cpuN.log when the run is over.")
@@ -139,18 +157,31 @@ def run(
     context_settings={"ignore_unknown_options": True},
 )
 @click.argument("run_word", metavar="RUN")
-@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("words", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 def ctl(run_word: str, words: tuple[str, ...]) -> None:
     """Send a command to a running box: `ctl latest cpu offline 3`.
 
-    RUN is a run directory, a box name (its latest run) or `latest`.  Commands: cpu
-    offline|online|kill N, cpu load N --percent P, sysctl NAME=VALUE.
+    RUN is a run directory, a box name (its latest run) or `latest`.  Commands:
+
+    \b
+    cpu offline N             walk the hotplug steps down
+    cpu online N              and up again
+    cpu kill N                offline, then end the CPU's process for good
+    cpu load N --percent P    a program that keeps CPU N busy P % of the time; 0 removes it
+    sysctl NAME=VALUE         such as kernel.sched_wakeup_granularity_ns=4000000
+
+    N is a CPU, or of:TASK: the CPU on which the first task of that name is then.
+    Prints the box's answer.  Exit status: 0 done, 1 refused, 2 no such command.
     """
     from emulator.attach import AttachError, send_command
     from emulator.rundir import RunDirError
 
     with mistakes_of(AttachError, RunDirError):
-        click.echo(send_command(run_word, words, RUNS))
+        answer = send_command(run_word, words, RUNS)
+    if answer.startswith("error"):
+        raise Failure(answer)
+    click.echo(answer)
+    sys.exit(EXIT_FALSE if answer.startswith("refused") else EXIT_TRUE)
 
 
 # -- Reading ------------------------------------------------------------------------------------
@@ -159,14 +190,20 @@ def ctl(run_word: str, words: tuple[str, ...]) -> None:
 @cli.command(short_help="Print what one CPU did, live too.")
 @click.argument("run_word", metavar="RUN")
 @click.option("--cpu", type=click.IntRange(min=0), required=True, help="Which emulated CPU.")
-@click.option("--event", "events", multiple=True, metavar="NAME", help="Only these tracepoints.")
+@click.option(
+    "--event",
+    "events",
+    multiple=True,
+    metavar="NAME",
+    help="Only this tracepoint; may be repeated.",
+)
 @click.option(
     "--from",
     "start",
     metavar="TIME",
     default="0s",
     callback=time_ns,
-    help="Such as 1.5s or 1500ms.",
+    help="Emulated time at which to begin, such as 1.5s or 1500ms.",
 )
 @click.option(
     "--to", "end", metavar="TIME", callback=time_ns, help="Emulated time at which to end."
@@ -187,6 +224,8 @@ def logs(
     from emulator.attach import AttachError, LogRequest, log_lines
     from emulator.rundir import RunDirError
 
+    if end <= start:
+        raise click.BadParameter("it is not later than --from", param_hint="--to")
     request = LogRequest(run_word, cpu, events, start, end, follow)
     try:
         with mistakes_of(AttachError, RunDirError):

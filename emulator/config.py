@@ -39,7 +39,13 @@ from emulator.boxfile.validation import child_at, report_error
 from emulator.boxfile.work import JobText, Surroundings, resolve_workloads
 from emulator.tracepoints import BY_NAME
 from emulator.types import BoxSpec, Costs, cpulist_parse
-from emulator.units import DURATION_PATTERN, SIZE_PATTERN, duration_parse, size_parse
+from emulator.units import (
+    DURATION_PATTERN,
+    SIZE_PATTERN,
+    duration_format,
+    duration_parse,
+    size_parse,
+)
 
 __all__ = ["Box", "BoxError", "Expectation", "find_config_dir", "list_boxes", "load_box"]
 
@@ -460,12 +466,14 @@ def _resolved(model: BoxFile, dirty: frozenset[str], file: FilePath, report: Rep
     no_storage = bool(dirty & {"disks", "filesystems"})
     filesystems = () if no_storage else resolve_filesystems(model, report)
     if model.warmup >= model.duration:
-        report.at(("warmup",), "the run is over by then")
+        ended = f"the run is over by then: it lasts {duration_format(model.duration)}"
+        report.at(("warmup",), ended)
     around = Surroundings(cpus, disks, filesystems, model.warmup, report)
     around.verify = None if costs is None else tuple(costs.verify_ps_per_byte)
     around.any_mount = no_storage
     workloads = resolve_workloads(model.workloads, _job_texts(model, file, report), around)
-    events = resolve_events(model.events, cpus, model.duration, report)
+    names = tuple(dict.fromkeys(one.name for one in workloads))
+    events = resolve_events(model.events, cpus, names, model.duration, report)
     expect = tuple(_expectations(model, report))
     _check_trace(model, report)
     if report.problems or machine is None or kernel is None or costs is None:

@@ -45,7 +45,7 @@ PASSIVE_OPS_END = 16
 ACTIVATE = _op(16, "activate", "cpu", "cpu", "pid task wake_flags waker_cpu cause")
 NOHZ_KICK = _op(18, "nohz_kick", "cpu", "cpu", "flags cause")
 CALL_COMPLETE = _op(19, "call_complete", "cpu", "cpu", "request cause")
-ADOPT = _op(20, "adopt", "cpu", "cpu", "state")
+ADOPT = _op(20, "adopt", "cpu", "cpu", "tasks state")
 # CPU and balancer.
 BALANCE = _op(32, "balance", "cpu", "balancer", "kind value avg_idle cause")
 BALANCE_DONE = _op(33, "balance_done", "balancer", "cpu", "kind pulled facts kicked")

@@ -227,6 +227,10 @@ def judge(box: Box, spec: BoxSpec, directory: RunDirectory, clocked: Clocked) ->
         results["error"] = outcome.error
     results["interrupted"] = clocked.interrupted
     results["engine"] = engine_facts(clocked)
+    results["commands"] = [
+        {"at_ns": at_ns, "do": " ".join(map(str, words)), "answer": answer}
+        for at_ns, words, answer in outcome.commands
+    ]
     return results
 
 
@@ -261,7 +265,7 @@ def finish(
         console = Console(stderr=True)
         console.print(clocked.outcome.error, markup=False, highlight=False, soft_wrap=True)
     if not request.quiet:
-        render(results, Console())
+        render(results, Console(), directory.path)
 
 
 def write_commands(directory: RunDirectory, outcome: RunOutcome) -> None:

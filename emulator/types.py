@@ -213,7 +213,8 @@ class Program(Protocol):
     def measure_in(self, books: Books | None) -> Books | None:
         """Count in ``books`` from now on, those of an earlier stay here, or in new ones if None.
 
-        Return them; a program that measures nothing returns None.
+        Return them; a program that measures nothing returns None.  One that was unpacked must be
+        told before it goes on.
         """
         ...
 

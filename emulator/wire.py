@@ -16,9 +16,9 @@ from emulator.messages import (
     ADOPT,
     ATTACH,
     BALANCE,
+    BALANCE_DONE,
     BALANCE_PAID,
     BALANCE_PAY,
-    BALANCE_DONE,
     CALL_COMPLETE,
     COMMAND,
     COMMAND_DONE,
@@ -30,6 +30,7 @@ from emulator.messages import (
     DOORBELLS,
     NOHZ_KICK,
     NOHZ_UPDATE,
+    OPS,
     PASSIVE_OPS_END,
     PUBLISH_DOMAINS,
     SCHEDULE,
@@ -37,7 +38,6 @@ from emulator.messages import (
     STOPPED,
     TAG_GRANT,
     TAG_REQUEST,
-    OPS,
     OpSpec,
     is_passive,
     message_from_list,
@@ -48,6 +48,9 @@ PROTOCOL = 1
 
 #: The msgpack extension type of what travels sealed.
 SEALED = 1
+
+#: Packers keep their buffers: a new one for each frame would cost more than the packing.
+_CONTENT = msgpack.Packer()
 
 
 class Packable(Protocol):
@@ -63,7 +66,7 @@ def pack(value: Any) -> bytes:
 
     Tasks in it are packed and sealed: who only carries them need not open them.
     """
-    return cast(bytes, msgpack.packb(value, default=_seal))
+    return cast(bytes, _FRAME.pack(value))
 
 
 def unpack(data: bytes) -> Any:
@@ -77,7 +80,10 @@ def unpack_sealed(data: bytes) -> Any:
 
 
 def _seal(value: Packable) -> msgpack.ExtType:
-    return msgpack.ExtType(SEALED, msgpack.packb(value.pack()))
+    return msgpack.ExtType(SEALED, _CONTENT.pack(value.pack()))
+
+
+_FRAME = msgpack.Packer(default=_seal)
 
 
 def _open(code: int, data: bytes) -> Any:
@@ -96,9 +102,9 @@ __all__ = [
     "ADOPT",
     "ATTACH",
     "BALANCE",
+    "BALANCE_DONE",
     "BALANCE_PAID",
     "BALANCE_PAY",
-    "BALANCE_DONE",
     "CALL_COMPLETE",
     "COMMAND",
     "COMMAND_DONE",
@@ -110,15 +116,15 @@ __all__ = [
     "DOORBELLS",
     "NOHZ_KICK",
     "NOHZ_UPDATE",
+    "OPS",
     "PASSIVE_OPS_END",
+    "PROTOCOL",
     "PUBLISH_DOMAINS",
     "SCHEDULE",
     "STOP",
     "STOPPED",
     "TAG_GRANT",
     "TAG_REQUEST",
-    "PROTOCOL",
-    "OPS",
     "OpSpec",
     "digest",
     "is_passive",

@@ -26,8 +26,8 @@ from emulator import wire
 from emulator.agents import frames, host
 from emulator.agents.link import Hub, LinkError
 from emulator.engine.board import HistoryBoard
-from emulator.engine.commands import Commands
-from emulator.engine.conservation import pids_owned
+from emulator.engine.commands import Commands, has_taken_down
+from emulator.engine.conservation import audit_books, pids_owned
 from emulator.engine.inline import RunOutcome
 from emulator.engine.node import Node
 from emulator.engine.plan import COORDINATOR_NAME, CommandError, Plan
@@ -264,8 +264,8 @@ class Coordinator:
                 self._settle(message)
 
     def _settle(self, message: Message) -> None:
-        source, (words, _) = message[1], message[5]
-        if words[:2] == ["cpu", "kill"] and int(words[2]) == source and source not in self._local:
+        source, words = message[1], message[5][0]
+        if words[:2] == ["cpu", "kill"] and has_taken_down(message) and source not in self._local:
             self.retire(source)
         finished = self._commands.settle(message)
         if finished is not None:
@@ -297,7 +297,8 @@ class Coordinator:
         while len(self._books) < self._plan.nr_nodes:
             self._take_next()
         outcome.books = self._books
-        problems = core.ledger.audit(pids_owned(self._books), core.until_ns)
+        problems = audit_books(self._books)
+        problems += core.ledger.audit(pids_owned(self._books), core.until_ns)
         if problems:
             outcome.status, outcome.error = 1, "\n".join(problems)
         for pending in self._commands.unanswered():

@@ -33,6 +33,7 @@ from __future__ import annotations
 from typing import Any
 
 from emulator import wire
+from emulator.engine.board import Publication
 from emulator.engine.node import Promise
 from emulator.engine.seat import Reply
 from emulator.engine.windows import Grant
@@ -102,7 +103,7 @@ def grant_of(node: int, frame: list[Any]) -> tuple[Grant, int]:
         mail_safe,
         asleep,
         [wire.message_from_list(message) for message in messages],
-        [(publisher, time_ns, tuple(facts)) for publisher, time_ns, facts in views],
+        [(publisher, _publications(entries)) for publisher, entries in views],
     )
     return grant, floor
 
@@ -118,8 +119,12 @@ def reply_of(frame: list[Any]) -> Reply:
     return Reply(
         promise_of(promise),
         [wire.message_from_list(message) for message in outbox],
-        [(time_ns, tuple(facts)) for time_ns, facts in publications],
+        _publications(publications),
     )
+
+
+def _publications(entries: list[Any]) -> list[Publication]:
+    return [(time_ns, tuple(facts)) for time_ns, facts in entries]
 
 
 def opened(message: Message) -> Message:

@@ -183,6 +183,12 @@ class Balancer(NodeBase):
             "balance": self._balance_figures(),
             "runs": len(self.runs),
             "active_balance": sum(r is not None for r in self.rb.view.active_balance),
+            "arriving": [
+                task[0]
+                for message in (*self.inbox, *self.held)
+                if message[4] == messages.DETACHED
+                for task in message[5][1]
+            ],
         }
 
     def snapshot(self) -> list[Any]:
@@ -365,7 +371,8 @@ class Balancer(NodeBase):
         elif words[0] == "cpu_dead":
             self.cpu_dead(int(words[1]))
         elif words[0] == "sysctl":
-            self.set_sysctl(str(words[1]), int(words[2]))
+            name, _, value = str(words[1]).partition("=")
+            self.set_sysctl(name, int(value))
         else:
             raise AssertionError(f"the balancer does not know the command {words}")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from emulator.boxfile.kernel import did_you_mean, sysctl_problem
 from emulator.boxfile.problems import Path, Report
 from emulator.types import BoxEvent
+from emulator.units import duration_format
 
 if TYPE_CHECKING:
     from emulator.config import Event
@@ -77,45 +78,62 @@ def _sysctl(assignment: str) -> Command:
     return Command("sysctl", name=name, value=int(value))
 
 
+@dataclass(slots=True)
+class Expected:
+    """What the events so far have made of the machine, as far as they named their CPUs."""
+
+    tasks: tuple[str, ...]
+    online: dict[int, bool]
+    killed: set[int]
+
+
 def resolve_events(
-    events: list[Event], cpus: int, duration_ns: int, report: Report
+    events: list[Event], cpus: int, tasks: tuple[str, ...], duration_ns: int, report: Report
 ) -> tuple[BoxEvent, ...]:
-    """Return the events in order of time; refuse what cannot be done when it is due."""
+    """Return the events in order of time; refuse what cannot be done when it is due.
+
+    ``tasks`` are the names that ``of:NAME`` may give; none where they are not known.
+    """
     order = sorted(range(len(events)), key=lambda index: events[index].at)
-    online = dict.fromkeys(range(cpus), True)
+    expected = Expected(tasks, dict.fromkeys(range(cpus), True), set())
     for index in order:
         event, path = events[index], ("events", index)
         if event.at >= duration_ns:
-            report.at((*path, "at"), "the run is over by then")
+            ended = f"the run is over by then: it lasts {duration_format(duration_ns)}"
+            report.at((*path, "at"), ended)
         try:
             command = parse_command(event.do)
         except ValueError as error:
             report.at((*path, "do"), str(error))
             continue
-        _check(command, online, cpus, (*path, "do"), report)
+        _check(command, expected, (*path, "do"), report)
     return tuple(BoxEvent(events[index].at, events[index].do) for index in order)
 
 
-# `online` follows what the events before have done, as far as they named their CPUs.
-def _check(
-    command: Command, online: dict[int, bool], cpus: int, path: Path, report: Report
-) -> None:
-    cpu, verb = command.cpu, command.verb
+def _check(command: Command, expected: Expected, path: Path, report: Report) -> None:
+    cpu, verb, online = command.cpu, command.verb, expected.online
+    cpus = len(online)
     if verb == "sysctl":
         problem = sysctl_problem(command.name, command.value)
         if problem:
             report.at(path, f"{command.name}: {problem}")
         return
     if cpu < 0:
+        if expected.tasks and command.of not in expected.tasks:
+            report.at(path, f"no task is called {command.of!r}{did_you_mean(command.of, expected.tasks)}")
         return
     if cpu >= cpus:
         report.at(path, f"there is no CPU {cpu}: the machine has CPUs 0-{cpus - 1}")
         return
     if cpu == 0 and verb in ("offline", "kill"):
         report.at(path, "CPU 0 cannot go offline on x86")
+    elif verb == "online" and cpu in expected.killed:
+        report.at(path, f"CPU {cpu} was killed")
     elif verb == "online" and online[cpu]:
         report.at(path, f"CPU {cpu} is online then")
     elif verb != "online" and not online[cpu]:
         report.at(path, f"CPU {cpu} is offline then")
     if verb in ("offline", "kill", "online"):
         online[cpu] = verb == "online"
+    if verb == "kill":
+        expected.killed.add(cpu)

@@ -49,14 +49,15 @@ FEATURES: dict[str, dict[str, bool]] = {
 }
 
 _SEC = 1_000_000_000
+_INT_MAX = (1 << 31) - 1
 
 #: sysctl: lowest and highest value the kernel accepts, and its default (None: from the CPU count).
 SYSCTLS: dict[str, tuple[int, int, int | None]] = {
     "kernel.sched_latency_ns": (100_000, _SEC, None),
     "kernel.sched_min_granularity_ns": (100_000, _SEC, None),
     "kernel.sched_wakeup_granularity_ns": (0, _SEC, None),
-    "kernel.sched_migration_cost_ns": (0, (1 << 32) - 1, 500_000),
-    "kernel.sched_nr_migrate": (0, (1 << 32) - 1, 32),
+    "kernel.sched_migration_cost_ns": (0, _INT_MAX, 500_000),
+    "kernel.sched_nr_migrate": (0, _INT_MAX, 32),
     "kernel.sched_child_runs_first": (0, 1, 0),
     "kernel.sched_tunable_scaling": (0, 2, 1),
 }

@@ -7,7 +7,8 @@ service time ahead.  CPUs then compute completions themselves and send their doo
 the device computes every one again, compares, and records it.  A difference is a BUG.  Without the
 announcement each request is a message of its own and so is its completion.
 
-Tags are leased: CPUs hold some from the start and ask for more when they run short.
+Tags are leased: CPUs hold some from the start and ask for more when they run short.  A CPU that goes
+offline returns its own; one is kept for it, so that it can always begin again.
 
 Departures from the kernel: which CPU holds which tag has no timing effect and is not tracked, only
 how many.
@@ -37,12 +38,14 @@ class Disk(NodeBase):
         "coherence_ns",
         "completed",
         "free_tags",
+        "kept_tags",
         "name",
         "params",
         "rung",
         "service_ns",
         "sink",
         "tags",
+        "wanting",
     )
 
     def __init__(self, spec: BoxSpec, index: int, sink: TraceSink) -> None:
@@ -55,6 +58,8 @@ class Disk(NodeBase):
         self.service_ns = service(disk.params)
         self.tags = nr_tags(disk.params)
         self.free_tags = self.tags - nr_cpus * max(1, self.tags // (4 * nr_cpus))
+        self.kept_tags: list[int] = []  # CPUs that went offline and have one tag waiting for them
+        self.wanting: list[int] = []  # CPUs that asked when there was none
         self.coherence_ns = spec.costs.coherence_ns
         self.sink = sink
         self.rung = 0
@@ -80,6 +85,8 @@ class Disk(NodeBase):
             self.ring(source, args[0])
         elif op == messages.TAG_REQUEST:
             self.grant(source, args[0])
+        elif op == messages.TAG_RETURN:
+            self.take_back(args[0], args[1])
         else:
             assert op == messages.COMMAND, f"{self.name} got op {op}"
             self.send(messages.COORDINATOR, messages.COMMAND_DONE, (args[0], "done"), self.clock_ns)
@@ -107,19 +114,44 @@ class Disk(NodeBase):
         """Lease tags to a CPU, as many as there are."""
         nr = min(wanted, self.free_tags)
         self.free_tags -= nr
+        if source in self.kept_tags:
+            self.kept_tags.remove(source)
+            nr += 1
+        if not nr and source not in self.wanting:
+            self.wanting.append(source)
+        self.send_grant(source, nr)
+
+    def take_back(self, nr: int, owner: int) -> None:
+        """Take the tags of a CPU that went offline; one is kept for its return."""
+        if owner in self.wanting:
+            self.wanting.remove(owner)
+            self.send_grant(owner, nr)
+            return
+        if owner not in self.kept_tags:
+            self.kept_tags.append(owner)
+            nr -= 1
+        self.free_tags += nr
+
+    def send_grant(self, source: int, nr: int) -> None:
+        """Tell a CPU by how much its lease grows."""
         index = self.node_id - self.nr_cpus - 1
         self.send(source, messages.TAG_GRANT, (index, nr), self.clock_ns + self.coherence_ns)
 
     def books(self) -> dict[str, Any]:
         """Return the tags and how many requests were served."""
-        return {"tags": self.tags, "free_tags": self.free_tags, "rung": self.rung}
+        returned = [m[5][0] for m in self.inbox if m[4] == messages.TAG_RETURN]
+        return {
+            "tags": self.tags,
+            "free_tags": self.free_tags + len(self.kept_tags) + sum(returned),
+            "rung": self.rung,
+        }
 
     def snapshot(self) -> list[Any]:
         """Return the whole state."""
         return [
             [self.seq, self.clock_ns, self.read_ns, self.reached_ns, self.wants_view],
             [[list(m) for m in box] for box in (self.outbox, self.inbox, self.mail)],
-            [self.free_tags, self.rung, self.service_ns],
+            [self.free_tags, self.rung, self.service_ns, self.kept_tags, self.wanting],
         ]
 
     def restore(self, state: list[Any]) -> None:
@@ -127,4 +159,4 @@ class Disk(NodeBase):
         self.seq, self.clock_ns, self.read_ns, self.reached_ns, self.wants_view = state[0]
         boxes = [[messages.message_from_list(m) for m in box] for box in state[1]]
         self.outbox[:], self.inbox, self.mail = boxes
-        self.free_tags, self.rung, self.service_ns = state[2]
+        self.free_tags, self.rung, self.service_ns, self.kept_tags, self.wanting = state[2]

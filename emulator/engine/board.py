@@ -10,6 +10,8 @@ ask for, which is everything older than the newest facts at the engine's floor.
 What is published while the nodes are being built holds "since ever" (:data:`BOOT_NS`).  Otherwise
 a read in the first instants would find nothing, or race with the events of time 0.
 
+Facts that repeat the node's last ones tell nobody anything and are dropped where they are made.
+
 In one process all nodes share one board.  Between processes each agent has its own: its node's
 publications leave through :meth:`HistoryBoard.take_fresh`, those of the others come in through
 :meth:`HistoryBoard.absorb`, and the coordinator's :class:`ViewFeed` knows what each reader lacks.
@@ -31,8 +33,8 @@ HISTORY_SOFT_MAX = 64
 Facts = tuple[int, ...]
 #: (time_ns, facts), as one node published them.
 Publication = tuple[int, Facts]
-#: (node, time_ns, facts), as a reader is told of them.
-View = tuple[int, int, Facts]
+#: (node, its publications), as a reader is told of them.
+View = tuple[int, list[Publication]]
 
 
 class HistoryBoard:
@@ -55,11 +57,14 @@ class HistoryBoard:
 
     def publish(self, node: int, time_ns: int, facts: Facts) -> None:
         """Append facts of ``node`` that hold from ``time_ns`` on (times of one node never fall)."""
-        if self.muted:
+        known = self._facts[node]
+        if self.muted or (known and known[-1] == facts):
             return
         if not self.started:
             time_ns = BOOT_NS
-        self._append(node, time_ns, facts)
+        self._make_room(node, time_ns)
+        self._times[node].append(time_ns)
+        known.append(facts)
         if self._fresh is not None:
             self._fresh.append((time_ns, facts))
 
@@ -92,9 +97,13 @@ class HistoryBoard:
             self._fresh = []
         return fresh
 
-    def absorb(self, node: int, time_ns: int, facts: Facts) -> None:
-        """Append what ``node`` published elsewhere."""
-        self._append(node, time_ns, facts)
+    def absorb(self, node: int, publications: list[Publication]) -> None:
+        """Append what ``node`` published elsewhere, oldest first."""
+        self._make_room(node, publications[0][0])
+        times, known = self._times[node], self._facts[node]
+        for time_ns, facts in publications:
+            times.append(time_ns)
+            known.append(facts)
 
     def count(self, node: int) -> int:
         """Return how many publications of ``node`` there have been."""
@@ -110,14 +119,13 @@ class HistoryBoard:
         first = max(index - self._base[node], bisect_right(times, need_ns) - 1, 0)
         return list(zip(times[first:], self._facts[node][first:], strict=True))
 
-    def _append(self, node: int, time_ns: int, facts: Facts) -> None:
+    def _make_room(self, node: int, time_ns: int) -> None:
+        # Before facts that hold from ``time_ns`` on are appended.
         times = self._times[node]
         if times:
             assert times[-1] <= time_ns, f"node {node} publishes at {time_ns} after {times[-1]}"
             if len(times) >= HISTORY_SOFT_MAX and times[1] <= self.floor_ns:
                 self.prune(node, self.floor_ns)
-        times.append(time_ns)
-        self._facts[node].append(facts)
 
 
 class ViewFeed:
@@ -150,8 +158,8 @@ class ViewFeed:
         for node in reversed(self._changed):
             if self._changed[node] <= seen:
                 break
-            if node != reader:
-                views += [(node, t, f) for t, f in board.since(node, told[node], need_ns)]
+            if node != reader and (fresh := board.since(node, told[node], need_ns)):
+                views.append((node, fresh))
                 told[node] = board.count(node)
         self._seen[reader] = self._turn
         return views

@@ -1,4 +1,4 @@
-"""The books of tasks in flight: every task is on exactly one node or in exactly one message.
+"""The books of a run: nothing is lost, nothing is there twice.
 
 Theory of operation
 -------------------
@@ -8,12 +8,16 @@ of a run and refuses at once what cannot be: a task sent by a node that does not
 two messages, a message handed over twice.  At the end of a run (and at faults) :meth:`Ledger.audit`
 compares the nodes' own lists with all that.
 
-ACTIVATE begins with the pid; the balancer's messages hold pairs (pid, task).  ADOPT hands over all
-that a dead CPU owned: from then on nothing is known about those tasks until they travel again.
+ACTIVATE begins with the pid; the balancer's messages and ADOPT hold pairs (pid, task).
+
+:func:`audit_books` adds up what all nodes say that they hold at one instant, messages handed over
+and not acted on included: tasks, the IOs that they wait for, requests, tags, credits.  A node's book
+may lack any of its entries; what they are is said where they are made (``kernel/holdings.py``).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -48,6 +52,7 @@ CARRIES: dict[int, Callable[[tuple[Any, ...]], list[int]]] = {
     wire.ACTIVATE: _activate_pids,
     wire.DETACHED: _detached_pids,
     wire.ATTACH: _attach_pids,
+    wire.ADOPT: _attach_pids,
 }
 
 
@@ -64,8 +69,6 @@ class Ledger:
 
     def sent(self, message: Message) -> None:
         """Note that a node gave ``message`` out."""
-        if message[4] == wire.ADOPT:
-            self._forget(message[1])
         pids_of = CARRIES.get(message[4])
         if pids_of is not None:
             for pid in pids_of(message[5]):
@@ -123,10 +126,6 @@ class Ledger:
         legs.append((*message[:5], ()))
         del legs[: -self.story_max]
 
-    def _forget(self, node: int) -> None:
-        for pid in [pid for pid, owner in self.owner.items() if owner == node]:
-            del self.owner[pid]
-
     def _arrive(self, pid: int, message: Message) -> None:
         if self.flights.pop(pid, None) != (message[1], message[2]):
             raise ConservationError(
@@ -138,3 +137,58 @@ class Ledger:
 def pids_owned(books: Mapping[int, Mapping[str, Any]]) -> dict[int, list[int]]:
     """Return each node's pids (live and exited) from the nodes' books."""
     return {node: [*book.get("tasks", ()), *book.get("exited", ())] for node, book in books.items()}
+
+
+Books = Mapping[int, Mapping[str, Any]]
+
+
+def audit_books(books: Books) -> list[str]:
+    """Return what does not add up over all nodes' books."""
+    return [
+        *_audit_tasks(books),
+        *_audit_ios(books),
+        *_audit_requests(books),
+        *_audit_tags(books),
+        *(
+            f"the AIO context of task {pid} lacks {missing} credits"
+            for book in books.values()
+            for pid, missing in book.get("credits", ())
+        ),
+    ]
+
+
+def _audit_tasks(books: Books) -> list[str]:
+    places: dict[int, list[int]] = {}
+    for node, book in books.items():
+        for pid in (*book.get("tasks", ()), *book.get("arriving", ())):
+            places.setdefault(pid, []).append(node)
+    return [f"task {pid} is on nodes {at}" for pid, at in places.items() if len(at) > 1]
+
+
+def _audit_ios(books: Books) -> list[str]:
+    waited_for = Counter(tuple(io) for book in books.values() for io in book.get("waited_for", ()))
+    carried = Counter(tuple(io) for book in books.values() for io in book.get("carried", ()))
+    return [
+        *(f"IO {io} is lost: its task waits for it" for io in waited_for - carried),
+        *(f"IO {io} would complete twice, or unasked" for io in carried - waited_for),
+    ]
+
+
+def _audit_requests(books: Books) -> list[str]:
+    totals = [book["requests"] for book in books.values() if "requests" in book]
+    made, freed, here = (sum(column) for column in zip(*totals, strict=True)) if totals else (0,) * 3
+    if made == freed + here:
+        return []
+    return [f"{made} requests were made, {freed} freed, and {here} are somewhere"]
+
+
+def _audit_tags(books: Books) -> list[str]:
+    disks = [book for _, book in sorted(books.items()) if "free_tags" in book]
+    problems = []
+    for index, disk in enumerate(disks):
+        held = sum(book["tags"][index] for book in books.values() if "requests" in book)
+        if held + disk["free_tags"] != disk["tags"]:
+            problems.append(
+                f"disk {index} has {disk['tags']} tags: {disk['free_tags']} are free and {held} leased"
+            )
+    return problems

@@ -22,8 +22,8 @@ from typing import Any
 
 from emulator import wire
 from emulator.engine.board import HistoryBoard
-from emulator.engine.commands import Commands
-from emulator.engine.conservation import ConservationError, Ledger, pids_owned
+from emulator.engine.commands import Commands, has_taken_down
+from emulator.engine.conservation import ConservationError, Ledger, audit_books, pids_owned
 from emulator.engine.node import TO_BALANCER, Latencies, Node
 from emulator.engine.plan import Plan
 from emulator.latency import ANSWERED_AT_ONCE, COORDINATOR, class_of
@@ -94,13 +94,15 @@ def _run_plan(
     commands = Commands()
     for message in commands.give_timed(plan.commands):
         box.post(message)
-    outcome.reached_ns = box.run(plan.until_ns, on_progress)
-    for message in box.answers:
-        if message[4] == wire.COMMAND_DONE:
-            commands.settle(message)
-    outcome.commands = commands.record(box.now_ns)
-    outcome.windows, outcome.messages = box.turns, box.messages
-    outcome.books = box.check()
+    try:
+        outcome.reached_ns = box.run(plan.until_ns, on_progress)
+        outcome.books = box.check()
+    finally:
+        for message in box.answers:
+            if message[4] == wire.COMMAND_DONE:
+                commands.settle(message)
+        outcome.commands = commands.record(box.reached_ns())
+        outcome.windows, outcome.messages = box.turns, box.messages
 
 
 class InlineBox:
@@ -113,6 +115,7 @@ class InlineBox:
     __slots__ = (
         "_boards",
         "_coherence_ns",
+        "_fault",
         "_nodes",
         "_position",
         "_shared",
@@ -143,6 +146,7 @@ class InlineBox:
         self._boards = list(boards)
         self._shared = boards[0]
         self._coherence_ns = latencies.coherence_ns
+        self._fault = False  # a CPU has gone offline since the last turn
         self._urgent = -1  # position of the node that owes an answer within this instant
         self.ledger = Ledger()
         self.answers: list[Message] = []  #: what nodes told the coordinator
@@ -175,12 +179,16 @@ class InlineBox:
         return {node.node_id: node.books() for node in self._by_id()}
 
     def check(self) -> dict[int, dict[str, Any]]:
-        """Audit the tasks and return the books; raise ConservationError on a difference."""
+        """Audit the books and return them; raise ConservationError on a difference."""
         books = self.books()
-        problems = self.ledger.audit(pids_owned(books), self.now_ns)
+        problems = audit_books(books) + self.ledger.audit(pids_owned(books), self.now_ns)
         if problems:
             raise ConservationError("\n".join(problems))
         return books
+
+    def reached_ns(self) -> int:
+        """Return the time before which all is done, also where a run broke off."""
+        return max(self.now_ns, min(node.next_event_ns() for node in self._nodes))
 
     # -- helpers, in call order ------------------------------------------------------------------
 
@@ -229,6 +237,15 @@ class InlineBox:
             self._share_fresh(node.node_id)
         if node.outbox:
             self._collect(node)
+        if self._fault and self._urgent < 0:
+            self._fault = False
+            self._check_fault()
+
+    def _check_fault(self) -> None:
+        # All messages are handed over, so the books add up between any two turns.
+        problems = audit_books(self.books())
+        if problems:
+            raise ConservationError("\n".join(problems))
 
     def _collect(self, node: Node) -> None:
         # Nodes may keep a reference to their outbox: it is emptied, not replaced.
@@ -238,6 +255,7 @@ class InlineBox:
             self.ledger.sent(message)
             if message[3] == COORDINATOR:
                 self.answers.append(message)
+                self._fault |= message[4] == wire.COMMAND_DONE and has_taken_down(message)
             else:
                 self._hand_over(message)
         outbox.clear()
@@ -270,7 +288,7 @@ class InlineBox:
 
 
 def _absorb_all(boards: Sequence[HistoryBoard], publisher: int, entries: list[Any]) -> None:
+    publications = [(time_ns, tuple(facts)) for time_ns, facts in entries]
     for reader, board in enumerate(boards):
         if reader != publisher:
-            for time_ns, facts in entries:
-                board.absorb(publisher, time_ns, tuple(facts))
+            board.absorb(publisher, publications)

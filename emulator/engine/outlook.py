@@ -23,6 +23,9 @@ from emulator.engine.node import CLASSES, TO_BALANCER, TO_CPU, TO_DEVICE, Latenc
 from emulator.latency import Lookahead, class_of
 from emulator.types import NEVER
 
+#: Two least times where there are none.
+_NONE = (NEVER, 0, NEVER, 0)
+
 
 class Outlook:
     """The numbers of all nodes, and the bounds that follow from them."""
@@ -71,8 +74,8 @@ class Outlook:
         self.low_ns = 0  #: the least low of all
         self._low_at = self._next_low_ns = 0
         self._mail_low_ns = NEVER
-        self._mail_least = (NEVER, 0, NEVER, 0)
-        self._least_arrival = [(NEVER, 0, NEVER, 0)] * CLASSES
+        self._mail_least = _NONE
+        self._least_arrival = [_NONE] * CLASSES
 
     def set(self, node: int, promise: Promise, first_ns: int, low_ns: int) -> None:
         """Describe ``node``: it may send by its promise, or in answer to something at ``first_ns``.
@@ -101,6 +104,9 @@ class Outlook:
         self.low_ns, self._low_at, self._next_low_ns, _ = two_least(self.low)
         self._least_arrival = [two_least(times) for times in self._arrival]
         mail = self._mail
+        if min(mail) >= NEVER:
+            self._mail_low_ns, self._mail_least = NEVER, _NONE
+            return
         self._mail_low_ns, mail[self._low_at] = mail[self._low_at], NEVER
         self._mail_least = two_least(mail)
         mail[self._low_at] = self._mail_low_ns
@@ -125,6 +131,8 @@ class Outlook:
 
     def mail_safe_ns(self, node: int) -> int:
         """Return from when on mail could make some other node send."""
+        if min(self._mail) >= NEVER:
+            return NEVER
         least, where, second, _ = two_least(self._mail)
         return second if where == node else least
 

@@ -36,8 +36,8 @@ def run_grant(node: Node, board: HistoryBoard, grant: Grant, floor_ns: int) -> R
     ``board`` is the node's own and keeps fresh publications; no read before ``floor_ns`` follows.
     """
     board.floor_ns = max(board.floor_ns, floor_ns)
-    for publisher, time_ns, facts in grant.views:
-        board.absorb(publisher, time_ns, facts)
+    for publisher, publications in grant.views:
+        board.absorb(publisher, publications)
     outbox = _advance(node, grant)
     return Reply(node.promise(), outbox, board.take_fresh())
 
@@ -53,8 +53,8 @@ def run_local(node: Node, core: Windows, grant: Grant) -> None:
 
 def finish(node: Node, board: HistoryBoard, grant: Grant) -> None:
     """Hand a node its last messages and let its clock reach the end; nothing may come of it."""
-    for publisher, time_ns, facts in grant.views:
-        board.absorb(publisher, time_ns, facts)
+    for publisher, publications in grant.views:
+        board.absorb(publisher, publications)
     outbox = _advance(node, grant)
     assert not outbox, f"node {node.node_id} sends at the end of time: {outbox}"
 

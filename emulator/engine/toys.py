@@ -136,7 +136,8 @@ class ToyCpu(Toy):
             self.tasks.append(args[0])
         elif op == wire.COMMAND:
             assert args[0][1] != "fail", "told to fail"
-            self.send(COORDINATOR, wire.COMMAND_DONE, (args[0], "ok"), self.clock_ns)
+            answer = "done" if args[0][1] == "kill" else "ok"
+            self.send(COORDINATOR, wire.COMMAND_DONE, (args[0], answer), self.clock_ns)
         elif op in (wire.NOHZ_KICK, wire.DIO_DONE, wire.COMPLETION):
             self.wake_at = min(self.wake_at, self.clock_ns + 50 + self.pick(5_000))
             if op == wire.NOHZ_KICK:

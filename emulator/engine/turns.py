@@ -13,7 +13,8 @@ lost it, and its due timers wait.  The holder gives the host up
   when the round began, divided by the number of CPUs.
 
 The next holder is the next CPU in order that is not halted or has a timer due; a round begins with
-the lowest.  A message makes no
+the lowest, and anew whenever a timer has expired.  While nobody else wants the host, giving it up at the end of a slice changes nothing, so
+the slices are counted only once somebody does (:meth:`TurnsBox._count_slices`).  A message makes no
 turn.  What it does to a runqueue it does at its stamp, host or no host; an interrupt that it raises
 waits for the host.
 
@@ -72,11 +73,13 @@ class TurnsBox(InlineBox):
     """The in-process box with one host thread for all CPUs."""
 
     __slots__ = (
+        "_alone",
         "_cpus",
         "_deadline_ns",
         "_devices",
         "_holder",
         "_last",
+        "_round_ns",
         "_slice_end_ns",
         "_slice_ns",
         "handovers",
@@ -95,6 +98,8 @@ class TurnsBox(InlineBox):
         self._last = nr_cpus - 1  # the one that had it last: the search begins after it
         self._slice_end_ns = 0
         self._slice_ns = 1  # of this round
+        self._round_ns = 0  # when it began
+        self._alone = False  # nobody but the holder wants the host
         self._deadline_ns = 0
         self.handovers = 0
         for cpu in self._cpus:
@@ -141,7 +146,11 @@ class TurnsBox(InlineBox):
     def _after(self, node: Node, now_ns: int) -> int:
         # The node has run: does it still want the host, and what time is it?
         holder = self._holder
-        if holder < 0 or node is not self._cpus[holder]:
+        if holder < 0:
+            return now_ns
+        if node is not self._cpus[holder]:
+            if self._alone and self._wants_host(node, now_ns):
+                self._count_slices(now_ns)
             return now_ns
         cpu = self._cpus[holder]
         now_ns = max(now_ns, cpu.now)
@@ -160,13 +169,34 @@ class TurnsBox(InlineBox):
             return
         self.handovers += candidate != self._last
         self._deadline_ns = self._next_deadline_ns(now_ns)
+        if self._alone and candidate > self._last:
+            self._count_slices(now_ns - 1)  # the round goes on with the slices of its kind
         if candidate <= self._last:
             self._slice_ns = max((self._deadline_ns - now_ns) // nr_cpus, 1)
+            self._round_ns = now_ns
+        self._alone = candidate <= self._last and not any(
+            self._wants_host(other, now_ns) for other in self._cpus if other is not cpu
+        )
         self._holder = self._last = candidate
-        self._slice_end_ns = now_ns + self._slice_ns
+        self._slice_end_ns = NEVER if self._alone else now_ns + self._slice_ns
         cpu.timer_watch_ns = self._deadline_ns
         cpu.resume(now_ns)
         self._times[self._position[candidate]] = cpu.next_event_ns()
+
+    def _wants_host(self, node: Node, now_ns: int) -> bool:
+        if node.node_id >= len(self._cpus):
+            return False
+        cpu = self._cpus[node.node_id]
+        return not cpu.is_halted() or cpu.next_timer_ns() <= now_ns
+
+    def _count_slices(self, now_ns: int) -> None:
+        # The holder was alone since the round began: rounds of one slice each, the last one goes on.
+        end_ns = self._round_ns
+        while end_ns <= now_ns:
+            self._slice_ns = max((self._deadline_ns - end_ns) // len(self._cpus), 1)
+            end_ns += self._slice_ns
+        self._slice_end_ns = end_ns
+        self._alone = False
 
     def _release_host(self, now_ns: int) -> None:
         if self._holder < 0:
@@ -175,6 +205,8 @@ class TurnsBox(InlineBox):
         cpu.timer_watch_ns = -1
         cpu.stall(now_ns)
         self._times[self._position[self._holder]] = cpu.next_event_ns()
+        if now_ns >= self._deadline_ns:
+            self._last = len(self._cpus) - 1  # expired timers are looked at between two rounds
         self._holder = -1
 
     def _next_deadline_ns(self, now_ns: int) -> int:

@@ -36,7 +36,7 @@ from heapq import heappush
 from emulator import wire
 from emulator.engine.board import BOOT_NS, HistoryBoard, Publication, View, ViewFeed
 from emulator.engine.conservation import Ledger
-from emulator.engine.node import TO_BALANCER, TO_CPU, Latencies, Promise
+from emulator.engine.node import TO_BALANCER, Latencies, Promise
 from emulator.engine.outlook import Outlook
 from emulator.latency import ANSWERED_AT_ONCE, COORDINATOR
 from emulator.types import NEVER, NSEC_PER_MSEC, Message
@@ -72,8 +72,10 @@ class Windows:
     """The coordinator's knowledge of all nodes, from which grants follow."""
 
     __slots__ = (
+        "_asleep",
         "_awake",
         "_coherence_ns",
+        "_cpu_bit",
         "_feed",
         "_held",
         "_held_mail",
@@ -115,6 +117,9 @@ class Windows:
         self._held_mail: list[list[Message]] = [[] for _ in range(nr_nodes)]
         self._running: list[bool] = [False] * nr_nodes
         self._awake: set[int] = set()  # not running, with an event or message
+        #: Mask of CPUs that do nothing until a message comes: not running, without event or message.
+        self._asleep = 0
+        self._cpu_bit = [1 << node if node < nr_cpus else 0 for node in range(nr_nodes)]
         self._urgent = -1  # the node that owes the balancer an answer within the instant
         self._urgent_running = False
         self._replies = 0
@@ -124,8 +129,7 @@ class Windows:
 
     def hello(self, node: int, promise: Promise, publications: list[Publication]) -> None:
         """Take over what a node said about itself before the first event."""
-        for _, facts in publications:
-            self._publish(node, BOOT_NS, facts)
+        self._publish(node, [(BOOT_NS, facts) for _, facts in publications])
         self._promise[node] = promise
         self._refresh(node)
 
@@ -140,10 +144,7 @@ class Windows:
         assert self._running[node], f"node {node} replies without a grant"
         self._running[node] = self._urgent_running = False
         self._promise[node] = promise
-        for time_ns, facts in publications:
-            self._publish(node, time_ns, facts)
-        if publications:
-            self._feed.note(node)
+        self._publish(node, publications)
         self._refresh(node)
         for message in outbox:
             assert message[1] == node, message
@@ -246,10 +247,14 @@ class Windows:
         self._outlook.set(
             node, promise, min(first, mail_wakes) if promise.mail_sends else first, low
         )
-        if low < NEVER and not self._running[node]:
+        if self._running[node]:
+            return
+        if low < NEVER:
             self._awake.add(node)
+            self._asleep &= ~self._cpu_bit[node]
         else:
             self._awake.discard(node)
+            self._asleep |= self._cpu_bit[node]
 
     def _mail_wakes_ns(self, node: int) -> int:
         # When the first piece of mail held for a node makes it do something, or NEVER.
@@ -283,8 +288,11 @@ class Windows:
     def _hold(self, message: Message) -> None:
         node = message[3]
         passive = message[4] < wire.PASSIVE_OPS_END
-        heappush((self._held_mail if passive else self._held)[node], message)
-        self._refresh(node)
+        held = (self._held_mail if passive else self._held)[node]
+        heappush(held, message)
+        # A later message changes nothing, nor does mail that would not make the node do anything.
+        if held[0] is message and not (passive and self._promise[node].mail_ns >= NEVER):
+            self._refresh(node)
 
     def _grant_instant(self, node: int) -> Grant:
         # The balancer has stopped at this instant until the answer comes, and all others are at it
@@ -303,6 +311,7 @@ class Windows:
             self.windows += 1
         self._running[node] = True
         self._awake.discard(node)
+        self._asleep &= ~self._cpu_bit[node]
         if bound > self.granted_ns:
             self.granted_ns = bound
         return self._hand_out(node, bound, horizon)
@@ -320,16 +329,7 @@ class Windows:
         need_ns = self._outlook.low[node] - self._coherence_ns
         views = [] if node in self.local else self._feed.views_for(node, need_ns)
         safe_ns = self._outlook.mail_safe_ns(node)
-        return Grant(node, bound, horizon, safe_ns, self._asleep(), messages, views)
-
-    def _asleep(self) -> int:
-        # A node that is running now has a window in which it may do something.
-        asleep = 0
-        low, running, classes = self._outlook.low, self._running, self._outlook.classes
-        for node, kind in enumerate(classes):
-            if kind == TO_CPU and low[node] >= NEVER and not running[node]:
-                asleep |= 1 << node
-        return asleep
+        return Grant(node, bound, horizon, safe_ns, self._asleep, messages, views)
 
     def _assume(self, node: int) -> None:
         # Lowers a running node's promise to what its messages may make it do.
@@ -346,9 +346,10 @@ class Windows:
             promise.mail_sends,
         )
 
-    def _publish(self, node: int, time_ns: int, facts: tuple[int, ...]) -> None:
-        self.board.absorb(node, time_ns, facts)
-        self._feed.note(node)
+    def _publish(self, node: int, publications: list[Publication]) -> None:
+        if publications:
+            self.board.absorb(node, publications)
+            self._feed.note(node)
 
     def _prune(self) -> None:
         self.board.floor_ns = self.read_floor_ns()

@@ -112,7 +112,8 @@ class BlockQueue:
         self.service_ns = service_time(disk.driver, disk.params)
         self.announced = disk.schedules
         self.sched_tags = 0  # requests allocated and not freed here
-        self.lease = initial_lease(self.depth, machine.nr_cpus)
+        nr_tags = self.depth * (self.nr_hw_queues if disk.driver == "null_blk" else 1)
+        self.lease = initial_lease(nr_tags, machine.nr_cpus)
         self.tag_asked = False
         self.busy: list[Request] = []  # hctx.dispatch: requests that found no driver tag
         self.run_queued = False  # hctx.run_work is pending
@@ -162,6 +163,7 @@ def new_request(cpu: Cpu, p: Task, queue: int, rw: int, offset: int, length: int
     rq.nr_sector = length >> 9
     rq.pid = p.pid
     rq.moves = p.moves
+    rq.home = cpu.node_id
     return rq
 
 
@@ -209,6 +211,18 @@ def tags_granted(cpu: Cpu, index: int, nr: int) -> None:
         run_hw_queue_async(cpu, q)
     for _ in range(nr):
         wake_tag_waiter(cpu, q)
+
+
+def return_tags(cpu: Cpu, q: BlockQueue, nr: int, owner: int) -> None:
+    """Give the device back tags that ``owner``, which is or was offline, does not use."""
+    if nr:
+        cpu.send(
+            cpu.device_nodes[q.index],
+            messages.TAG_RETURN,
+            (nr, owner),
+            cpu.now + cpu.costs.request_ns,
+            cpu.costs.coherence_ns,
+        )
 
 
 def wait_for_tag(cpu: Cpu, q: BlockQueue, p: Task) -> None:
@@ -496,7 +510,10 @@ def blk_done_softirq(cpu: Cpu) -> None:
     """The BLOCK vector: take the whole list, end every request in order, without a budget."""
     cpu.sirq_block = cpu.done_list
     cpu.done_list = []
-    cpu.start(frames.BLOCK_START, cpu.costs.blk_start_request_ns)
+    if cpu.sirq_block:
+        cpu.start(frames.BLOCK_START, cpu.costs.blk_start_request_ns)
+    else:
+        cpu.start(frames.BLOCK_TAIL, cpu.costs.softirq_tail_ns)
 
 
 def block_next(cpu: Cpu) -> None:
@@ -583,7 +600,11 @@ def bio_endio(cpu: Cpu, rq: Request) -> bool:
 def free_request(cpu: Cpu, rq: Request) -> None:
     """The tag returns to this CPU's lease; waiters and held-up requests may go on."""
     q = cpu.queues[rq.queue]
-    q.lease += 1
+    cpu.ended += 1
+    if rq.ctx_cpu == cpu.node_id:
+        q.lease += 1
+    else:
+        return_tags(cpu, q, 1, rq.ctx_cpu)
     if q.elevator is not None:
         q.sched_tags = max(0, q.sched_tags - 1)
         if q.busy:

@@ -106,7 +106,8 @@ def act(cpu: Cpu, words: list[Any], place: int) -> None:
 
 def done(cpu: Cpu, words: list[Any]) -> str:
     """Return the answer that a command was carried out, saying where if it did not say itself."""
-    return f"done on CPU {cpu.node_id}" if str(words[2:3]).startswith("['of:") else "done"
+    by_name = words[0] == "cpu" and str(words[2]).startswith("of:")
+    return f"done on CPU {cpu.node_id}" if by_name else "done"
 
 
 def sysctl(cpu: Cpu, assignment: str) -> str:

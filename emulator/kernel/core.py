@@ -452,7 +452,7 @@ def send_task(
     cpu: Cpu, p: Task, target: int, effect_ns: int, wake_flags: int, waker_cpu: int
 ) -> None:
     """Hand a task over: it belongs to the message until the target has enqueued it."""
-    cpu.depart(p, target)
+    cpu.depart(p, target, effect_ns)
     cpu.send(
         target,
         messages.ACTIVATE,
@@ -465,4 +465,5 @@ def send_task(
 def smp_send_reschedule_here(cpu: Cpu) -> None:
     """A remote enqueue asked this CPU to reschedule: the IPI arrives ``ipi_ns`` later."""
     if cpu.rq.need_resched:
+        cpu.ipis += 1
         cpu.add_timer(cpu.now + cpu.costs.ipi_ns, frames.IRQ_IPI)

@@ -32,6 +32,7 @@ from emulator.kernel import (
     aio,
     blk_mq,
     core,
+    cpuhp,
     fair,
     frames,
     hrtimer,
@@ -97,6 +98,7 @@ class Cpu:
     __slots__ = (
         "active",
         "adopter",
+        "arrivals",
         "bal_node",
         "books_kept",
         "asleep",
@@ -112,12 +114,16 @@ class Cpu:
         "device_nodes",
         "done_list",
         "enabled",
+        "ended",
+        "exited",
         "expect",
         "f_arg",
         "f_end",
         "f_kind",
         "files",
         "forward",
+        "going_down",
+        "handed",
         "held",
         "horizon",
         "hz",
@@ -127,10 +133,12 @@ class Cpu:
         "inbox",
         "inflight",
         "io_seq",
+        "ipis",
         "irqs",
         "irqs_on",
         "jiffy_timers",
         "kick_cause",
+        "killed",
         "ksoftirqd",
         "level",
         "limit",
@@ -233,9 +241,11 @@ class Cpu:
         self.mail: list[Message] = []
         self.outbox: list[Message] = []
         self.seq = 0
-        #: pid -> (residence, CPU it went to); mail that must still be sent on for tasks that left;
-        #: mail for tasks still on their way here; sleepers whose IO may end elsewhere.
+        #: pid -> (residence, CPU it went to), and when it gets there; mail that must still be sent on
+        #: for tasks that left; mail for tasks still on their way here; sleepers whose IO may end
+        #: elsewhere.
         self.forward: dict[int, tuple[int, int]] = {}
+        self.arrivals: dict[int, int] = {}
         self.expect: dict[int, int] = {}
         self.held: dict[int, list[Message]] = {}
         self.mail_sleepers: dict[int, int] = {}
@@ -248,6 +258,7 @@ class Cpu:
         self.tasks: dict[int, Task] = {}
         #: By pid, what the programs of tasks have measured here; it stays when the task leaves.
         self.books_kept: dict[int, Books] = {}
+        self.exited: list[int] = []
         self.waking = False
         self.wakeups: list[tuple[int, bool]] = []
         self.pid_seq = 0
@@ -256,12 +267,18 @@ class Cpu:
         # Hotplug.
         self.online = True
         self.active = True
-        self.adopter = -1
+        self.killed = False
+        self.adopter = -1  # who took over what was here, while offline
+        #: requests that were taken over although the device will send their completion here
+        self.handed: dict[int, int] = {}
+        #: the command that takes this CPU down: [words, in whose place, kill, answer]
+        self.going_down: list[Any] = []
         # Timers: (expiry, seq, kind, arg) in a heap; jiffy timers: (jiffy, seq, kind, arg), sorted.
         self.timers: list[tuple[int, int, int, Any]] = []
         self.timer_seq = 0
         self.jiffy_timers: list[tuple[int, int, int, Any]] = []
         self.irqs: list[tuple[int, Any, int]] = []
+        self.ipis = 0  # reschedule IPIs on their way, among the timers
         self.tick_at = NEVER  # when the tick (or, with it stopped, the wheel) interrupts next
         self.tick_stopped = False
         self.nohz_told = 0
@@ -289,7 +306,8 @@ class Cpu:
         self.work_seq = 0
         self.queues = [BlockQueue(spec, index, cpu) for index in range(len(spec.disks))]
         self.inflight: dict[int, Request] = {}
-        self.io_seq = 0
+        self.io_seq = 0  # requests made
+        self.ended = 0  # requests freed
         self.counters: dict[str, int] = {}
         kthread.boot(self)
         idle.boot(self)
@@ -377,7 +395,11 @@ class Cpu:
                 self.now = t
                 hrtimer.take_interrupt(self)
             else:
-                if t >= self.horizon and what == 2 and inbox[0][4] in mail.READING:
+                if (
+                    t >= self.horizon
+                    and what == 2
+                    and (inbox[0][4] in mail.READING or not self.online)
+                ):
                     self.wants_view = True
                     return t
                 self.now = t
@@ -391,6 +413,8 @@ class Cpu:
             return self.rq.nr_running > 0
         if kind == frames.IRQ_HRTIMER:
             return False
+        if kind == frames.STOPPER_WORK:
+            return bool(self.stop_works[0][0] == cpuhp.TAKE_CPU_DOWN)
         return True
 
     # -- Frames ---------------------------------------------------------------------------------
@@ -460,14 +484,15 @@ class Cpu:
             self.now = now_ns
 
     def is_halted(self) -> bool:
-        """Whether the CPU sits in the idle loop's halt with nothing to do."""
-        return self.f_kind == frames.HALT and not self.irqs
+        """Whether the CPU sits in the idle loop's halt with nothing to do and no IPI on its way."""
+        return self.f_kind == frames.HALT and not self.irqs and not self.ipis
 
     def next_timer_ns(self) -> int:
         """Return the expiry of the earliest timer, announced completions included, or NEVER."""
         earliest = self.tick_at
-        if self.timers and self.timers[0][0] < earliest:
-            earliest = self.timers[0][0]
+        for timer in self.timers:
+            if timer[0] < earliest and timer[2] != frames.IRQ_IPI:
+                earliest = timer[0]
         for message in self.inbox:
             if message[4] == messages.COMPLETION and message[0] < earliest:
                 earliest = message[0]
@@ -513,11 +538,12 @@ class Cpu:
             if soonest < self.limit:
                 self.limit = soonest
 
-    def answer(self, words: list[Any], answer: str) -> None:
-        """Tell the coordinator how a command went."""
+    def answer(self, words: list[Any], answer: str, place: int = -1) -> None:
+        """Tell the coordinator how a command went, in the place of the node that passed it on."""
         self.seq += 1
+        args = (words, answer, place)
         self.outbox.append(
-            (self.now, self.node_id, self.seq, COORDINATOR, messages.COMMAND_DONE, (words, answer))
+            (self.now, self.node_id, self.seq, COORDINATOR, messages.COMMAND_DONE, args)
         )
 
     def keep_books(self, p: Task) -> None:
@@ -528,7 +554,7 @@ class Cpu:
             if books is not None:
                 self.books_kept[p.pid] = books
 
-    def depart(self, p: Task, target: int) -> None:
+    def depart(self, p: Task, target: int, arrival_ns: int) -> None:
         """A task leaves: its mail follows it, and what is still to come here is sent on."""
         assert not p.on_rq, self.story(f"{p.comm}/{p.pid} leaves while it is queued")
         run = p.run
@@ -538,8 +564,17 @@ class Cpu:
         run.remote_ios = run.outstanding()
         p.moves += 1
         self.forward[p.pid] = (p.moves, target)
+        self.arrivals[p.pid] = arrival_ns
         del self.tasks[p.pid]
         self.mail_sleepers.pop(p.pid, None)
+
+    def unexpect(self, pid: int) -> None:
+        """One IO of a task that left has ended as far as this CPU is concerned."""
+        left = self.expect.get(pid, 0) - 1
+        if left > 0:
+            self.expect[pid] = left
+        else:
+            self.expect.pop(pid, None)
 
     # -- Trace, counters, publications ----------------------------------------------------------
 

@@ -48,7 +48,7 @@ from emulator.kernel import (
     stop_machine,
     workqueue,
 )
-from emulator.kernel.process import MAIL_WAITS, WAIT_WORK, pack_task, unpack_task
+from emulator.kernel.process import MAIL_WAITS, WAIT_WORK, unpack_task
 from emulator.kernel.request import PAGES, Request
 from emulator.kernel.sched import PF_WQ_WORKER, Task
 from emulator.types import NEVER, RQF_ACTIVE, STOP_ABORTED, Message
@@ -238,7 +238,7 @@ def tell_balancer(cpu: Cpu, words: list[Any]) -> None:
         messages.COMMAND,
         (words,),
         cpu.now + cpu.costs.request_ns,
-        0,
+        cpu.costs.coherence_ns,
     )
 
 
@@ -285,7 +285,6 @@ def hand_over(cpu: Cpu) -> None:
     expect_mail(cpu, [p.pid for p in sleepers], [*cpu.inflight.values(), *done], items, queues)
     state = [
         cpu.node_id,
-        [pack_task(p) for p in sleepers],
         completions,
         [rq.pack() for rq in cpu.inflight.values()],
         [[t[0], t[2], t[3]] for t in sorted(cpu.timers, key=lambda t: t[:2]) if outlives(cpu, t)],
@@ -295,7 +294,8 @@ def hand_over(cpu: Cpu) -> None:
         queues,
     ]
     forget(cpu)
-    cpu.send(target, messages.ADOPT, (state,), effect_ns, reply_ns(cpu))
+    tasks = [[p.pid, p] for p in sleepers]
+    cpu.send(target, messages.ADOPT, (tasks, state), effect_ns, reply_ns(cpu))
 
 
 def forget(cpu: Cpu) -> None:
@@ -424,9 +424,9 @@ def stop_aborted(cpu: Cpu, push_cpu: int) -> None:
 # -- Taking over --------------------------------------------------------------------------------
 
 
-def adopt(cpu: Cpu, state: list[Any]) -> None:
+def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
     """Take over what a dead CPU left (at the CPU that runs the dead callbacks)."""
-    dead, sleepers, completions, requests, timers, wheel, done, items, queues = state
+    dead, completions, requests, timers, wheel, done, items, queues = state
     cpu.emit(tp.PRINTK, cpu.sink.intern(f"smpboot: CPU {dead} is now offline"))
     for data in requests:
         rq = Request.unpack(data)
@@ -448,7 +448,7 @@ def adopt(cpu: Cpu, state: list[Any]) -> None:
     for index, queue in enumerate(queues):
         give_queue(cpu, index, queue)
     cpu.irqs.append((frames.IRQ_IPI, "adopt", cpu.costs.ipi_handler_ns))
-    for data in sleepers:
+    for _pid, data in tasks:
         adopt_sleeper(cpu, unpack_task(data, cpu.make_program))
 
 

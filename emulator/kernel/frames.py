@@ -82,6 +82,17 @@ SOFTIRQ_DONE = 53  # the round is over, ksoftirqd has been woken
 PREEMPTIBLE = frozenset((USER, HALT))
 
 #: Kinds whose end may look at what other nodes published.
-READS = frozenset((NEWIDLE, TTWU_SELECT, IRQ_TICK, SUBMIT_LOCKED, DIO_WAITED, GETEVENTS, IRQ_HRTIMER))
+READS = frozenset(
+    (
+        NEWIDLE,
+        TTWU_SELECT,
+        IRQ_TICK,
+        SUBMIT_LOCKED,
+        DIO_WAITED,
+        GETEVENTS,
+        IRQ_HRTIMER,
+        STOPPER_WORK,
+    )
+)
 
 NR_KINDS = 54

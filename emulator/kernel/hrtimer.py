@@ -45,6 +45,7 @@ def take_interrupt(cpu: Cpu) -> None:
     expiry, _seq, kind, arg = heapq.heappop(cpu.timers)
     assert expiry <= cpu.now, cpu.story("a timer fires early")
     if kind == frames.IRQ_IPI:
+        cpu.ipis -= 1
         cpu.push(kind, costs.hardirq_ns + costs.ipi_handler_ns, arg, frames.LEVEL_HARDIRQ, False)
     else:
         cpu.push(

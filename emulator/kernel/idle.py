@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from emulator import tracepoints as tp
 from emulator import messages
-from emulator.kernel import core, frames
+from emulator.kernel import core, cpuhp, frames
 from emulator.types import NEVER, NOHZ_ENTER
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def boot(cpu: Cpu) -> None:
 
 def enter(cpu: Cpu, _arg: object) -> None:
     """The end of the way into idle: halt, unless something came up."""
+    if not cpu.online:
+        cpuhp.idle_dead(cpu)
+        return
     if cpu.rq.need_resched:
         leave(cpu)
         return

@@ -114,6 +114,7 @@ def dio_complete_work(cpu: Cpu, rq: Request) -> None:
         core.wake_up(cpu, owner)
         return
     cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns)
+    ended_here(cpu, owner, rq)
     aio.iocb_put(cpu, owner, rq.iocb, rq.error, aio.BY_WORKER)
 
 
@@ -125,6 +126,7 @@ def dio_complete(cpu: Cpu, rq: Request) -> None:
         return
     if inode_dio_end(cpu, owner, rq.file):
         core.wake_up(cpu, owner)
+    ended_here(cpu, owner, rq)
     aio.iocb_put(cpu, owner, rq.iocb, rq.error, aio.BY_ENDIO)
 
 
@@ -137,6 +139,7 @@ def dio_tail_end(cpu: Cpu, pending: int | None) -> None:
         if owner is None:
             send_dio_done(cpu, rq, only_iocb=True)
         else:
+            ended_here(cpu, owner, rq)
             aio.iocb_put(cpu, owner, rq.iocb, rq.error, aio.BY_WORKER)
     workqueue.work_end(cpu, None)
 
@@ -155,9 +158,24 @@ def inode_dio_end(cpu: Cpu, owner: Task, file: int) -> bool:
     )
 
 
+def ended_here(cpu: Cpu, owner: Task, rq: Request) -> None:
+    """Where its owner is, an IO ends of which it had expected to get mail: it moved away and back."""
+    if rq.moves != owner.moves:
+        owner.run.remote_ios -= 1
+        assert owner.run.remote_ios >= 0, cpu.story(f"an IO of {owner.comm}/{owner.pid} ends twice")
+
+
 def send_dio_done(cpu: Cpu, rq: Request, only_iocb: bool = False) -> None:
-    """Tell the CPU that the owner went to: mail, forwarded if it has moved on."""
-    moves, target = cpu.forward[rq.pid]
+    """Tell the CPU that the owner went to: mail, forwarded if it has moved on.
+
+    The owner may never have been here since it submitted, if this CPU took the request over from one
+    that died: then the way begins there.
+    """
+    moves, target = cpu.forward.get(rq.pid, (-1, -1))
+    if moves <= rq.moves:
+        moves, target = rq.moves, rq.home
+    elif moves - 1 != rq.moves:
+        cpu.unexpect(rq.pid)
     cpu.send_mail(
         target,
         messages.DIO_DONE,
@@ -197,6 +215,7 @@ def dio_wake_waiter(cpu: Cpu, rq: Request) -> None:
     if owner is None:
         send_dio_done(cpu, rq)
         return
+    ended_here(cpu, owner, rq)
     sync_done(cpu, owner, None)
 
 

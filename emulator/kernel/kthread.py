@@ -1,8 +1,9 @@
 """Tasks and their birth: ``kernel/kthread.c``, ``kernel/smpboot.c``, ``kernel/fork.c``, v5.4.
 
-Every CPU has its stopper (``migration/N``), ``ksoftirqd/N`` and one worker in each of its two
-pools.  Their pids are fixed by the CPU's number, so that two runs name them alike; tasks of the
-box's workloads start at :data:`FIRST_USER_PID`; workers created later are numbered per CPU.
+Every CPU has its stopper (``migration/N``), ``ksoftirqd/N`` and two workers in each of its two
+pools, as a machine has that has been up for a while: the first use creates none.  Their pids are
+fixed by the CPU's number, so that two runs name them alike; tasks of the box's workloads start at
+:data:`FIRST_USER_PID`; workers created later are numbered per CPU.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
 FIRST_BOOT_PID = 12
-PIDS_PER_CPU = 4
+PIDS_PER_CPU = 6
 FIRST_USER_PID = 10_000
 FIRST_LATE_PID = 100_000
 LATE_PIDS_PER_CPU = 10_000
@@ -50,8 +51,9 @@ def boot(cpu: Cpu) -> None:
     ksoftirqd = new_kthread(cpu, base + 1, f"ksoftirqd/{cpu.node_id}", 0, frames.KSOFTIRQD)
     ksoftirqd.kthread_flags = KTHREAD_IS_PER_CPU
     cpu.ksoftirqd = ksoftirqd
-    for index in (0, 1):
-        workqueue.create_worker(cpu, cpu.pools[index], index, base + 2 + index)
+    for pid in range(base + 2, base + PIDS_PER_CPU):
+        index = pid % 2
+        workqueue.create_worker(cpu, cpu.pools[index], index, pid)
 
 
 def new_kthread(cpu: Cpu, pid: int, comm: str, nice: int, kind: int) -> Task:
@@ -143,6 +145,8 @@ def start_new_task(cpu: Cpu, p: Task) -> None:
 def do_exit(cpu: Cpu, _arg: Any) -> None:
     """``do_exit()``: the current task is gone at the switch."""
     p = cpu.rq.curr
+    assert not p.run.outstanding(), cpu.story(f"{p.comm}/{p.pid} exits before its IOs have ended")
     cpu.emit(tp.SCHED_PROCESS_EXIT, p.pid, p.prio)
+    cpu.exited.append(p.pid)
     p.state = tp.TASK_DEAD
     core.schedule(cpu)

@@ -133,7 +133,7 @@ def handle_detach(cpu: Cpu, message: Message) -> None:
     env[ENV_CURR_ALLOWED] = int(bool(curr.cpus_mask >> env[ENV_THIS_CPU] & 1))
     tasks: list[list[Any]] = []
     for p in detach_tasks(cpu, env):
-        cpu.depart(p, env[ENV_DST_CPU])
+        cpu.depart(p, env[ENV_DST_CPU], cpu.now + cpu.costs.coherence_ns)
         tasks.append([p.pid, p])
     if tasks:
         cpu.publish()
@@ -167,5 +167,6 @@ def arrive(cpu: Cpu, p: Task) -> None:
     assert p.pid not in cpu.tasks, cpu.story(f"{p.comm}/{p.pid} arrives twice")
     cpu.tasks[p.pid] = p
     cpu.forward.pop(p.pid, None)
+    cpu.expect.pop(p.pid, None)  # whatever is still to come is the task's own remote_ios now
     cpu.keep_books(p)
     cpu.sink.comm(p.pid, p.comm)

@@ -16,6 +16,7 @@ from emulator import tracepoints as tp
 from emulator import messages
 from emulator.kernel import (
     blk_mq,
+    command,
     core,
     cpuhp,
     fair,
@@ -34,14 +35,19 @@ if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
 #: Messages whose handling may read what other nodes published.
-READING = frozenset((messages.DIO_DONE, messages.COMMAND))
+READING = frozenset((messages.DIO_DONE, messages.COMMAND, messages.ADOPT))
 
 
 def handle(cpu: Cpu, message: Message) -> None:
     """Let a message take effect now."""
     op = message[4]
     args = message[5]
+    if not cpu.online and cpuhp.ghost(cpu, message):
+        return
     if op == messages.COMPLETION:
+        if cpu.handed and args[0] in cpu.handed:
+            cpuhp.pass_on(cpu, cpu.handed.pop(args[0]), op, args)
+            return
         cpu.irqs.append((frames.IRQ_DEVICE, [args[0], args[1]], cpu.costs.hrtimer_ns))
     elif op == messages.ACTIVATE:
         handle_activate(cpu, args)
@@ -70,10 +76,10 @@ def handle(cpu: Cpu, message: Message) -> None:
     elif op == messages.PUBLISH_DOMAINS:
         cpuhp.domains_rebuilt(cpu, args[0])
     elif op == messages.ADOPT:
-        cpuhp.adopt(cpu, args[0])
+        cpuhp.adopt(cpu, args[0], args[1])
     else:
         assert op == messages.COMMAND, cpu.story(f"unknown message {message}")
-        cpuhp.command(cpu, args[0])
+        command.handle(cpu, args)
 
 
 def drain(cpu: Cpu) -> None:
@@ -100,9 +106,7 @@ def handle_dio_done(cpu: Cpu, message: Message) -> None:
         return
     where = cpu.forward.get(pid)
     if where is not None and where[0] > moves:
-        cpu.expect[pid] -= 1
-        if not cpu.expect[pid]:
-            del cpu.expect[pid]
+        cpu.unexpect(pid)
         cpu.send_mail(where[1], messages.DIO_DONE, (pid, where[0], *args[2:]), message[0])
     else:
         cpu.held.setdefault(pid, []).append(message)
@@ -121,7 +125,7 @@ def handle_activate(cpu: Cpu, args: tuple[Any, ...]) -> None:
     load_balance.arrive(cpu, p)
     cpu.cause = cause
     if not (cpu.online and p.cpus_mask >> cpu.node_id & 1):
-        cpuhp.redirect(cpu, p)
+        cpuhp.redirect(cpu, p, wake_flags)
         return
     if wake_flags & WF_FORK:
         fair.update_rq_clock(cpu.rq, cpu.now)

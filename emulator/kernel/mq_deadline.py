@@ -44,6 +44,14 @@ class DeadlineQueue:
         self.fifo[rq.rw].append((now_ns + expire, self.sequence))
         insort(self.sorted[rq.rw], (rq.sector, self.sequence, rq), key=lambda entry: entry[:2])
 
+    def drain(self) -> list[Request]:
+        """Remove all requests and return them in the order in which they came."""
+        entries = [entry for direction in self.sorted for entry in direction]
+        self.fifo = [[], []]
+        self.sorted = [[], []]
+        self.next_key = [None, None]
+        return [rq for _, _, rq in sorted(entries, key=lambda entry: entry[1])]
+
     def dispatch(self, now_ns: int) -> Request | None:
         """Choose and remove the next request (A.6, steps 2-7); None if there is none."""
         for direction in (WRITE, READ):

@@ -155,7 +155,9 @@ def unpack_ring(packed: list[Any]) -> list[tuple[int, int]]:
     if not packed:
         return []
     data, results = packed
-    return list(zip(data, results if len(results) == len(data) else repeat(results[0]), strict=False))
+    return list(
+        zip(data, results if len(results) == len(data) else repeat(results[0]), strict=False)
+    )
 
 
 class TaskRun:

@@ -17,6 +17,7 @@ class Request:
         "ctx_cpu",
         "error",
         "file",
+        "home",
         "iocb",
         "moves",
         "nr_sector",
@@ -24,14 +25,13 @@ class Request:
         "queue",
         "rw",
         "sector",
-        "tag",
         "what",
     )
 
     def __init__(self) -> None:
         self.cookie = 0
         self.queue = 0  # index of the disk
-        self.tag = -1
+        self.home = 0  # the CPU that submitted it
         self.ctx_cpu = 0
         self.rw = 0
         self.sector = 0
@@ -49,7 +49,7 @@ class Request:
         return [
             self.cookie,
             self.queue,
-            self.tag,
+            self.home,
             self.ctx_cpu,
             self.rw,
             self.sector,
@@ -70,7 +70,7 @@ class Request:
         (
             rq.cookie,
             rq.queue,
-            rq.tag,
+            rq.home,
             rq.ctx_cpu,
             rq.rw,
             rq.sector,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, softirq, workqueue
+from emulator.kernel import blk_mq, cpuhp, softirq
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -20,19 +20,17 @@ CALL_FUNCTION_SINGLE_VECTOR = 251
 
 
 def handle_ipi(cpu: Cpu, arg: Any) -> None:
-    """The handler's work: ``arg`` is "kick", "call", what a dead CPU left ("block", "work"), or None."""
+    """The handler's work: ``arg`` is "kick", "call", "adopt" (a CPU died), or None."""
     if arg == "call":
         cpu.emit(tp.CALL_FUNCTION_SINGLE_ENTRY, CALL_FUNCTION_SINGLE_VECTOR)
         blk_mq.flush_call_queue(cpu)
         return
+    if arg == "adopt":
+        cpu.emit(tp.CALL_FUNCTION_SINGLE_ENTRY, CALL_FUNCTION_SINGLE_VECTOR)
+        cpuhp.adopted(cpu)
+        return
     cpu.emit(tp.RESCHEDULE_ENTRY, RESCHEDULE_VECTOR)
-    if arg == "block":
-        softirq.raise_softirq(cpu, softirq.BLOCK)
-    elif arg == "work":
-        for pool in cpu.pools:
-            if workqueue.need_more_worker(pool):
-                workqueue.wake_up_worker(cpu, pool)
-    elif arg == "kick" and cpu.nohz_flags:
+    if arg == "kick" and cpu.nohz_flags:
         rq = cpu.rq
         if rq.curr is rq.idle and rq.nr_running == 0 and not rq.need_resched and cpu.active:
             rq.idle_balance = True

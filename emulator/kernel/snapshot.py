@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emulator.kernel import mq_deadline
+from emulator.kernel import holdings, mq_deadline
 from emulator.kernel.process import plain, unpack_task
 from emulator.kernel.request import Request
 from emulator.kernel.sched import Task
@@ -34,9 +34,13 @@ PLAIN = (
     "scan_cost",
     "online",
     "active",
+    "killed",
     "adopter",
+    "going_down",
+    "exited",
     "timer_seq",
     "tick_at",
+    "ipis",
     "tick_stopped",
     "nohz_told",
     "in_nohz_mask",
@@ -54,6 +58,8 @@ PLAIN = (
     "stop_works",
     "work_seq",
     "io_seq",
+    "ended",
+    "timer_watch_ns",
     "published_nr",
 )
 
@@ -81,7 +87,10 @@ def pack(cpu: Cpu) -> list[Any]:
         [pack_queue(q) for q in cpu.queues],
         [rq.pack() for rq in cpu.inflight.values()],
         [[name, value] for name, value in cpu.counters.items()],
-        [cpu.ksoftirqd.pid, cpu.rq.stop.pid if cpu.rq.stop is not None else 0],
+        cpu.ksoftirqd.pid,
+        cpu.rq.tun.pack(),
+        [[pid, arrival_ns] for pid, arrival_ns in cpu.arrivals.items()],
+        [[cookie, other] for cookie, other in cpu.handed.items()],
     ]
 
 
@@ -103,6 +112,7 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     by_pid: dict[int, Task] = {p.pid: p for p in tasks}
     cpu.tasks = {p.pid: p for p in tasks[1:]}
     cpu.rq.unpack(data[9], by_pid)
+    cpu.rq.idle.run = tasks[0].run
     cpu.rq.on_runtime = cpu.runtime_hook()
     cpu.books_kept = {pid: cpu.programs.unpack_books(books) for pid, books in data[10]}
     for p in cpu.tasks.values():
@@ -119,7 +129,10 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     requests = [Request.unpack(rq) for rq in data[17]]
     cpu.inflight = {rq.cookie: rq for rq in requests}
     cpu.counters = {name: value for name, value in data[18]}
-    cpu.ksoftirqd = by_pid[data[19][0]]
+    cpu.ksoftirqd = by_pid[data[19]]
+    cpu.rq.tun.unpack(data[20])
+    cpu.arrivals = {pid: arrival_ns for pid, arrival_ns in data[21]}
+    cpu.handed = {cookie: other for cookie, other in data[22]}
 
 
 def pack_queue(q: BlockQueue) -> list[Any]:
@@ -178,12 +191,9 @@ def unpack_elevator(data: list[Any]) -> mq_deadline.DeadlineQueue:
 def books(cpu: Cpu) -> dict[str, Any]:
     """Return what a CPU owns (for the conservation check) and its counters (for the results)."""
     return {
-        "tasks": sorted(cpu.tasks),
+        **holdings.holdings(cpu),
         "programs": {pid: books.pack() for pid, books in cpu.books_kept.items()},
         "figure_pids": sorted(p.pid for p in cpu.tasks.values() if p.figure),
-        "inflight": len(cpu.inflight),
-        "leases": [q.lease for q in cpu.queues],
-        "outstanding": sum(p.run.outstanding() for p in cpu.tasks.values()),
         "online": cpu.online,
         "nr_switches": cpu.rq.nr_switches,
         "counters": dict(cpu.counters),

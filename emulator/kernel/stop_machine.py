@@ -1,8 +1,8 @@
 """The stopper and the stop class: ``kernel/stop_machine.c``, ``kernel/sched/stop_task.c``, v5.4.
 
 ``migration/N`` runs stop works in order and sleeps between them.  Its class preempts everything
-and nothing preempts it.  The one work it does here is the push of an active balance
-(:func:`active_load_balance_cpu_stop`, D.9).
+and nothing preempts it.  Its works are the push of an active balance
+(:func:`active_load_balance_cpu_stop`, D.9) and taking the CPU down (:mod:`cpuhp`).
 
 Departures from the kernel: the CPU that queues a stop work is the balancer's asker; the wakeup of
 the stopper takes effect here at the message's stamp, and costs this CPU one reschedule IPI.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
 from emulator import messages
-from emulator.kernel import core, fair, frames, load_balance
+from emulator.kernel import core, cpuhp, fair, frames, load_balance
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.sched import TASK_WAKING, Task
 from emulator.types import (
@@ -71,6 +71,10 @@ def work_end(cpu: Cpu, _arg: object) -> None:
     """The end of one stop work."""
     push_cpu, env, cause = cpu.stop_works.pop(0)
     cpu.cause = cause
+    if push_cpu == cpuhp.TAKE_CPU_DOWN:
+        cpuhp.take_cpu_down(cpu)
+        cpu_stopper_thread(cpu, None)
+        return
     result, hot = active_load_balance_cpu_stop(cpu, push_cpu, env)
     cpu.send(
         cpu.bal_node,

@@ -13,7 +13,7 @@ item whether it should give way (``cond_resched()``).
 
 Departures from the kernel: flush, drain, cancel and the rescuers are not modelled (nothing here
 flushes, and creating a worker cannot fail); the idle timer does not reap workers within a run.
-A pool whose CPU has gone is adopted with its workers by the CPU that took over, and drained there.
+The items of a pool whose CPU has gone join the pool of the CPU that took over (:mod:`cpuhp`).
 """
 
 from __future__ import annotations
@@ -444,26 +444,38 @@ def park_worker(cpu: Cpu, p: Task) -> None:
     pool = pool_of(cpu, p)
     if p.run.kind == frames.WORK_RESCHED:
         work_done(cpu, p, pool)
-    assert p.pid not in pool.executing, cpu.story(f"{p.comm} is inside a work item")
     kthread.park(cpu, p)
     p.state = tp.TASK_IDLE
-    if not pool.workers[p.pid] & WORKER_NOT_RUNNING:
+    if not pool.workers[p.pid] & WORKER_NOT_RUNNING and not p.run.submit:
         pool.nr_running -= 1
     if not pool.workers[p.pid] & WORKER_IDLE:
         pool.idle.append(p.pid)
-    pool.workers[p.pid] |= WORKER_IDLE | WORKER_PREP
+    pool.workers[p.pid] = WORKER_IDLE | WORKER_PREP
     p.run.kind, p.run.left, p.run.arg = frames.WORKER_START, cpu.costs.worker_start_ns, None
     p.run.wait = WAIT_WORK
     p.run.submit = []
 
 
-def take_items(pool: WorkerPool) -> list[list[Any]]:
-    """Empty a dying CPU's pool: its items in order, the delayed ones last, for a message."""
-    items = [*pool.worklist, *(item for waiting in pool.delayed.values() for item in waiting)]
+def take_items(cpu: Cpu, pool: WorkerPool) -> list[list[Any]]:
+    """Empty a dying CPU's pool: its items in order, the delayed ones last, for a message.
+
+    First come those inside which a worker sleeps, with what they have not done.
+    """
+    items = [item for item in pool.executing.values() if item[3]]
+    items += [*pool.worklist, *(item for waiting in pool.delayed.values() for item in waiting)]
+    for pid in list(pool.executing):
+        del pool.executing[pid]
+        park_worker(cpu, cpu.tasks[pid])
     pool.worklist.clear()
     pool.delayed.clear()
     pool.active.clear()
+    assert pool.nr_running == 0, cpu.story("a worker runs on a dead CPU")
     return [pack_item(item) for item in items]
+
+
+def carries_request(function: int) -> bool:
+    """Whether the argument of a work function is a request that a task may wait for."""
+    return function == FN_DIO_COMPLETE
 
 
 def give_items(cpu: Cpu, pool: WorkerPool, items: list[list[Any]]) -> None:

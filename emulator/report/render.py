@@ -4,10 +4,15 @@ Theory of operation
 -------------------
 The first lines answer the question for which the run was made, in words; the tables below them
 carry the figures that the words rest on.  Everything is read from ``results.json``, so an old run
-prints as a new one does.  Where the output is no terminal, rich prints plain text.
+prints as a new one does.  Nothing is wider than the terminal: sentences are wrapped, and a narrow
+terminal gets shorter bars and fewer percentiles.  Where the output is no terminal, rich prints
+plain text, 80 columns wide.
 """
 
+import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,47 +21,80 @@ from rich.text import Text
 
 from emulator.report.validate import INFO, MISS, OK, UNKNOWN, Comparison
 
-VERDICTS = {True: ("true", "green"), False: ("false", "red"), None: ("unknown", "yellow")}
-BAR_CELLS = 12
+NSEC_PER_SEC = 1_000_000_000
+
+#: From this width on a distribution is shown with all its percentiles.
+WIDE = 100
+BAR_CELLS_MIN = 4
+BAR_CELLS_MAX = 12
 #: CPUs side by side; more of them where the box is large, without bars.
 BARS_PER_LINE = 4
 LARGE_BOX_CPUS = 32
 FIGURES_PER_LINE_LARGE = 8
 SUBMITTERS_MAX = 6
 CHECKS_MAX = 8
+COMMANDS_MAX = 16
 
 #: A submitter that moves less often than this stays where it is.
 STAYS_PER_S = 3.0
 #: A kworker that runs within this time of being woken does not wait for anybody's slice.
 PROMPT_US = 100.0
 
+#: A line that begins with a figure in a column of its own goes on below its text.
+FIGURE_COLUMN = re.compile(r" *\S+  +")
+
 WAITS = (
     ("residence_us", "submitter stays on a CPU"),
     ("migration_gap_us", "between its migrations"),
     ("submitter_wake_to_run_us", "submitter woken → running"),
-    ("queue_to_start_us", "completion work queued → started"),
+    ("queue_to_start_us", "work queued → started"),
     ("kworker_wake_to_run_us", "kworker woken → running"),
     ("slat_us", "submission latency (slat)"),
     ("clat_us", "completion latency (clat)"),
 )
-BALANCE_COLUMNS = ("calls", "balanced", "failed", "pulled")
-ACTIVE_COLUMNS = ("active_kicked", "active_pushed", "active_failed")
+PERCENTILES = ("mean", "p50", "p90", "p99", "max")
+PERCENTILES_WIDE = ("mean", "p10", "p50", "p90", "p99", "max")
+
+BALANCE_COLUMNS = {
+    "calls": "passes",
+    "balanced": "balanced",
+    "failed": "failed",
+    "pulled": "pulled",
+    "active_kicked": "kicked",
+    "active_pushed": "pushed",
+    "active_failed": "not pushed",
+}
+BALANCE_WORDS = (
+    "passes by the state of the CPU that balanced, from boot on; failed: an imbalance, but no "
+    "task that may be moved; pulled: tasks moved here; kicked: the busiest CPU's stopper was told "
+    "to push the running task (active balance)"
+)
 
 
-def render(results: Mapping[str, Any], console: Console) -> None:
-    """Print the result of a run, as :func:`emulator.report.results.build_results` made it."""
+def render(results: Mapping[str, Any], console: Console, directory: Path | None = None) -> None:
+    """Print the result of a run, as :func:`emulator.report.results.build_results` made it.
+
+    ``directory`` is where the run left it.
+    """
     figures = results["figures"]
-    console.print(_headline(results))
+    _print_wrapped(console, headline(results))
     for line in story(figures):
-        console.print(Text(line))
-    console.print(Text(io_line(figures)), Text(""), sep="\n")
-    console.print(_waits_table(figures))
-    for line in cpu_lines(figures["cpu_utilisation"], bars=_has_blocks(console)):
+        _print_wrapped(console, line)
+    _print_wrapped(console, io_line(figures))
+    if results.get("commands"):
+        _print_wrapped(console, commands_line(results["commands"]))
+    console.print()
+    console.print(_waits_table(figures, console.width))
+    for line in cpu_lines(figures["cpu_utilisation"], _has_blocks(console), console.width):
         console.print(Text(line), no_wrap=True, overflow="crop")
     if figures.get("balance"):
         console.print(_balance_table(figures["balance"]))
+        _print_wrapped(console, BALANCE_WORDS, style="dim")
     for text in _check_lines(results):
         console.print(text)
+    console.print(verdict(results))
+    if directory is not None:
+        _print_wrapped(console, _where(results, directory))
 
 
 def render_comparisons(comparisons: Sequence[Comparison], console: Console) -> None:
@@ -110,25 +148,34 @@ def _cause_lines(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _cause_words(name: str, figures: Mapping[str, Any]) -> str:
-    waited = figures["queue_to_start_us"]["p50"]
     match name:
         case "active_balance":
-            behind = f": the bound kworker's works waited {duration(waited)} (p50) behind it"
-            return "pushed away by active balance" + (behind if waited is not None else "")
+            return f"pushed away by active balance: {_what_waited(figures)}"
         case "wakeup":
             return f"placed on another CPU when it was woken{_wakers(figures)}"
         case "periodic":
-            return "pulled by periodic balance of another CPU"
+            return "pulled by periodic balance of another CPU, while it waited to run"
         case "newidle":
-            return "pulled by a CPU that was going idle"
+            return "pulled by a CPU that was going idle, while it waited to run"
         case "nohz":
-            return "pulled by the idle load balancer for a sleeping CPU"
+            return "pulled for an idle CPU by the idle load balancer, while it waited to run"
         case "hotplug":
             return "moved because its CPU went away"
         case "affinity":
             return "moved because its allowed CPUs changed"
         case _:
             return name
+
+
+# Active balance means that what waited could not be moved; who that was shows in the delay.
+def _what_waited(figures: Mapping[str, Any]) -> str:
+    waited = figures["queue_to_start_us"]["p50"]
+    if waited is None or waited <= PROMPT_US:
+        return "what waited behind it could not be moved"
+    return (
+        f"the kworker bound to its CPU waited behind it (works {duration(waited)}, median) and "
+        "could not be moved, so the submitter was"
+    )
 
 
 # The kworker that ends an IO occupies the submitter's last CPU while it wakes it.
@@ -148,11 +195,10 @@ def _why_it_stays(figures: Mapping[str, Any]) -> str:
     works = figures["works_per_kworker_run"]
     if waited is None or works is None:
         return ""
+    each = f"{works:,.1f} works each"
     if waited <= PROMPT_US:
-        return (
-            f": kworkers ran {duration(waited)} (p50) after they were woken, {works:.1f} works each"
-        )
-    return f": kworkers waited {duration(waited)} (p50) for its CPU, {works:.1f} works each"
+        return f": kworkers ran {duration(waited)} (median) after they were woken, {each}"
+    return f": kworkers waited {duration(waited)} (median) for its CPU, {each}"
 
 
 def io_line(figures: Mapping[str, Any]) -> str:
@@ -160,10 +206,21 @@ def io_line(figures: Mapping[str, Any]) -> str:
     parts = [f"{figures['iops']:,.0f} IOPS"]
     if figures["works_per_kworker_run"] is not None:
         parts.append(f"{figures['works_per_kworker_run']:,.1f} works per kworker run")
-    if figures["inline_completion_fraction"] is not None:
-        parts.append(f"{figures['inline_completion_fraction']:.2%} completed inline")
+    if (inline := figures["inline_completion_fraction"]) is not None:
+        part = f"{inline:.2%} of the IOs" if inline else "no IO"
+        parts.append(f"{part} completed without a kworker")
     parts.append(f"{figures['switches_per_s']:,.0f} context switches/s")
     return " · ".join(parts)
+
+
+def commands_line(commands: Sequence[Mapping[str, Any]]) -> str:
+    """Return one line of the commands that the box was given, and what became of them."""
+    parts = []
+    for command in commands[:COMMANDS_MAX]:
+        answer = "" if command["answer"] == "done" else f" ({command['answer']})"
+        parts.append(f"{command['at_ns'] / NSEC_PER_SEC:.4g} s {command['do']}{answer}")
+    more = len(commands) - COMMANDS_MAX
+    return "commands: " + " · ".join(parts) + (f" · and {more} more" if more > 0 else "")
 
 
 def duration(us: float) -> str:
@@ -176,32 +233,84 @@ def duration(us: float) -> str:
 # -- In figures ---------------------------------------------------------------------------------
 
 
-def _headline(results: Mapping[str, Any]) -> Text:
-    word, colour = VERDICTS[results["valid"]]
-    window = results["figures"]["window_s"]
-    text = Text(f"{results['box']} · seed {results['seed']} · figures over {window:.4g} s · ")
-    text.append(f"verdict {word}", style=f"bold {colour}")
+def headline(results: Mapping[str, Any]) -> str:
+    """Return what was run, and of which part of it the figures are."""
+    window_s = results["figures"]["window_s"]
+    text = f"{results['box']} · seed {results['seed']} · figures of {window_s:.4g} s"
+    reached_s = results.get("engine", {}).get("reached_ns", 0) / NSEC_PER_SEC
+    skipped_s = reached_s - window_s
+    return text + (f" after {skipped_s:.4g} s of warm-up" if skipped_s > 1e-6 else "")
+
+
+def verdict(results: Mapping[str, Any]) -> Text:
+    """Return the verdict in words: what held, what did not, or why nobody can say."""
+    valid, figures = results["valid"], results["figures"]
+    answers = [check["ok"] for check in results["checks"]]
+    of = f"{len(answers)} check{'' if len(answers) == 1 else 's'}"
+    if valid is True:
+        return Text(f"passed: all of {of}" if answers else "passed", style="bold green")
+    if valid is False:
+        reasons = [f"{answers.count(False)} of {of}"] if False in answers else []
+        reasons += [
+            f"{len(figures[kind])} {kind}" for kind in ("bugs", "warnings") if figures.get(kind)
+        ]
+        why = ", ".join(reasons) or "the run broke off with an error"
+        return Text(f"FAILED: {why}", style="bold red")
+    return Text(f"no verdict: {_why_unknown(results)}", style="bold yellow")
+
+
+def _why_unknown(results: Mapping[str, Any]) -> str:
+    reached = results.get("engine", {}).get("reached_ns", 0) / NSEC_PER_SEC
+    if results.get("interrupted"):
+        return f"interrupted at {reached:.4g} s"
     if not results.get("complete", True):
-        text.append(" (the run ended early)", style="yellow")
-    return text
+        return "the run ended early"
+    if results["figures"].get("records_lost"):
+        return "records were lost"
+    return "a check names a figure that this run does not have"
 
 
-def _waits_table(figures: Mapping[str, Any]) -> Table:
+def _where(results: Mapping[str, Any], directory: Path) -> str:
+    text = f"results.json, cpuN.log and the rest are in {directory}"
+    engine = results.get("engine")
+    if not engine:
+        return text
+    emulated_s = engine["reached_ns"] / NSEC_PER_SEC
+    return f"{text} ({emulated_s:.4g} s emulated in {engine['wall_s']:.3g} s, {engine['name']})"
+
+
+# Goes on below the text of the first line; words are never broken.
+def _print_wrapped(console: Console, line: str, style: str = "") -> None:
+    column = FIGURE_COLUMN.match(line)
+    text = textwrap.fill(
+        line,
+        console.width,
+        subsequent_indent=" " * (column.end() if column else 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _waits_table(figures: Mapping[str, Any], width: int) -> Table:
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for name in ("n", "mean", "p10", "p50", "p90", "p99", "max"):
-        table.add_column(name, justify="right")
+    table.add_column("", no_wrap=True)
+    percentiles = PERCENTILES_WIDE if width >= WIDE else PERCENTILES
+    for name in ("n", *percentiles):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, title in WAITS:
-        _add_distribution(table, title, figures.get(name))
+        _add_distribution(table, title, figures.get(name), percentiles)
     for kind, distribution in _longest_runs(figures["run_length_us"]):
-        _add_distribution(table, f"{kind} runs for", distribution)
+        _add_distribution(table, f"one run of {kind}", distribution, percentiles)
     return table
 
 
-def _add_distribution(table: Table, title: str, values: Mapping[str, Any] | None) -> None:
+def _add_distribution(
+    table: Table, title: str, values: Mapping[str, Any] | None, percentiles: Sequence[str]
+) -> None:
     if values is None or not values["n"]:
         return
-    cells = [duration(values[name]) for name in ("mean", "p10", "p50", "p90", "p99", "max")]
+    cells = [duration(values[name]) for name in percentiles]
     table.add_row(title, f"{values['n']:,}", *cells)
 
 
@@ -211,21 +320,24 @@ def _longest_runs(kinds: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]
     return [(kind, kinds[kind]) for _us, kind in sorted(used, reverse=True)[:3]]
 
 
-def cpu_lines(utilisation: Mapping[str, float], bars: bool) -> Iterator[str]:
+def cpu_lines(utilisation: Mapping[str, float], bars: bool, width: int) -> Iterator[str]:
     """Yield the use of every CPU, several side by side, as bars where there is room."""
     large = len(utilisation) > LARGE_BOX_CPUS
     per_line = FIGURES_PER_LINE_LARGE if large else BARS_PER_LINE
-    cells = [
-        f"{cpu:>3} {'' if large else _bar(use, bars) + ' '}{use:4.0%}"
+    # What is left of a line's share after the CPU's number, its figure and the gaps.
+    room = (width - 3) // BARS_PER_LINE - 10
+    cells = max(BAR_CELLS_MIN, min(BAR_CELLS_MAX, room))
+    texts = [
+        f"{cpu:>3} {'' if large else _bar(use, cells, bars) + ' '}{use:4.0%}"
         for cpu, use in utilisation.items()
     ]
-    for start in range(0, len(cells), per_line):
-        yield ("CPU " if not start else "    ") + " ".join(cells[start : start + per_line])
+    for start in range(0, len(texts), per_line):
+        yield ("CPU " if not start else "    ") + " ".join(texts[start : start + per_line])
 
 
-def _bar(use: float, blocks: bool) -> str:
-    full = min(BAR_CELLS, round(use * BAR_CELLS))
-    return ("█" if blocks else "#") * full + ("·" if blocks else ".") * (BAR_CELLS - full)
+def _bar(use: float, cells: int, blocks: bool) -> str:
+    full = min(cells, round(use * cells))
+    return ("█" if blocks else "#") * full + ("·" if blocks else ".") * (cells - full)
 
 
 def _has_blocks(console: Console) -> bool:
@@ -234,15 +346,11 @@ def _has_blocks(console: Console) -> bool:
 
 def _balance_table(balance: Mapping[str, Any]) -> Table:
     types = {name: counts for name, counts in balance.items() if isinstance(counts, Mapping)}
-    columns = [
-        name
-        for name in (*BALANCE_COLUMNS, *ACTIVE_COLUMNS)
-        if any(name in counts for counts in types.values())
-    ]
+    columns = [name for name in BALANCE_COLUMNS if any(name in counts for counts in types.values())]
     table = Table(box=None, pad_edge=False)
-    table.add_column("load balance")
+    table.add_column("load balance", no_wrap=True)
     for name in columns:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(BALANCE_COLUMNS[name], justify="right", no_wrap=True)
     for kind, counts in types.items():
         table.add_row(kind, *[f"{counts.get(name, 0):,}" for name in columns])
     return table
@@ -261,7 +369,8 @@ def _check_lines(results: Mapping[str, Any]) -> Iterator[Text]:
         word, colour = {True: ("ok", "green"), False: ("FAILED", "red")}.get(
             check["ok"], ("unknown", "yellow")
         )
-        line = f"check {check['figure']}: {check['expected']}; it is {check['value']}: "
+        value = "not a figure of this run" if check["value"] is None else check["value"]
+        line = f"check {check['figure']}: expected {check['expected']}, got {value}: "
         yield Text(line).append(word, style=colour)
 
 

@@ -36,13 +36,13 @@ from typing import Any
 from emulator.types import (
     NEVER,
     NSEC_PER_SEC,
-    Books,
     OP_EXIT,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
     OP_RUN,
     OP_RW,
     OP_SLEEP,
+    Books,
     Op,
 )
 from emulator.workload.fio_books import FIO, Direction, FioBooks, batch_class, depth_class

@@ -536,8 +536,8 @@ def test_a_dead_cpu_is_forgotten() -> None:
 def test_sysctls_of_the_balancer() -> None:
     box = FakeBox(machine(4))
     box.put(0, *hogs(5))
-    box.send(MS, 0, messages.COMMAND, ["sysctl", "kernel.sched_nr_migrate", 2])
-    words = ["sysctl", "kernel.sched_latency_ns", "2"]
+    box.send(MS, 0, messages.COMMAND, ["sysctl", "kernel.sched_nr_migrate=2"])
+    words = ["sysctl", "kernel.sched_latency_ns=2"]
     box.send(MS, COORDINATOR, messages.COMMAND, words)
     ask(box, 100 * MS, 1, BALANCE_PERIODIC, CPU_IDLE)
     box.run(101 * MS)

@@ -68,12 +68,23 @@ def test_a_reader_is_told_once_and_not_of_what_was_superseded() -> None:
     board.publish(1, 15, (15,))
     feed.note(0)
     feed.note(1)
-    assert sorted(feed.views_for(2, 25)) == [(0, 20, (20,)), (0, 30, (30,)), (1, 15, (15,))]
+    assert sorted(feed.views_for(2, 25)) == [(0, [(20, (20,)), (30, (30,))]), (1, [(15, (15,))])]
     assert feed.views_for(2, 25) == []
     board.publish(1, 40, (40,))
     feed.note(1)
-    assert feed.views_for(2, 25) == [(1, 40, (40,))]
-    assert [view[0] for view in feed.views_for(1, 25)] == [0, 0]
+    assert feed.views_for(2, 25) == [(1, [(40, (40,))])]
+    assert [publisher for publisher, _ in feed.views_for(1, 25)] == [0]
+
+
+def test_facts_that_repeat_the_last_ones_are_no_publication() -> None:
+    board = HistoryBoard(2, keep_fresh=True)
+    board.started = True
+    board.publish(0, 10, (1,))
+    board.publish(0, 20, (1,))
+    board.publish(0, 30, (2,))
+    board.publish(0, 40, (1,))
+    assert board.take_fresh() == [(10, (1,)), (30, (2,)), (40, (1,))]
+    assert [board.read(0, as_of) for as_of in (10, 25, 35, 45)] == [(1,), (1,), (2,), (1,)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5)), max_size=60), st.data())
@@ -90,8 +101,8 @@ def test_a_replica_fed_by_views_reads_like_the_original(
         if data.draw(st.booleans()):
             need = data.draw(st.integers(need, now))
             board.floor_ns = replica.floor_ns = need
-            for publisher, time_ns, facts in feed.views_for(2, need):
-                replica.absorb(publisher, time_ns, facts)
+            for publisher, publications in feed.views_for(2, need):
+                replica.absorb(publisher, publications)
             for publisher in (0, 1):
                 for as_of in range(need, now + 2):
                     assert replica.read(publisher, as_of) == board.read(publisher, as_of)

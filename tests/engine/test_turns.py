@@ -137,9 +137,9 @@ def test_a_slice_is_the_time_to_the_next_timer_shared_by_all_cpus() -> None:
     box, cpus = turns([(600, "halt", 0)], [(600, "halt", 0)])
     cpus[1].timers = [1_000]
     box.run(10_000)
-    # 0..500 CPU 0; 500..750 CPU 1; 750..875 CPU 0 halts at 850; CPU 1 until the timer ...
-    assert cpus[0].done == [(850, "halt")]
-    assert cpus[1].done == [(1_000, "timer"), (1_210, "halt")]
+    # A round of two slices of 500 ns; then CPU 0 has 100 left, and CPU 1 the timer and 100.
+    assert cpus[0].done == [(1_100, "halt")]
+    assert cpus[1].done == [(1_100, "timer"), (1_210, "halt")]
 
 
 def test_arming_a_timer_earlier_than_all_others_gives_up_the_host() -> None:

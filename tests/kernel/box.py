@@ -31,11 +31,11 @@ from emulator.types import (
     BAL_NOHZ_NEXT_BALANCE,
     COORDINATOR,
     NEVER,
-    Books,
     OP_EXIT,
     RQF_ACTIVE,
     RQF_IDLE,
     RQF_ONLINE,
+    Books,
     BoxSpec,
     Costs,
     DiskSpec,
@@ -50,6 +50,11 @@ from emulator.types import (
 US = 1_000
 MS = 1_000_000
 
+#: Woken tasks preempt nobody, and a CPU that goes idle looks for nothing elsewhere.
+QUIET = {
+    "kernel.sched_wakeup_granularity_ns": 1_000_000_000,
+    "kernel.sched_migration_cost_ns": 1_000_000_000,
+}
 #: What a script is: a generator of operations; ``yield`` returns what the operation returned.
 Steps = Generator[Op, Any, None]
 #: One record as tests read it: time, event, arguments by name.
@@ -78,9 +83,6 @@ class Script:
     def quiet_ns(self, ring_events: int) -> int:
         """Promise nothing."""
         return 0
-
-    def measure_in(self, books: Any) -> None:
-        """Measure nothing."""
 
     def measure_in(self, books: Books | None) -> None:
         """Measure nothing."""
@@ -141,7 +143,12 @@ def scsi_debug(
     """Return a scsi_debug disk, by default as the thread's: one queue, mq-deadline."""
     params = {"ndelay": ndelay, "submit_queues": 1, "max_queue": depth}
     return DiskSpec(
-        "sda", "scsi_debug", params, scheduler, rq_affinity, 2 * depth if scheduler != "none" else depth
+        "sda",
+        "scsi_debug",
+        params,
+        scheduler,
+        rq_affinity,
+        2 * depth if scheduler != "none" else depth,
     )
 
 
@@ -268,9 +275,7 @@ class Box:
             balancer_ns=charged.request_ns,
             coherence_ns=charged.coherence_ns,
         )
-        self.engine = InlineBox(
-            [*self.cpus, self.balancer, *disks], nr_cpus, [board], latencies
-        )
+        self.engine = InlineBox([*self.cpus, self.balancer, *disks], nr_cpus, [board], latencies)
 
     @staticmethod
     def pid(index: int) -> int:

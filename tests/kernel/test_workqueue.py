@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from tests.kernel.box import MS, US, Box, Event, costs, script_work
 
 from emulator.kernel import workqueue
 from emulator.kernel.workqueue import (
@@ -18,6 +17,7 @@ from emulator.kernel.workqueue import (
     too_many_workers,
 )
 from emulator.types import Costs
+from tests.kernel.box import MS, US, Box, Event, costs, script_work
 
 #: Granularities so large that the fair class runs tasks first come, first served.
 FIFO = {
@@ -128,10 +128,10 @@ def test_F_4_queue_activate_and_wake_the_first_idle_worker_once() -> None:
     assert queued[0][2]["function"] == "script_work"
     assert queued[0][2]["req_cpu"] == workqueue.WORK_CPU_UNBOUND
     assert queued[0][2]["cpu"] == 0
-    assert box.comm(queued[2][2]["pid"]) == "kworker/0:0"
+    assert box.comm(queued[2][2]["pid"]) == "kworker/0:1"
     pool = cpu.pools[0]
     assert pool.nr_running == 0
-    assert len(pool.idle) == 1
+    assert len(pool.idle) == 2
 
 
 def test_F_4_a_highpri_queue_uses_the_nice_minus_20_pool() -> None:
@@ -139,7 +139,7 @@ def test_F_4_a_highpri_queue_uses_the_nice_minus_20_pool() -> None:
     cpu = box.cpus[0]
     script_work(cpu, WQ_KBLOCKD, [(US, 0)])
     waking = box.events("sched_waking")
-    assert [box.comm(e[2]["pid"]) for e in waking] == ["kworker/0:0H"]
+    assert [box.comm(e[2]["pid"]) for e in waking] == ["kworker/0:1H"]
     assert waking[0][2]["prio"] == 100
     assert [len(pool.worklist) for pool in cpu.pools] == [0, 1]
 
@@ -161,27 +161,29 @@ def test_F_5_items_run_in_order_and_then_the_worker_idles() -> None:
     pool = cpu.pools[0]
     assert (pool.nr_running, pool.worklist, pool.executing) == (0, [], {})
     assert pool.active == {WQ_DIO: 0}
-    # The last idle worker that started to work created another first (F.7).
     assert len(pool.idle) == len(pool.workers) == 2
 
 
 def test_F_7_the_last_idle_worker_creates_another_which_looks_for_itself() -> None:
     box = pool_box(costs(worker_create_ns=30 * US))
     cpu = box.cpus[0]
-    script_work(cpu, WQ_DIO, [(1000, 0)])
-    box.run(1 * MS)
-    # It is woken at its creation, finds nothing to do, and goes to sleep.
+    script_work(cpu, WQ_DIO, [(1 * US, 100 * US)])
+    script_work(cpu, WQ_DIO, [(1 * US, 0)])
+    box.run(START + 90 * US)
+    # The first item sleeps; the second one's worker is the last idle one.  The new worker is woken
+    # at its creation, finds nothing to do, and goes to sleep.
     woken = [box.comm(e[2]["pid"]) for e in box.events("sched_waking")]
-    assert woken == ["kworker/0:0", "kworker/0:1"]
-    assert box.times("workqueue_execute_start") == [START + 30 * US]
+    assert woken == ["kworker/0:1", "kworker/0:0", "kworker/0:2"]
+    assert box.times("workqueue_execute_start") == [START, START + 31 * US]
     assert [s[1:] for s in box.switches()] == [
-        ("idle", "kworker/0:0"),
-        ("kworker/0:0", "kworker/0:1"),
-        ("kworker/0:1", "idle"),
+        ("idle", "kworker/0:1"),
+        ("kworker/0:1", "kworker/0:0"),
+        ("kworker/0:0", "kworker/0:2"),
+        ("kworker/0:2", "idle"),
     ]
     # Idle workers are last in, first out: the new one is woken next.
-    script_work(cpu, WQ_DIO, [(1000, 0)])
-    assert box.comm(box.events("sched_waking")[-1][2]["pid"]) == "kworker/0:1"
+    script_work(cpu, WQ_DIO, [(1 * US, 0)])
+    assert box.comm(box.events("sched_waking")[-1][2]["pid"]) == "kworker/0:2"
 
 
 # -- F.8 ------------------------------------------------------------------------------------------

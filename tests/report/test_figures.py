@@ -12,6 +12,7 @@ from emulator.tracepoints import (
     MIGRATE_PERIODIC,
     SCHED_WAKING,
 )
+from emulator.workload.fio_books import FioBooks
 from tests.report.rings import (
     FIO,
     KWORKERS,
@@ -143,11 +144,12 @@ def test_balance_counters_are_those_of_the_window() -> None:
 
 
 def test_latencies_come_from_the_programs_own_books() -> None:
-    summary = {"n": 3, "mean": 8e6, "p10": 1000, "p50": 2000, "p90": 3000, "p99": 4000, "max": 5000}
-    program = {"write": {"slat_ns": summary, "clat_ns": {"n": 0}}, "read": {"slat_ns": {"n": 0}}}
-    books = {0: {"programs": {FIO: program}}}
+    here, there = FioBooks(4096), FioBooks(4096)
+    here.write.slat.add(1_000)
+    there.write.slat.add(9_000)
+    books = {cpu: {"programs": {FIO: kept.pack()}} for cpu, kept in enumerate((here, there))}
     found = figures(RunData(readers_of(new_rings(1)), 0, 1_000, (FIO,), books))
-    assert found["slat_us"]["p90"] == 3.0
-    assert found["slat_us"]["mean"] == 8000.0
+    assert found["slat_us"]["n"] == 2
+    assert found["slat_us"]["mean"] == 5.0
     assert found["clat_us"]["n"] == 0
     assert found["submitters"]["fio/288"]["slat_us"] == found["slat_us"]

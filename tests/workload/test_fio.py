@@ -19,7 +19,9 @@ from emulator.types import (
     OP_SLEEP,
     READ,
     WRITE,
+    Books,
 )
+from emulator.workload import merge_books
 from emulator.workload.fio import PC_PREPARED, PC_REAPED, FioProgram
 from emulator.workload.params import Setting
 from tests.workload.fake_kernel import FakeKernel, costs
@@ -320,15 +322,20 @@ def test_packed_mid_run_it_goes_on_identically(params: dict[str, Any]) -> None:
     named = {"fio_prep_ns": 90, "fio_reap_ns": 10, "verify_ps_per_byte": {"md5": 100}}
     straight = FakeKernel(job(named_costs=named, **params), device_ns=1000, credits_max=6)
     packed = FakeKernel(job(named_costs=named, **params), device_ns=1000, credits_max=6)
+    left: dict[int, Books] = {}
     for step in range(700):
         straight.step()
         packed.step()
         if step % 7 == 0:
-            data = wire.unpack(wire.pack(packed.program.pack()))
-            packed.program = FioProgram.unpack(data)
-            assert packed.program.pack() == data
+            # Off to the next of three CPUs: the books stay behind.
+            packed.program = FioProgram.unpack(wire.unpack(wire.pack(packed.program.pack())))
+            cpu = step // 7 % 3
+            left[cpu] = packed.program.measure_in(left.get(cpu))
     assert straight.log == packed.log
     assert straight.program.pack() == packed.program.pack()
+    parts = [wire.unpack(wire.pack(books.pack())) for books in left.values()]
+    assert isinstance(straight.program, FioProgram)
+    assert merge_books(parts) == straight.program.books()
 
 
 @given(st.data())

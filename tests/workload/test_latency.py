@@ -83,6 +83,20 @@ def test_packing_changes_nothing(values: list[int], cut: int) -> None:
     assert packed.summary() == straight.summary()
 
 
+@given(st.lists(st.lists(st.integers(0, 1 << 40), max_size=20), min_size=1, max_size=4))
+@settings(deadline=None, derandomize=True)
+def test_merged_parts_are_the_whole(parts: list[list[int]]) -> None:
+    whole, merged = LatencyStat(), LatencyStat()
+    for values in parts:
+        part = LatencyStat()
+        for value in values:
+            whole.add(value)
+            part.add(value)
+        merged.merge(part)
+    assert merged.summary() == whole.summary()
+    assert merged.squares == whole.squares
+
+
 def test_sums_of_squares_beyond_64_bits_survive() -> None:
     stat = LatencyStat()
     for _ in range(3 * FRESH_MAX):

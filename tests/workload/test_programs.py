@@ -16,11 +16,19 @@ from emulator.types import (
     OP_SLEEP,
     OP_SLEEP_JIFFIES,
     OP_WRITEBACK,
+    Books,
     Op,
     Program,
     WorkloadSpec,
 )
-from emulator.workload import PARAMS, PROGRAMS, BookedProgram, make_program, unpack_program
+from emulator.workload import (
+    PARAMS,
+    PROGRAMS,
+    BookedProgram,
+    make_program,
+    merge_books,
+    unpack_program,
+)
 from emulator.workload.flusher import FlusherProgram
 from emulator.workload.load import LoadProgram
 from emulator.workload.periodic import PeriodicProgram
@@ -73,10 +81,12 @@ def test_packed_mid_run_it_goes_on_identically(name: str) -> None:
     straight = make(name, **EXAMPLES[name])
     packed = make(name, **EXAMPLES[name])
     assert straight.name == name
+    kept: Books | None = None
     now: int = 1000
     result: Any = None
     for _ in range(40):
         packed = unpack_program(wire.unpack(wire.pack(packed.pack())))
+        kept = packed.measure_in(kept)
         op, later, after = play(straight, now, result)
         assert packed.next(now, result) == op
         if op[0] == OP_EXIT:
@@ -84,6 +94,20 @@ def test_packed_mid_run_it_goes_on_identically(name: str) -> None:
         now, result = later, after
     assert packed.pack() == straight.pack()
     assert packed.books() == straight.books()
+
+
+@pytest.mark.parametrize("name", ["flusher", "periodic", "rcu_gp"])
+def test_books_left_on_three_cpus_add_up(name: str) -> None:
+    straight, roaming = make(name, **EXAMPLES[name]), make(name, **EXAMPLES[name])
+    left: dict[int, Books | None] = {}
+    now: int = 1000
+    result: Any = None
+    for step in range(60):
+        left[step % 3] = roaming.measure_in(left.get(step % 3))
+        op, later, after = play(straight, now, result)
+        assert roaming.next(now, result) == op
+        now, result = later, after
+    assert merge_books([books.pack() for books in left.values() if books]) == straight.books()
 
 
 def test_fio_is_unpacked_by_name() -> None:
@@ -133,7 +157,7 @@ def test_late_periodic_skips_no_period() -> None:
     assert task.next(9 * MS, 0) == (OP_RUN, MS)
     assert task.next(10 * MS, 0) == (OP_SLEEP, 8 * MS)
     assert isinstance(task, PeriodicProgram)
-    assert task.missed == 2
+    assert task.books()["missed"] == 2
 
 
 def test_periodic_leaves_out_its_warm_up() -> None:

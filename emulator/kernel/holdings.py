@@ -1,0 +1,177 @@
+"""What a CPU holds, for the books: tasks, outstanding IOs, requests, tags, AIO credits.
+
+Theory of operation
+-------------------
+Nothing may be lost or done twice, so at any instant between two events, over all nodes:
+
+* every task is on one CPU or in one message;
+* every IO that a task waits for is carried by one request, work item or piece of mail, and each of
+  those carries an IO that somebody waits for;
+* every request made has been freed or is somewhere;
+* every driver tag is free at the device, leased, or held by a request;
+* a context's credits are free, held by an IO or by an event that user space has not consumed.
+
+A CPU says here what it has of each, its inbox included; the engine adds up
+(:mod:`emulator.engine.conservation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from emulator import messages
+from emulator.kernel import frames, workqueue
+from emulator.kernel.process import unpack_task
+from emulator.kernel.request import PAGES, Request
+from emulator.kernel.sched import Task
+from emulator.types import Message
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+#: An IO: pid and number of its iocb.
+Io = list[int]
+
+
+def holdings(cpu: Cpu) -> dict[str, Any]:
+    """Return what this CPU holds, as plain data."""
+    coming = [p for m in inbox(cpu) for p in tasks_in(cpu, m)]
+    tasks = [*cpu.tasks.values(), *coming]
+    requests = list(all_requests(cpu))
+    return {
+        "tasks": sorted(cpu.tasks),
+        "exited": sorted(cpu.exited),
+        "arriving": sorted(p.pid for p in coming),
+        "waited_for": sorted(io for p in tasks for io in waited_for(p)),
+        "carried": sorted([*carried(cpu, requests), *mail_ios(cpu)]),
+        "requests": [cpu.io_seq, cpu.ended, len(requests)],
+        "tags": [tags(cpu, index, requests) for index in range(len(cpu.queues))],
+        "credits": [[p.pid, missing] for p in tasks if (missing := credits_missing(p))],
+    }
+
+
+# -- Tasks --------------------------------------------------------------------------------------
+
+
+def inbox(cpu: Cpu) -> list[Message]:
+    """Return every message that this CPU has been handed and has not acted on."""
+    held = [message for waiting in cpu.held.values() for message in waiting]
+    return [*cpu.inbox, *cpu.mail, *held, *cpu.deferred]
+
+
+def tasks_in(cpu: Cpu, message: Message) -> list[Task]:
+    """Return the tasks in a message."""
+    op, args = message[4], message[5]
+    if op == messages.ACTIVATE:
+        return [unpack_task(args[1], cpu.make_program)]
+    if op in (messages.ATTACH, messages.ADOPT):
+        return [unpack_task(data, cpu.make_program) for _pid, data in args[0]]
+    return []
+
+
+def waited_for(p: Task) -> Iterator[Io]:
+    """Yield the IOs that a task has outstanding."""
+    for iocb, state in p.run.iocbs.items():
+        if state[3]:
+            yield [p.pid, iocb]
+
+
+def credits_missing(p: Task) -> int:
+    """Return how many credits of a task's AIO context are unaccounted for.
+
+    The io_submit() under way may hold one that is no iocb yet.
+    """
+    ctx = p.run.ctx
+    if ctx is None:
+        return 0
+    iocbs = sum(iocb >= 0 for iocb in p.run.iocbs)
+    known = ctx.reqs_available + sum(ctx.cpu_credits.values()) + iocbs + ctx.completed_events
+    missing = ctx.nr_events - 1 - known
+    return 0 if missing == 1 and p.run.submit else missing
+
+
+# -- Requests -----------------------------------------------------------------------------------
+
+
+def all_requests(cpu: Cpu) -> Iterator[tuple[Request, bool]]:
+    """Yield the requests that are not freed, and whether each holds a driver tag."""
+    for p in cpu.tasks.values():
+        for rq in p.run.plug:
+            yield rq, cpu.queues[rq.queue].elevator is None
+    for q in cpu.queues:
+        for rq in q.busy:
+            yield rq, q.elevator is None
+        if q.elevator is not None:
+            for direction in q.elevator.sorted:
+                yield from ((entry[2], False) for entry in direction)
+    for box in (cpu.inflight.values(), cpu.sirq_block, cpu.done_list, cpu.call_done):
+        yield from ((rq, True) for rq in box)
+    for message in cpu.inbox:
+        yield from requests_in(cpu, message)
+
+
+def requests_in(cpu: Cpu, message: Message) -> Iterator[tuple[Request, bool]]:
+    """Yield the requests in a message."""
+    if message[4] == messages.CALL_COMPLETE:
+        yield Request.unpack(message[5][0]), True
+    elif message[4] == messages.ADOPT:
+        _dead, _completions, inflight, _timers, _wheel, done, _items, queues = message[5][1]
+        yield from ((Request.unpack(data), True) for data in (*inflight, *done))
+        for q, (busy, waiting, _tags, _waiters) in zip(cpu.queues, queues, strict=True):
+            yield from ((Request.unpack(data), q.elevator is None) for data in busy)
+            yield from ((Request.unpack(data), False) for data in waiting)
+
+
+def tags(cpu: Cpu, index: int, requests: list[tuple[Request, bool]]) -> int:
+    """Return how many of a disk's driver tags are here: leased, in use, or just granted."""
+    used = sum(rq.queue == index for rq, tagged in requests if tagged)
+    granted = sum(
+        m[5][1] for m in cpu.inbox if m[4] == messages.TAG_GRANT and m[5][0] == index
+    )
+    return cpu.queues[index].lease + used + int(granted)
+
+
+# -- IOs ----------------------------------------------------------------------------------------
+
+
+def carried(cpu: Cpu, requests: list[tuple[Request, bool]]) -> Iterator[Io]:
+    """Yield the IOs that requests and work items of this CPU will complete."""
+    for rq, _tagged in requests:
+        if rq.what != PAGES:
+            yield [rq.pid, rq.iocb]
+    for item in items(cpu):
+        if workqueue.carries_request(item[1]):
+            yield [item[3].pid, item[3].iocb]
+
+
+def items(cpu: Cpu) -> Iterator[list[Any]]:
+    """Yield the work items that have not had their effect."""
+    for pool in cpu.pools:
+        yield from pool.worklist
+        for waiting in pool.delayed.values():
+            yield from waiting
+        for pid, item in pool.executing.items():
+            if not had_effect(cpu, cpu.tasks[pid]):
+                yield item
+    for message in cpu.inbox:
+        if message[4] == messages.ADOPT:
+            for taken in message[5][1][6]:
+                yield from (workqueue.unpack_item(data) for data in taken)
+
+
+def had_effect(cpu: Cpu, worker: Task) -> bool:
+    """Whether a worker has completed the IO of its item: it is in the tail, or gave way after it."""
+    kind, arg = worker.run.kind, worker.run.arg
+    if worker is cpu.rq.curr:
+        bottom = cpu.stack[0] if cpu.stack else (cpu.f_kind, 0, cpu.f_arg)
+        if bottom[0] != frames.SCHEDULE:
+            kind, arg = bottom[0], bottom[2]
+    return kind == frames.WORK_RESCHED or (kind == frames.WORK_TAIL and not arg)
+
+
+def mail_ios(cpu: Cpu) -> Iterator[Io]:
+    """Yield the IOs whose end is in the mail here."""
+    for message in inbox(cpu):
+        if message[4] == messages.DIO_DONE:
+            yield [message[5][0], message[5][3]]

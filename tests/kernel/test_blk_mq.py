@@ -1,0 +1,507 @@
+"""The block layer against io-and-workqueue.md A.2-A.7, G.8 and acceptance scenario K10."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from emulator import messages
+from emulator import tracepoints as tp
+from emulator.kernel import blk_mq
+from emulator.kernel.blk_mq import BlockQueue, blk_mq_map_queues, plug_full, steer, wake_batch
+from emulator.kernel.cpu import Cpu
+from emulator.kernel.request import Request
+from emulator.types import (
+    OP_IO_GETEVENTS,
+    OP_IO_SUBMIT,
+    OP_RUN,
+    OP_SLEEP,
+    READ,
+    RQF_ACTIVE,
+    RQF_IDLE,
+    RQF_ONLINE,
+    WRITE,
+    DiskSpec,
+    Op,
+)
+from tests.kernel.box import (
+    MS,
+    US,
+    Box,
+    Job,
+    Steps,
+    costs,
+    facts,
+    lone_cpu,
+    null_blk,
+    run_task,
+    scsi_debug,
+    sleeping_task,
+)
+
+# -- A.2 ------------------------------------------------------------------------------------------
+
+
+def siblings(nr_cpus: int, groups: list[list[int]]) -> tuple[int, ...]:
+    """Return the sibling mask of each CPU."""
+    masks = [1 << cpu for cpu in range(nr_cpus)]
+    for group in groups:
+        for cpu in group:
+            masks[cpu] = sum(1 << other for other in group)
+    return tuple(masks)
+
+
+APART = [[c, c + 4] for c in range(4)]
+TOGETHER = [[2 * c, 2 * c + 1] for c in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("groups", "nr_queues", "queue_of"),
+    [
+        ([], 1, [0, 0, 0, 0, 0, 0, 0, 0]),
+        ([], 4, [0, 1, 2, 3, 0, 1, 2, 3]),
+        ([], 3, [0, 1, 2, 0, 1, 2, 0, 1]),
+        (APART, 4, [0, 1, 2, 3, 0, 1, 2, 3]),
+        (APART, 2, [0, 1, 0, 1, 0, 1, 0, 1]),
+        (APART, 3, [0, 1, 2, 0, 0, 1, 2, 0]),
+        (APART, 6, [0, 1, 2, 3, 4, 5, 2, 3]),
+        (TOGETHER, 4, [0, 1, 2, 3, 0, 0, 1, 1]),
+    ],
+)
+def test_vector_A_2_generic_map(
+    groups: list[list[int]], nr_queues: int, queue_of: list[int]
+) -> None:
+    assert blk_mq_map_queues(8, siblings(8, groups), nr_queues) == queue_of
+
+
+# -- A.3 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("depth", "batch"),
+    [
+        (1, 1),
+        (2, 1),
+        (4, 1),
+        (8, 1),
+        (16, 2),
+        (31, 3),
+        (32, 4),
+        (64, 8),
+        (128, 8),
+        (192, 8),
+        (256, 8),
+        (1023, 8),
+    ],
+)
+def test_vector_A_3_wake_batch(depth: int, batch: int) -> None:
+    assert wake_batch(depth) == batch
+
+
+class Waiters:
+    """Tasks that wait for tags of a queue of the given depth, and who is woken by frees."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, depth: int) -> None:
+        self.cpu, _, _ = lone_cpu(disk=scsi_debug(41 * US, depth=depth, scheduler="none"))
+        self.queue = self.cpu.queues[0]
+        self.woken: list[str] = []
+        monkeypatch.setattr(
+            "emulator.kernel.core.wake_up", lambda _cpu, p: self.woken.append(p.comm)
+        )
+
+    def wait(self, pid: int) -> None:
+        """Let a new task wait."""
+        blk_mq.wait_for_tag(self.cpu, self.queue, sleeping_task(self.cpu, pid))
+
+    def free(self, nr: int = 1) -> list[str]:
+        """Free tags; return who is woken."""
+        self.woken.clear()
+        for _ in range(nr):
+            blk_mq.wake_tag_waiter(self.cpu, self.queue)
+        return list(self.woken)
+
+
+def test_vector_A_3_depth_4_two_waiters(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiters = Waiters(monkeypatch, 4)
+    waiters.wait(1)
+    waiters.wait(2)
+    assert [len(q) for q in waiters.queue.waiters[:3]] == [1, 1, 0]
+    assert waiters.free() == ["task1"]
+    assert waiters.queue.wake_index == 1
+    assert waiters.free() == ["task2"]
+
+
+def test_vector_A_3_depth_128_one_waiter(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiters = Waiters(monkeypatch, 128)
+    waiters.wait(1)
+    assert waiters.free(7) == []
+    assert waiters.free() == ["task1"]
+
+
+def test_vector_A_3_depth_16_three_waiters(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiters = Waiters(monkeypatch, 16)
+    for pid in (1, 2, 3):
+        waiters.wait(pid)
+    assert [waiters.free() for _ in range(6)] == [[], ["task1"], [], ["task2"], [], ["task3"]]
+
+
+def test_A_3_a_free_without_a_waiter_counts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiters = Waiters(monkeypatch, 128)
+    assert waiters.free(20) == []
+    waiters.wait(1)
+    assert waiters.free(7) == []
+    assert waiters.free() == ["task1"]
+
+
+def test_A_3_an_elevator_waits_for_scheduler_tags() -> None:
+    cpu, _, _ = lone_cpu(disk=scsi_debug(41 * US, depth=32))
+    queue = cpu.queues[0]
+    assert (queue.depth, queue.nr_requests) == (32, 64)
+    assert queue.wait_cnt == [8] * 8  # of 64, not of 32
+    taken = 0
+    while blk_mq.get_tag(cpu, queue):
+        taken += 1
+    assert taken == 64
+
+
+def test_scenario_K_10_tag_exhaustion_wakes_every_4_frees() -> None:
+    """Depth 32, iodepth 128, no elevator, one CPU: woken on the completion CPU every 4 frees."""
+
+    def submitter() -> Steps:
+        for number in range(128):
+            yield (OP_RUN, 10 * US if number < 32 else 0)
+            yield (OP_IO_SUBMIT, [(number, WRITE, 0, number * 4096, 4096)])
+        reaped = 0
+        while reaped < 128:
+            reaped += len((yield (OP_IO_GETEVENTS, 1, 128)))
+
+    box = Box(
+        Job(submitter, name="fio", disk="/xfs"),
+        charges=costs(io_submit_ns=100, blk_end_request_ns=100),
+        disk=scsi_debug(1 * MS, depth=32, scheduler="none"),
+        hz=100,
+    ).run(9 * MS)
+    issues = box.times("block_rq_issue")
+    frees = [t + 100 for t in box.times("block_rq_complete")]
+    waking = [e for e in box.events("sched_waking") if e[2]["pid"] == box.pid(0)]
+    assert len([t for t in issues if t < 1 * MS]) == 32
+    # Every fourth free wakes the submitter, which takes those four tags and sleeps again.
+    assert [e[0] for e in waking[:8]] == frees[3:32:4]
+    assert [sum(t < e[0] for t in issues) for e in waking[:8]] == [32 + 4 * n for n in range(8)]
+    # Who frees wakes: the softirq of this CPU, whatever it has interrupted.
+    assert all(e[2]["flags"] & 8 for e in waking[:8])
+    assert len(issues) == len(box.times("box_aio_complete")) == 128
+
+
+# -- A.4 ------------------------------------------------------------------------------------------
+
+
+def requests(*sizes: int) -> list[Request]:
+    """Return requests of so many bytes."""
+    made = []
+    for size in sizes:
+        rq = Request()
+        rq.nr_sector = size >> 9
+        made.append(rq)
+    return made
+
+
+def test_A_4_plug_is_full_at_16_requests() -> None:
+    assert not plug_full(requests(*[4096] * 15))
+    assert plug_full(requests(*[4096] * 16))
+
+
+def test_A_4_plug_is_full_when_its_last_request_has_128_kib() -> None:
+    assert plug_full(requests(128 * 1024))
+    assert not plug_full(requests(128 * 1024 - 512))
+    assert not plug_full(requests(128 * 1024, 4096))
+    assert not plug_full([])
+
+
+def issue_bursts(box: Box) -> list[int]:
+    """Return how many requests were issued between one insert and the next."""
+    bursts = [0]
+    for _, name, _ in box.events("block_rq_insert", "block_rq_issue"):
+        if name == "block_rq_issue":
+            bursts[-1] += 1
+        elif bursts[-1]:
+            bursts.append(0)
+    return bursts
+
+
+def submit(nr: int, size: int = 4096, file: int = 0) -> Iterator[Op]:
+    """Submit so many IOs with one io_submit()."""
+    yield (OP_IO_SUBMIT, [(n, WRITE, file, n * size, size) for n in range(nr)])
+
+
+def plug_box(nr: int, size: int = 4096, disk: DiskSpec | None = None) -> Box:
+    """Run one io_submit() of ``nr`` IOs."""
+
+    def steps() -> Steps:
+        yield from submit(nr, size)
+        yield (OP_SLEEP, 50 * MS)
+
+    return Box(
+        Job(steps, name="fio", disk="/xfs"),
+        disk=disk or scsi_debug(1 * MS),
+        charges=costs(io_submit_ns=1000, io_submit_more_ns=1000, dispatch_ns=100),
+    ).run(20 * MS)
+
+
+def test_A_4_batch_of_32_flows_through_one_plug_in_two_flushes_of_16() -> None:
+    box = plug_box(32)
+    assert issue_bursts(box) == [16, 16]
+    issued = box.times("block_rq_issue")
+    first = box.times("block_rq_insert")[0]
+    # The 17th IO is prepared, finds the plug full, and lets it go; 16 leave 100 ns apart.
+    assert issued[:16] == [first + 100 * (n + 1) for n in range(16)]
+    assert issued[16] == issued[15] + 15 * 1000 + 100
+
+
+def test_A_4_io_submit_of_2_has_no_plug_of_its_own() -> None:
+    assert issue_bursts(plug_box(1)) == [1]
+    assert issue_bursts(plug_box(2)) == [1, 1]
+
+
+def test_A_4_io_submit_of_3_plugs_around_the_plugs_of_iomap() -> None:
+    assert issue_bursts(plug_box(3)) == [3]
+
+
+def test_A_4_a_request_of_128_kib_lets_the_plug_go_before_the_next() -> None:
+    assert issue_bursts(plug_box(3, 128 * 1024)) == [1, 1, 1]
+
+
+def test_A_4_several_hardware_queues_keep_one_request_in_the_plug() -> None:
+    box = plug_box(4, disk=null_blk(2, submit_queues=4))
+    issued = box.times("block_rq_issue")
+    # Each IO but the last is issued when the next one is prepared, the last at the end.
+    start = issued[0] - 2100
+    assert issued == [start + t for t in (2100, 3200, 4300, 4400)]
+
+
+def test_A_4_a_failed_last_iocb_still_finishes_the_plug() -> None:
+    def steps() -> Steps:
+        yield (OP_IO_SUBMIT, [(n, WRITE, 0, n * 4096, 4096 if n < 3 else 100) for n in range(4)])
+        yield (OP_RUN, 10 * MS)
+
+    box = Box(Job(steps, name="fio", disk="/xfs"), disk=scsi_debug(1 * MS)).run(5 * MS)
+    assert box.script().calls[1][1] == 4
+    assert [(e[2]["data"], e[2]["res"]) for e in box.events("box_aio_complete")] == [
+        (3, -22),
+        (0, 4096),
+        (1, 4096),
+        (2, 4096),
+    ]
+
+
+def test_A_4_a_task_about_to_sleep_leaves_its_plug_to_kblockd() -> None:
+    """A batch of unaligned writes: each sleeps inside io_submit() with its request in the plug."""
+
+    def steps() -> Steps:
+        yield from submit(3, 512)
+        yield (OP_RUN, 10 * MS)
+
+    box = Box(Job(steps, name="fio", disk="/xfs"), disk=scsi_debug(100 * US)).run(5 * MS)
+    assert [box.comm(e[2]["current"]) for e in box.events("block_rq_insert")] == ["fio"] * 3
+    issuers = [box.comm(e[2]["current"]) for e in box.events("block_rq_issue")]
+    assert all(issuer.endswith("H") for issuer in issuers)
+    assert len(issuers) == 3
+    assert box.script().calls[1][1] == 3
+
+
+def test_A_5_completion_runs_the_queue_by_kblockd_and_the_rest_of_a_burst_waits() -> None:
+    """The first timer fires while the elevator still holds requests: kblockd takes them over."""
+
+    def steps() -> Steps:
+        yield from submit(16)
+        yield (OP_RUN, 10 * MS)
+
+    box = Box(
+        Job(steps, name="fio", disk="/xfs"),
+        disk=scsi_debug(41 * US),
+        charges=costs(dispatch_ns=3500, blk_end_request_ns=4000),
+    ).run(5 * MS)
+    first_complete = box.events("block_rq_complete")[0]
+    issued_before = [t for t in box.times("block_rq_issue") if t < first_complete[0]]
+    assert len(issued_before) == 12  # 41 µs / 3.5 µs, and the one under way
+    queued = box.events("workqueue_queue_work")
+    assert queued[1][2]["workqueue"] == "kblockd"
+    assert queued[1][2]["function"] == "blk_mq_run_work_fn"
+    # need_resched of its wakeup ends the softirq loop after this request; ksoftirqd has the rest.
+    ended_by = [box.comm(e[2]["current"]) for e in box.events("block_rq_complete")]
+    assert ended_by == ["fio"] + ["ksoftirqd/0"] * 15
+    assert len(box.times("box_aio_complete")) == 16
+
+
+# -- A.7 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rq_affinity", "same", "near", "far", "offline"),
+    [(0, 1, 1, 1, 1), (1, 1, 1, 5, 1), (2, 1, 3, 5, 1)],
+)
+def test_A_7_steering_table_of_one_hardware_queue(
+    rq_affinity: int, same: int, near: int, far: int, offline: int
+) -> None:
+    assert steer(1, 1, rq_affinity, 1, share_cache=True, online=True) == ("softirq", same)
+    assert steer(1, 3, rq_affinity, 1, share_cache=True, online=True) == ("softirq", near)
+    assert steer(1, 5, rq_affinity, 1, share_cache=False, online=True) == ("softirq", far)
+    assert steer(1, 5, rq_affinity, 1, share_cache=False, online=False) == ("softirq", offline)
+
+
+@pytest.mark.parametrize(
+    ("rq_affinity", "same", "near", "far", "offline"),
+    [(0, 1, 1, 1, 1), (1, 1, 1, 5, 1), (2, 1, 3, 5, 1)],
+)
+def test_A_7_steering_table_of_several_hardware_queues(
+    rq_affinity: int, same: int, near: int, far: int, offline: int
+) -> None:
+    assert steer(1, 1, rq_affinity, 8, share_cache=True, online=True) == ("hardirq", same)
+    assert steer(1, 3, rq_affinity, 8, share_cache=True, online=True) == ("hardirq", near)
+    assert steer(1, 5, rq_affinity, 8, share_cache=False, online=True) == ("hardirq", far)
+    assert steer(1, 5, rq_affinity, 8, share_cache=False, online=False) == ("hardirq", offline)
+
+
+def complete_on(
+    monkeypatch: pytest.MonkeyPatch,
+    nr_hw_queues: int,
+    rq_affinity: int,
+    ctx_cpu: int,
+    offline: int = -1,
+) -> tuple[Cpu, list[int]]:
+    """Complete a request on CPU 1 of two LLCs of four; return it and what it ended inline."""
+    disk = null_blk(1, submit_queues=nr_hw_queues, rq_affinity=rq_affinity)
+    cpu, board, _ = lone_cpu(1, 8, llc=4, disk=disk, charges=costs(ipi_ns=700))
+    if offline >= 0:
+        board.facts[offline] = facts(flags=0)
+    assert board.facts[5][0] in (0, RQF_ONLINE | RQF_ACTIVE | RQF_IDLE)
+    rq = Request()
+    rq.cookie, rq.ctx_cpu, rq.rw = 77, ctx_cpu, READ
+    cpu.inflight[77] = rq
+    ended: list[int] = []
+    monkeypatch.setattr(blk_mq, "end_request", lambda _cpu, one: ended.append(one.cookie))
+    cpu.level = 2
+    cpu.outbox.clear()
+    blk_mq.blk_mq_complete_request(cpu, rq)
+    assert not cpu.inflight
+    return cpu, ended
+
+
+@pytest.mark.parametrize(
+    ("nr_hw_queues", "rq_affinity", "ctx_cpu", "offline", "context", "where"),
+    [
+        (1, 1, 3, -1, "softirq", 1),
+        (1, 1, 5, -1, "softirq", 5),
+        (1, 2, 3, -1, "softirq", 3),
+        (1, 0, 5, -1, "softirq", 1),
+        (1, 2, 5, 5, "softirq", 1),
+        (8, 1, 3, -1, "hardirq", 1),
+        (8, 1, 5, -1, "hardirq", 5),
+        (8, 2, 3, -1, "hardirq", 3),
+    ],
+)
+def test_vector_A_7_two_llcs(
+    monkeypatch: pytest.MonkeyPatch,
+    nr_hw_queues: int,
+    rq_affinity: int,
+    ctx_cpu: int,
+    offline: int,
+    context: str,
+    where: int,
+) -> None:
+    cpu, ended = complete_on(monkeypatch, nr_hw_queues, rq_affinity, ctx_cpu, offline)
+    sent = [(m[0], m[3]) for m in cpu.outbox if m[4] == messages.CALL_COMPLETE]
+    assert sent == ([(700, where)] if where != 1 else [])
+    in_list = [rq.cookie for rq in cpu.done_list]
+    if where != 1:
+        assert (in_list, ended) == ([], [])
+    elif context == "softirq":
+        assert (in_list, ended) == ([77], [])
+        assert cpu.softirq_pending == 1 << 4
+    else:
+        assert (in_list, ended) == ([], [77])
+        assert cpu.softirq_pending == 0
+
+
+def test_A_7_block_is_raised_only_if_the_done_list_was_empty() -> None:
+    cpu, _, ring = lone_cpu(disk=scsi_debug(41 * US))
+    cpu.level = 2
+    for rq in requests(4096, 4096):
+        blk_mq.add_to_done_list(cpu, rq)
+    assert len(ring.records) == 1
+    assert len(cpu.done_list) == 2
+
+
+def test_A_7_one_ipi_for_requests_steered_while_one_is_pending() -> None:
+    cpu, _, ring = lone_cpu(
+        disk=scsi_debug(41 * US), charges=costs(ipi_handler_ns=300, blk_end_request_ns=10 * US)
+    )
+    run_task(cpu, sleeping_task(cpu))
+    for number, rq in enumerate(requests(4096, 4096, 4096)):
+        rq.cookie = number
+        cpu.deliver((1000, 1, number, 0, messages.CALL_COMPLETE, (rq.pack(), 0)))
+    cpu.advance(5000, 1 << 62)
+    ipis = [r for r in ring.records if r[1] == tp.CALL_FUNCTION_SINGLE_ENTRY]
+    assert [r[0] for r in ipis] == [1300]
+    assert cpu.call_done == []
+    assert len(cpu.done_list) + len(cpu.sirq_block) == 3
+
+
+# -- G.8 ------------------------------------------------------------------------------------------
+
+
+def test_vector_G_8_1_scsi_debug_timers_on_the_submitting_cpu() -> None:
+    def steps() -> Steps:
+        yield from submit(1)
+        yield (OP_RUN, 5 * US)
+        yield from submit(1)
+        yield (OP_RUN, 4 * US)
+        yield from submit(1)
+        yield (OP_RUN, 1 * MS)
+
+    box = Box(
+        Job(steps, name="fio", disk="/xfs", cpu=2, mask=1 << 2),
+        nr_cpus=4,
+        disk=scsi_debug(41 * US),
+    ).run(200 * US)
+    start = box.times("block_rq_issue")[0]
+    assert [t - start for t in box.times("block_rq_issue", cpu=2)] == [0, 5 * US, 9 * US]
+    expiries = box.events("hrtimer_expire_entry")
+    assert [e[0] - start for e in expiries] == [41 * US, 46 * US, 50 * US]
+    assert {e[2]["on"] for e in expiries} == {2}
+
+
+@pytest.mark.parametrize("rw", [WRITE, READ])
+def test_vector_G_8_2_null_blk_irqmode_0_completes_in_the_submitter(rw: int) -> None:
+    def steps() -> Steps:
+        yield (OP_IO_SUBMIT, [(5, rw, 0, 0, 4096)])
+        yield (OP_IO_GETEVENTS, 1, 1)
+        yield (OP_RUN, 1 * MS)
+
+    box = Box(Job(steps, name="fio", disk="/xfs"), disk=null_blk(0)).run(500 * US)
+    done = box.events("box_aio_complete")
+    assert [(e[2]["current"], e[2]["data"], e[2]["res"]) for e in done] == [(box.pid(0), 5, 4096)]
+    assert box.times("workqueue_queue_work") == []
+    assert box.times("softirq_raise", vec=4) == []
+    assert [result for _, result in box.script().calls[1:3]] == [1, [(5, 4096)]]
+    assert box.task().run.dio_count == {0: 0}
+
+
+def test_null_blk_irqmode_2_ends_the_request_in_the_timer() -> None:
+    def steps() -> Steps:
+        yield (OP_IO_SUBMIT, [(5, READ, 0, 0, 4096)])
+        yield (OP_RUN, 1 * MS)
+
+    box = Box(Job(steps, name="fio", disk="/xfs"), disk=null_blk(2)).run(500 * US)
+    issued = box.times("block_rq_issue")[0]
+    done = box.events("box_aio_complete")[0]
+    assert done[0] == issued + 10 * US
+    assert done[2]["flags"] & 4  # hard interrupt
+    assert box.times("softirq_raise", vec=4) == []
+
+
+def test_queues_take_their_hardware_queue_from_the_map() -> None:
+    cpu, _, _ = lone_cpu(6, 8, core=2, disk=null_blk(1, submit_queues=4))
+    assert isinstance(cpu.queues[0], BlockQueue)
+    assert cpu.queues[0].hctx == 1
