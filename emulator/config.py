@@ -152,6 +152,9 @@ class Kernel(_Model):
         default_factory=dict, description="sched features: `{WA_BIAS: false}` or `[NO_WA_BIAS]`"
     )
     policies: list[str] = Field(default_factory=list, description="remedies by name; none yet")
+    rcu_callbacks: bool = Field(
+        False, description="IO leaves RCU callbacks, so the next tick of its CPU raises RCU"
+    )
 
 
 def _costs_schema(schema: dict[str, Any]) -> None:

@@ -112,14 +112,20 @@ def _machine_from_plain(plain: list[Any]) -> MachineSpec:
 
 
 def _kernel_to_plain(kernel: KernelSpec) -> list[Any]:
-    plain = [kernel.version, dict(kernel.features), dict(kernel.sysctls), list(kernel.policies)]
+    plain = [
+        kernel.version,
+        dict(kernel.features),
+        dict(kernel.sysctls),
+        list(kernel.policies),
+        kernel.rcu_callbacks,
+    ]
     assert len(plain) == len(fields(KernelSpec)), "KernelSpec has a field that plain.py forgets"
     return plain
 
 
 def _kernel_from_plain(plain: list[Any]) -> KernelSpec:
-    version, features, sysctls, policies = plain
-    return KernelSpec(version, dict(features), dict(sysctls), tuple(policies))
+    version, features, sysctls, policies, rcu_callbacks = plain
+    return KernelSpec(version, dict(features), dict(sysctls), tuple(policies), rcu_callbacks)
 
 
 def _disk_to_plain(disk: DiskSpec) -> list[Any]:

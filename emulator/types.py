@@ -244,6 +244,7 @@ class Costs:
     hrtimer_ns: int  #: one expired hrtimer (scsi_debug: up to blk_mq_complete_request)
     tick_ns: int  #: the tick's own work, entry and exit included
     softirq_ns: int  #: entry and exit of a softirq round
+    rcu_softirq_ns: int  #: the RCU softirq's work on one CPU's callbacks
     ipi_ns: int  #: from sending an IPI to the start of its handler on a running CPU
     ipi_handler_ns: int  #: body of the reschedule or call-function handler
     idle_exit_ns: int  #: from the end of the waking interrupt on a halted CPU to schedule()
@@ -309,6 +310,7 @@ class KernelSpec:
     features: dict[str, bool]  #: sched features by kernel name, complete
     sysctls: dict[str, int]  #: ``kernel.sched_…`` and others by kernel name, complete; ns
     policies: tuple[str, ...] = ()
+    rcu_callbacks: bool = False  #: IO leaves RCU callbacks, for which the CPU's next tick raises RCU
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from emulator import cli, config, session
+from emulator import attach, cli, config, session
 from emulator.config import Box, BoxError
 from emulator.session import Request
 from tests.toybox import PARTS, toy_box
@@ -82,6 +82,7 @@ def test_an_agent_loads_nothing_of_the_command_line() -> None:
         ["run", "toy", "--seed", "-1"],
         ["logs", "toy"],
         ["logs", "toy", "--cpu", "0", "--from", "3"],
+        ["logs", "toy", "--cpu", "0", "--from", "3s", "--to", "2s"],
         ["ctl", "toy"],
         ["validate", "--seeds", "0"],
         ["fly"],
@@ -102,6 +103,23 @@ def test_a_run_that_is_not_there_is_status_2_without_a_traceback() -> None:
         assert result.exit_code == 2
         assert result.stdout == ""
         assert result.stderr.startswith("no run is called 'toy': there are none in runs/ yet")
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ("done", 0),
+        ("refused: CPU 3 is offline", 1),
+        ("error: no command 'cpu fly'", 2),
+    ],
+)
+def test_ctl_ends_with_the_status_of_its_answer(
+    monkeypatch: pytest.MonkeyPatch, answer: str, status: int
+) -> None:
+    monkeypatch.setattr(attach, "send_command", lambda *_: answer)
+    result = _invoke("ctl", "toy", "cpu", "offline", "3")
+    assert (result.exit_code, result.output) == (status, answer + "\n")
+    assert bool(result.stderr) == (status == 2)
 
 
 def test_every_mistake_of_a_box_file_is_printed_and_nothing_is_left(tmp_path: Path) -> None:

@@ -39,6 +39,9 @@ OBSERVER_QUEUE_MAX = 1000
 #: A peer that is not bound yet is tried again soon: agents start before the coordinator listens.
 RECONNECT_MS = 5
 
+#: This part of a frame is not the last: a plain number, since flags are looked at for each frame.
+MORE = int(zmq.SNDMORE)
+
 #: How long a closing link waits for its last frame to leave.
 LINGER_MS = 2_000
 
@@ -94,9 +97,10 @@ class Hub:
     def receive(self) -> tuple[bytes, bytes] | None:
         """Return the next frame as (identity, bytes), or None if all was quiet for a while."""
         try:
-            identity, data = self._router.recv_multipart()
+            identity = self._router.recv()
         except zmq.Again:
             return None
+        data = self._router.recv()  # the parts of one frame arrive together
         self.bytes += len(data)
         return identity, data
 
@@ -104,7 +108,8 @@ class Hub:
         """Send one frame; raise LinkError if there is no such peer."""
         self.bytes += len(data)
         try:
-            self._router.send_multipart((identity, data))
+            self._router.send(identity, MORE)
+            self._router.send(data)
         except zmq.ZMQError as error:
             raise LinkError(error.errno, f"no connection to {identity.decode()}") from error
 

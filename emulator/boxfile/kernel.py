@@ -97,7 +97,9 @@ def resolve_kernel(
     if len(report.problems) > before:
         return None
     defaults = {name: rule[2] for name, rule in SYSCTLS.items() if rule[2] is not None}
-    return KernelSpec(kernel.version, features, defaults | written, tuple(kernel.policies))
+    return KernelSpec(
+        kernel.version, features, defaults | written, tuple(kernel.policies), kernel.rcu_callbacks
+    )
 
 
 def sysctl_problem(name: str, value: int) -> str | None:

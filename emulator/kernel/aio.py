@@ -34,7 +34,8 @@ def io_context(cpu: Cpu, p: Task) -> Kioctx:
     """Return the task's AIO context; the first use sets it up."""
     if p.run.ctx is None:
         p.run.ctx = Kioctx(AIO_RING_DEFAULT, cpu.nr_cpus)
-    return p.run.ctx
+    ctx: Kioctx = p.run.ctx
+    return ctx
 
 
 # -- io_submit() --------------------------------------------------------------------------------

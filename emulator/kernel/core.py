@@ -12,9 +12,8 @@ after ``ttwu_ns``.  For a movable task ``select_task_rq_ns`` passes before the C
 this CPU can know of the others then, and ``ttwu_activate_ns`` more until it is enqueued there.
 
 Departures from the kernel: a task that blocks stays put until its switch is over: a wakeup of it
-by another CPU waits for that, as the waker would spin on ``p->on_cpu``.  The TTWU_QUEUE wake list
-between CPUs that share no cache is an ``ACTIVATE`` message that costs the target an IPI, one per
-wakeup.
+by another CPU waits for that, as the waker would spin on ``p->on_cpu``.  A task woken from a CPU that
+shares no cache reaches the target's wake list (:mod:`smp`) when the waker is done with it.
 """
 
 from __future__ import annotations
@@ -360,8 +359,9 @@ def choose_and_activate(cpu: Cpu, p: Task, wakeup: list[int], remote: bool) -> N
             set_task_cpu(cpu, p, here, tp.MIGRATE_WAKEUP)
             flags |= ENQUEUE_MIGRATED
         if remote:
+            asked = cpu.rq.need_resched
             ttwu_do_activate(cpu, p, flags)
-            smp_send_reschedule_here(cpu)
+            smp_send_reschedule_here(cpu, asked)
         else:
             cpu.start(frames.TTWU_ACTIVATE, cpu.costs.ttwu_activate_ns, [p.pid, flags])
         return
@@ -462,8 +462,11 @@ def send_task(
     )
 
 
-def smp_send_reschedule_here(cpu: Cpu) -> None:
-    """A remote enqueue asked this CPU to reschedule: the IPI arrives ``ipi_ns`` later."""
-    if cpu.rq.need_resched:
+def smp_send_reschedule_here(cpu: Cpu, asked: bool) -> None:
+    """A remote enqueue asked this CPU to reschedule: the IPI arrives ``ipi_ns`` later.
+
+    ``asked`` is whether it had been asked already: then the flag is set and nobody sends another.
+    """
+    if cpu.rq.need_resched and not asked:
         cpu.ipis += 1
         cpu.add_timer(cpu.now + cpu.costs.ipi_ns, frames.IRQ_IPI)

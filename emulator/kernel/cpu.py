@@ -41,6 +41,7 @@ from emulator.kernel import (
     kthread,
     mail,
     promises,
+    rcu,
     snapshot,
     softirq,
     stop_machine,
@@ -160,6 +161,7 @@ class Cpu:
         "programs",
         "published_nr",
         "queues",
+        "rcu_io_seq",
         "rcu_until",
         "reached_ns",
         "ring_base",
@@ -185,6 +187,8 @@ class Cpu:
         "timer_watch_ns",
         "timers",
         "wakeups",
+        "ttwu_queue",
+        "wake_list",
         "wake_reply_ns",
         "waking",
         "wants_view",
@@ -260,6 +264,8 @@ class Cpu:
         self.books_kept: dict[int, Books] = {}
         self.exited: list[int] = []
         self.waking = False
+        self.ttwu_queue = spec.kernel.features.get("TTWU_QUEUE", True)
+        self.wake_list: list[int] = []  # pids woken from CPUs that share no cache
         self.wakeups: list[tuple[int, bool]] = []
         self.pid_seq = 0
         self.load_pid = 0
@@ -268,7 +274,7 @@ class Cpu:
         self.online = True
         self.active = True
         self.killed = False
-        self.adopter = -1  # who took over what was here, while offline
+        self.adopter = -1  # who took over what was here, until this CPU has domains again
         #: requests that were taken over although the device will send their completion here
         self.handed: dict[int, int] = {}
         #: the command that takes this CPU down: [words, in whose place, kill, answer]
@@ -284,6 +290,7 @@ class Cpu:
         self.nohz_told = 0
         self.in_nohz_mask = False
         self.rcu_until = 0
+        self.rcu_io_seq = 0  # io_seq when the last tick looked
         self.nohz_flags = 0
         self.kick_cause = 0
         self.idle_since = 0
@@ -608,7 +615,7 @@ class Cpu:
             if self.active:
                 flags |= RQF_ACTIVE
             if rq.nr_running == 0:
-                if rq.curr is rq.idle:
+                if rq.curr is rq.idle and not self.wake_list:
                     flags |= RQF_IDLE
             elif rq.nr_running == cfs.idle_h_nr_running:
                 flags |= RQF_SCHED_IDLE
@@ -648,7 +655,8 @@ class Cpu:
     def idle_cpu(self, cpu: int) -> bool:
         """``available_idle_cpu()``: of this CPU exactly, of another as of the coherence latency."""
         if cpu == self.node_id:
-            return self.rq.curr is self.rq.idle and self.rq.nr_running == 0
+            rq = self.rq
+            return rq.curr is rq.idle and rq.nr_running == 0 and not self.wake_list
         return bool(self.view(cpu)[0] & RQF_IDLE)
 
     def cpu_online(self, cpu: int) -> bool:
@@ -781,6 +789,7 @@ def _handlers() -> list[Callable[[Cpu, Any], None]]:
     table[frames.SOFTIRQ_SCHED] = softirq.ask_balancer
     table[frames.SOFTIRQ_SCHED_PAY] = softirq.balance_paid
     table[frames.SOFTIRQ_SCHED_DONE] = softirq.sched_done
+    table[frames.SOFTIRQ_RCU] = rcu.rcu_core_done
     table[frames.SOFTIRQ_DONE] = softirq.round_done
     return table
 

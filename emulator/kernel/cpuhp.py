@@ -51,7 +51,7 @@ from emulator.kernel import (
 from emulator.kernel.process import MAIL_WAITS, WAIT_WORK, unpack_task
 from emulator.kernel.request import PAGES, Request
 from emulator.kernel.sched import PF_WQ_WORKER, Task
-from emulator.types import NEVER, RQF_ACTIVE, STOP_ABORTED, Message
+from emulator.types import NEVER, NOHZ_ENTER, RQF_ACTIVE, STOP_ABORTED, Message
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -214,7 +214,6 @@ def cpu_up(cpu: Cpu) -> str:
     cpu.online = True
     cpu.irqs_on = True
     walk(cpu, STEPS, down=False)
-    cpu.adopter = -1
     for q in cpu.queues:
         blk_mq.ask_for_tags(cpu, q)
     cpu.start(frames.IDLE_ENTRY, cpu.costs.idle_entry_ns)
@@ -244,7 +243,13 @@ def tell_balancer(cpu: Cpu, words: list[Any]) -> None:
 
 def domains_rebuilt(cpu: Cpu, facts: list[Any]) -> None:
     """The balancer rebuilt the domains: the tunables scale with the number of CPUs (A.3)."""
-    fair.update_sysctl(cpu.rq.tun, int(facts[0]).bit_count())
+    active_mask = int(facts[0])
+    fair.update_sysctl(cpu.rq.tun, active_mask.bit_count())
+    if cpu.online and cpu.adopter >= 0 and active_mask >> cpu.node_id & 1:
+        cpu.adopter = -1
+        if cpu.in_nohz_mask:
+            # It had stopped its tick before it had domains, when the balancer would not hear of it.
+            cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_ENTER, cpu.now))
 
 
 # -- Leaving ------------------------------------------------------------------------------------
@@ -302,6 +307,7 @@ def forget(cpu: Cpu) -> None:
     """Nothing of what was handed over is left here."""
     for box in (cpu.inflight, cpu.timers, cpu.jiffy_timers, cpu.done_list, cpu.call_done, cpu.irqs):
         box.clear()
+    cpu.ipis = 0
     cpu.softirq_pending = 0
     cpu.nohz_flags = 0
 

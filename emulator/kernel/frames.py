@@ -73,7 +73,7 @@ SOFTIRQ_SCHED = 48  # run_rebalance_domains() before the balancer is asked
 SOFTIRQ_SCHED_WAIT = 49  # run_rebalance_domains(), the balancer decides
 SOFTIRQ_SCHED_PAY = 50  # run_rebalance_domains(): the time of a further pass
 SOFTIRQ_SCHED_DONE = 51  # run_rebalance_domains(), answered while interrupted
-SOFTIRQ_RCU = 52
+SOFTIRQ_RCU = 52  # rcu_core()
 SOFTIRQ_DONE = 53  # the round is over, ksoftirqd has been woken
 
 

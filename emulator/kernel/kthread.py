@@ -124,8 +124,9 @@ def fork(
     p.state = tp.TASK_RUNNING
     if chosen == cpu.node_id:
         cpu.keep_books(p)
+        asked = rq.need_resched
         start_new_task(cpu, p)
-        core.smp_send_reschedule_here(cpu)
+        core.smp_send_reschedule_here(cpu, asked)
     else:
         core.send_task(
             cpu, p, chosen, cpu.now + cpu.costs.ttwu_activate_ns, WF_FORK, cpu.node_id

@@ -149,6 +149,7 @@ def handle_detach(cpu: Cpu, message: Message) -> None:
 def handle_attach(cpu: Cpu, message: Message) -> None:
     """``attach_tasks()``: the balancer's tasks arrive on this queue."""
     tasks, why, cause = message[5]
+    asked = cpu.rq.need_resched
     fair.update_rq_clock(cpu.rq, cpu.now)
     for _pid, data in tasks:
         p = unpack_task(data, cpu.make_program)
@@ -159,7 +160,7 @@ def handle_attach(cpu: Cpu, message: Message) -> None:
     assert why in tp.MIGRATE_CAUSES
     cpu.publish()
     if cpu.balance_asked != 1:  # a newidle balance looks at its queue itself
-        core.smp_send_reschedule_here(cpu)
+        core.smp_send_reschedule_here(cpu, asked)
 
 
 def arrive(cpu: Cpu, p: Task) -> None:

@@ -24,6 +24,8 @@ from emulator.kernel import (
     iomap,
     kthread,
     load_balance,
+    placement,
+    smp,
     stop_machine,
 )
 from emulator.kernel.request import Request
@@ -120,13 +122,14 @@ def deliver_held(cpu: Cpu, pid: int) -> None:
 
 def handle_activate(cpu: Cpu, args: tuple[Any, ...]) -> None:
     """A task woken, pushed or started elsewhere is put on this queue by who did it."""
-    pid, data, wake_flags, _waker_cpu, cause = args
+    pid, data, wake_flags, waker_cpu, cause = args
     p = unpack_task(data, cpu.make_program)
     load_balance.arrive(cpu, p)
     cpu.cause = cause
     if not (cpu.online and p.cpus_mask >> cpu.node_id & 1):
         cpuhp.redirect(cpu, p, wake_flags)
         return
+    asked = cpu.rq.need_resched
     if wake_flags & WF_FORK:
         fair.update_rq_clock(cpu.rq, cpu.now)
         kthread.start_new_task(cpu, p)
@@ -135,9 +138,11 @@ def handle_activate(cpu: Cpu, args: tuple[Any, ...]) -> None:
         core.activate_task(cpu, p, ENQUEUE_MIGRATED)
         core.check_preempt_curr(cpu, p, 0)
         cpu.publish()
+    elif cpu.ttwu_queue and not placement.shares_cache(cpu, waker_cpu, cpu.node_id):
+        smp.ttwu_queue_remote(cpu, p)
     else:
         core.ttwu_do_activate(cpu, p, ENQUEUE_WAKEUP | ENQUEUE_MIGRATED)
-    core.smp_send_reschedule_here(cpu)
+    core.smp_send_reschedule_here(cpu, asked)
     deliver_held(cpu, pid)
 
 

@@ -50,7 +50,7 @@ def cpu_flags(cpu: Cpu, other: int) -> int:
         rq = cpu.rq
         flags = (RQF_ONLINE if cpu.online else 0) | (RQF_ACTIVE if cpu.active else 0)
         if rq.nr_running == 0:
-            if rq.curr is rq.idle:
+            if rq.curr is rq.idle and not cpu.wake_list:
                 flags |= RQF_IDLE
         elif rq.nr_running == rq.cfs.idle_h_nr_running:
             flags |= RQF_SCHED_IDLE

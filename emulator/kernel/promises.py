@@ -192,7 +192,7 @@ def submitter_blocks_ns(cpu: Cpu, p: Task, kind: int, soonest: int) -> int:
     if any(file in run.dio_count and facts.block_size > 512 for file, facts in cpu.files.items()):
         if run.submit and unaligned_submit(cpu, p):
             return soonest
-    quiet = run.program.quiet_ns(events)
+    quiet: int = run.program.quiet_ns(events)
     return max(soonest, cpu.now + quiet)
 
 

@@ -45,6 +45,7 @@ PLAIN = (
     "nohz_told",
     "in_nohz_mask",
     "rcu_until",
+    "rcu_io_seq",
     "nohz_flags",
     "kick_cause",
     "idle_since",
@@ -61,6 +62,7 @@ PLAIN = (
     "ended",
     "timer_watch_ns",
     "published_nr",
+    "wake_list",
 )
 
 

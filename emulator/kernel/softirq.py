@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from emulator import tracepoints as tp
 from emulator import messages
-from emulator.kernel import blk_mq, core, frames, hrtimer, tick
+from emulator.kernel import blk_mq, core, frames, hrtimer, rcu, tick
 from emulator.kernel.process import WAIT_WORK
 from emulator.types import (
     BALANCE_NOHZ,
@@ -94,6 +94,8 @@ def next_vector(cpu: Cpu) -> None:
         tick.process_wheel(cpu)
     elif vec == SCHED:
         run_rebalance_domains(cpu)
+    elif vec == RCU:
+        rcu.rcu_core(cpu)
     else:
         vector_done(cpu, vec)
 

@@ -53,8 +53,9 @@ def stop_one_cpu_nowait(cpu: Cpu, args: tuple[Any, ...]) -> None:
     if p.state != tp.TASK_RUNNING:
         p.run.cause = cause
         p.state = TASK_WAKING
+        asked = cpu.rq.need_resched
         core.ttwu_do_activate(cpu, p, 0)
-        core.smp_send_reschedule_here(cpu)
+        core.smp_send_reschedule_here(cpu, asked)
 
 
 def cpu_stopper_thread(cpu: Cpu, _arg: object) -> None:

@@ -3,12 +3,15 @@
 Theory of operation
 -------------------
 Every CPU whose tick runs is interrupted at the same multiples of the tick period.  Inside one tick:
-expired timers of the wheel raise TIMER, the current task's class gets its tick, then a balance pass
-that is due raises SCHED, and a busy CPU considers kicking an idle one (:func:`nohz_balancer_kick`).
-The softirqs run at the end of the interrupt, the reschedule that the tick asked for after them.
+TIMER is raised, whether a timer of the wheel is due or not (``base->clk`` is never ahead of jiffies;
+only from v5.9 on does the tick know the next expiry), RCU if callbacks wait (:mod:`rcu`), the current
+task's class gets its tick, then a balance pass that is due raises SCHED, and a busy CPU considers
+kicking an idle one (:func:`nohz_balancer_kick`).  The softirqs run at the end of the interrupt, the
+reschedule that the tick asked for after them.  So at HZ 250 every tick that lands inside a softirq
+round leaves ksoftirqd something to do.
 
 Departures from the kernel: the whole work of the tick takes effect at its end, ``tick_ns`` after
-the grid point; timekeeping and RCU cost nothing extra.
+the grid point; timekeeping costs nothing extra.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from emulator import tracepoints as tp
 from emulator import messages
-from emulator.kernel import fair, frames, hrtimer, idle, softirq
+from emulator.kernel import fair, frames, hrtimer, idle, rcu, softirq
 from emulator.kernel.sched import FAIR_CLASS
 from emulator.types import (
     BAL_ACTIVE_MASK,
@@ -43,8 +46,8 @@ def tick_sched_timer(cpu: Cpu, _arg: object) -> None:
     """The end of one tick interrupt's work."""
     if not cpu.tick_stopped:
         idle.start_tick(cpu)
-    if cpu.jiffy_timers and cpu.jiffy_timers[0][0] <= cpu.jiffies():
-        softirq.raise_softirq(cpu, softirq.TIMER)
+    softirq.raise_softirq(cpu, softirq.TIMER)  # run_local_timers()
+    rcu.rcu_sched_clock_irq(cpu)
     if not cpu.tick_stopped:
         scheduler_tick(cpu)
     hrtimer.interrupt_end(cpu)

@@ -221,7 +221,8 @@ def wake_up_worker(cpu: Cpu, pool: WorkerPool) -> None:
 
 def pool_of(cpu: Cpu, p: Task) -> WorkerPool:
     """Return the pool that a worker serves."""
-    return cpu.pools[p.run.worker]
+    index: int = p.run.worker
+    return cpu.pools[index]
 
 
 def create_worker(cpu: Cpu, pool: WorkerPool, index: int, pid: int) -> Task:

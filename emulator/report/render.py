@@ -43,6 +43,9 @@ PROMPT_US = 100.0
 #: A line that begins with a figure in a column of its own goes on below its text.
 FIGURE_COLUMN = re.compile(r" *\S+  +")
 
+#: A space at which a line is not wrapped; printed as any other.
+NO_BREAK = "\u00a0"
+
 WAITS = (
     ("residence_us", "submitter stays on a CPU"),
     ("migration_gap_us", "between its migrations"),
@@ -218,7 +221,8 @@ def commands_line(commands: Sequence[Mapping[str, Any]]) -> str:
     parts = []
     for command in commands[:COMMANDS_MAX]:
         answer = "" if command["answer"] == "done" else f" ({command['answer']})"
-        parts.append(f"{command['at_ns'] / NSEC_PER_SEC:.4g} s {command['do']}{answer}")
+        part = f"{command['at_ns'] / NSEC_PER_SEC:.4g} s {command['do']}{answer}"
+        parts.append(part.replace(" ", NO_BREAK))
     more = len(commands) - COMMANDS_MAX
     return "commands: " + " · ".join(parts) + (f" · and {more} more" if more > 0 else "")
 
@@ -248,9 +252,11 @@ def verdict(results: Mapping[str, Any]) -> Text:
     answers = [check["ok"] for check in results["checks"]]
     of = f"{len(answers)} check{'' if len(answers) == 1 else 's'}"
     if valid is True:
-        return Text(f"passed: all of {of}" if answers else "passed", style="bold green")
+        hold = "holds" if len(answers) == 1 else "hold"
+        return Text(f"passed: {of} {hold}" if answers else "passed", style="bold green")
     if valid is False:
-        reasons = [f"{answers.count(False)} of {of}"] if False in answers else []
+        wrong = answers.count(False)
+        reasons = [f"{wrong} of {of} {'does' if wrong == 1 else 'do'} not hold"] if wrong else []
         reasons += [
             f"{len(figures[kind])} {kind}" for kind in ("bugs", "warnings") if figures.get(kind)
         ]
@@ -289,7 +295,7 @@ def _print_wrapped(console: Console, line: str, style: str = "") -> None:
         break_long_words=False,
         break_on_hyphens=False,
     )
-    console.print(Text(text, style=style), soft_wrap=True)
+    console.print(Text(text.replace(NO_BREAK, " "), style=style), soft_wrap=True)
 
 
 def _waits_table(figures: Mapping[str, Any], width: int) -> Table:
@@ -301,7 +307,8 @@ def _waits_table(figures: Mapping[str, Any], width: int) -> Table:
     for name, title in WAITS:
         _add_distribution(table, title, figures.get(name), percentiles)
     for kind, distribution in _longest_runs(figures["run_length_us"]):
-        _add_distribution(table, f"one run of {kind}", distribution, percentiles)
+        who = "the stopper" if kind == "migration" else kind
+        _add_distribution(table, f"one run of {who}", distribution, percentiles)
     return table
 
 

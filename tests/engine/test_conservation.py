@@ -3,7 +3,7 @@
 import pytest
 
 from emulator import wire
-from emulator.engine.conservation import ConservationError, Ledger, pids_owned
+from emulator.engine.conservation import ConservationError, Ledger, audit_books, pids_owned
 from emulator.types import Message
 
 
@@ -68,15 +68,50 @@ def test_a_task_in_an_inbox_at_the_end_is_on_no_node_yet() -> None:
     assert len(ledger.audit({2: [41]}, message[0])) == 1
 
 
-def test_tasks_that_a_dead_cpu_left_are_known_again_when_they_travel() -> None:
+def test_tasks_that_a_dead_cpu_leaves_travel_like_all_others() -> None:
     ledger = Ledger()
-    message = attach(1, 8, 2, 41)
-    ledger.sent(message)
-    ledger.handed_over(message)
-    ledger.sent((200, 2, 5, 3, wire.ADOPT, ([],)))
-    ledger.sent(attach(6, 3, 4, 41))
+    first = attach(1, 8, 2, 41)
+    ledger.sent(first)
+    ledger.handed_over(first)
+    handed_over = (200, 2, 5, 3, wire.ADOPT, ([[41, ""]], []))
+    ledger.sent(handed_over)
     assert set(ledger.flights) == {41}
+    ledger.handed_over(handed_over)
+    assert ledger.owner == {41: 3}
 
 
 def test_exited_tasks_still_count_where_they_ended() -> None:
     assert pids_owned({0: {"tasks": [1], "exited": [2]}, 1: {}}) == {0: [1, 2], 1: []}
+
+
+# -- All that the nodes hold ------------------------------------------------------------------------
+
+CPU = {
+    "tasks": [41],
+    "waited_for": [[41, 1], [41, 2]],
+    "carried": [[41, 1]],
+    "requests": [5, 3, 1],
+    "tags": [10],
+}
+OTHER = {"arriving": [42], "carried": [[41, 2]], "requests": [0, 0, 1], "tags": [4]}
+DISK = {"tags": 20, "free_tags": 6}
+
+
+def test_books_that_add_up() -> None:
+    assert audit_books({0: CPU, 1: OTHER, 2: {"balance": {}}, 3: DISK}) == []
+    assert audit_books({0: {}, 1: {}}) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"arriving": [41, 42]}, "task 41 is on nodes [0, 1]"),
+        ({"carried": []}, "IO (41, 2) is lost: its task waits for it"),
+        ({"carried": [[41, 2], [41, 2]]}, "IO (41, 2) would complete twice, or unasked"),
+        ({"requests": [1, 0, 1]}, "6 requests were made, 3 freed, and 2 are somewhere"),
+        ({"tags": [3]}, "disk 0 has 20 tags: 6 are free and 13 leased"),
+        ({"credits": [[41, 2]]}, "the AIO context of task 41 lacks 2 credits"),
+    ],
+)
+def test_books_that_do_not(change: dict[str, object], problem: str) -> None:
+    assert audit_books({0: CPU, 1: {**OTHER, **change}, 3: DISK}) == [problem]

@@ -1,13 +1,23 @@
 """Tests of the result on the terminal: it answers the question, briefly, and plainly in a pipe."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from emulator.report.figures import RunData, figures
-from emulator.report.render import cpu_lines, duration, render, render_comparisons, story
+from emulator.report.render import (
+    NO_BREAK,
+    commands_line,
+    cpu_lines,
+    duration,
+    render,
+    render_comparisons,
+    story,
+    verdict,
+)
 from emulator.report.results import build_results, check_expectations
 from emulator.report.validate import compare_case, real_case
 from emulator.tracepoints import MIGRATE_ACTIVE
@@ -35,24 +45,81 @@ def test_the_result_says_how_often_and_why(results: dict[str, Any]) -> None:
     text = printed(results)
     assert "fio/288 was migrated 12,871.7 times per second, 1,000.0 per 1000 IOs" in text
     assert "placed on another CPU when it was woken: the waking kworker sat on its last CPU" in text
-    assert "12,872 IOPS · 1.0 works per kworker run · 0.00% completed inline" in text
-    assert "check iops: min 99999; it is 12871.7: FAILED" in text
+    assert "12,872 IOPS · 1.0 works per kworker run · no IO completed without a kworker" in text
+    assert "check iops: expected min 99999, got 12871.7: FAILED" in text
+    assert "FAILED: 1 of 1 check does not hold" in text
     assert "12,345" in text
 
 
-def test_the_result_is_short_and_plain_in_a_pipe(results: dict[str, Any]) -> None:
-    text = printed(results)
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+def test_the_result_is_short_and_plain_in_a_pipe(results: dict[str, Any], width: int) -> None:
+    text = printed(results, width)
     assert len(text.splitlines()) <= 40
     assert "\x1b" not in text
-    assert max(map(len, text.splitlines())) <= 100
+    # A table's row does not shrink below what its figures need.
+    assert max(map(len, text.splitlines())) <= max(width, 79)
 
 
-def test_active_balance_names_what_waited(results: dict[str, Any]) -> None:
+def test_what_a_narrow_terminal_wraps_goes_on_below_its_text(results: dict[str, Any]) -> None:
+    lines = printed(results, 80).splitlines()
+    cause = next(index for index, line in enumerate(lines) if "placed on another CPU" in line)
+    assert lines[cause].startswith("  12,871.7/s  placed on another CPU when it was woken:")
+    assert lines[cause + 1] == "              its last CPU"
+    assert "p10" not in "".join(lines)
+    assert "p10" in printed(results, 100)
+
+
+def test_active_balance_blames_a_kworker_only_if_works_waited() -> None:
     rings, end = cycles_of_512(100)
     migrate(rings[0], end + 1, 0, 0, 1, MIGRATE_ACTIVE)
-    lines = list(story(figures(RunData(readers_of(rings), 0, end + 2))))
-    assert lines[-1].endswith(
-        "pushed away by active balance: the bound kworker's works waited 6.78 µs (p50) behind it"
+    found = figures(RunData(readers_of(rings), 0, end + 2))
+    assert list(story(found))[-1].endswith(
+        "pushed away by active balance: what waited behind it could not be moved"
+    )
+    found["queue_to_start_us"] = {**found["queue_to_start_us"], "p50": 4270.0}
+    assert list(story(found))[-1].endswith(
+        "pushed away by active balance: the kworker bound to its CPU waited behind it (works "
+        "4.27 ms, median) and could not be moved, so the submitter was"
+    )
+
+
+def test_the_verdict_says_what_held_and_what_did_not(results: dict[str, Any]) -> None:
+    quiet = {**results["figures"], "bugs": [], "warnings": []}
+    ok, unknown = {"ok": True}, {"ok": None}
+    engine = {"reached_ns": 1_640_000_000, "wall_s": 0.5, "name": "inline"}
+
+    def of(valid: bool | None, checks: list[dict[str, Any]], **more: Any) -> str:
+        return verdict({"valid": valid, "checks": checks, "figures": quiet, **more}).plain
+
+    assert of(True, []) == "passed"
+    assert of(True, [ok]) == "passed: 1 check holds"
+    assert of(True, [ok, ok]) == "passed: 2 checks hold"
+    assert of(False, [ok, {"ok": False}]) == "FAILED: 1 of 2 checks does not hold"
+    assert of(False, []) == "FAILED: the run broke off with an error"
+    interrupted = of(None, [], interrupted=True, complete=False, engine=engine)
+    assert interrupted == "no verdict: interrupted at 1.64 s"
+    assert of(None, [unknown]).startswith("no verdict: a check names a figure")
+    quiet["bugs"] = ["BUG: a", "BUG: b"]
+    assert of(False, [ok]) == "FAILED: 2 bugs"
+
+
+def test_commands_are_told_with_their_time_and_odd_answers() -> None:
+    commands = [
+        {"at_ns": 400_000_000, "do": "cpu offline 3", "answer": "done"},
+        {"at_ns": 1_500_000_000, "do": "cpu offline 3", "answer": "refused: CPU 3 is offline"},
+    ]
+    assert commands_line(commands).replace(NO_BREAK, " ") == (
+        "commands: 0.4 s cpu offline 3 · 1.5 s cpu offline 3 (refused: CPU 3 is offline)"
+    )
+    assert commands_line(commands * 20).endswith("· and 24 more")
+
+
+def test_the_last_line_says_where_the_results_are(results: dict[str, Any]) -> None:
+    engine = {"reached_ns": 1_200_000_000, "wall_s": 0.9004, "name": "inline"}
+    file = io.StringIO()
+    render({**results, "engine": engine}, Console(file=file, width=100), Path("runs/toy/now"))
+    assert file.getvalue().splitlines()[-1] == (
+        "results.json, cpuN.log and the rest are in runs/toy/now (1.2 s emulated in 0.9 s, inline)"
     )
 
 
@@ -62,7 +129,7 @@ def test_a_submitter_that_stays_is_said_to_stay() -> None:
     rings, _ = cycles_of_512(1)
     found = figures(RunData(readers_of(rings), 0, 1_000_000_000, (FIO,)))
     assert next(story(found)) == (
-        "fio/288 was hardly ever (1.0/s) migrated: kworkers ran 4.96 µs (p50) after they were "
+        "fio/288 was hardly ever (1.0/s) migrated: kworkers ran 4.96 µs (median) after they were "
         "woken, 1.0 works each"
     )
 
@@ -77,19 +144,19 @@ def test_several_submitters_get_a_line_each() -> None:
 def test_an_empty_run_renders() -> None:
     found = figures(RunData(readers_of(new_rings(2)), 0, 1))
     text = printed(build_results(found, [], "empty", 1, {}, complete=False))
-    assert "verdict unknown (the run ended early)" in text
+    assert "no verdict: the run ended early" in text
     assert "0 submitters were never migrated" in text
 
 
 @pytest.mark.parametrize(("cpus", "lines"), [(4, 1), (8, 2), (24, 6), (64, 8)])
 def test_cpu_use_of_any_box_takes_few_lines(cpus: int, lines: int) -> None:
-    found = list(cpu_lines({str(cpu): 0.5 for cpu in range(cpus)}, bars=True))
+    found = list(cpu_lines({str(cpu): 0.5 for cpu in range(cpus)}, bars=True, width=80))
     assert len(found) == lines
-    assert max(map(len, found)) <= 100
+    assert max(map(len, found)) <= 80
 
 
 def test_bars_show_use() -> None:
-    assert list(cpu_lines({"0": 0.0, "1": 0.5, "2": 1.0}, bars=False)) == [
+    assert list(cpu_lines({"0": 0.0, "1": 0.5, "2": 1.0}, bars=False, width=100)) == [
         "CPU   0 ............   0%   1 ######......  50%   2 ############ 100%"
     ]
 

@@ -1,0 +1,44 @@
+"""RCU callbacks as far as they make softirqs: ``kernel/rcu/tree.c``, v5.4.
+
+Theory of operation
+-------------------
+Submitting an IO leaves callbacks that wait for a grace period, so at the next tick of that CPU
+``rcu_pending()`` finds work and raises RCU.  The work itself is this CPU's alone and only takes time
+(``rcu_softirq_ns``).  ``kernel.rcu_callbacks`` switches it on; without it RCU is never raised.
+
+Departures from the kernel: callbacks are pending if this CPU has made a request since its last tick,
+whatever the state of the grace period; what they free is not modelled; quiescent states are not, so
+no tick wakes ``rcu_sched`` (its own timeout does, see the program ``rcu_gp``); an idle CPU does not
+keep its tick for them, because how often that happens is not known.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emulator.kernel import frames, softirq
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+
+def rcu_sched_clock_irq(cpu: Cpu) -> None:
+    """``rcu_sched_clock_irq()``: the tick raises RCU if this CPU has work for it."""
+    if rcu_pending(cpu):
+        cpu.rcu_io_seq = cpu.io_seq
+        softirq.raise_softirq(cpu, softirq.RCU)
+
+
+def rcu_pending(cpu: Cpu) -> bool:
+    """Whether callbacks wait: an IO has been submitted here since the last tick."""
+    return cpu.spec.kernel.rcu_callbacks and cpu.io_seq != cpu.rcu_io_seq
+
+
+def rcu_core(cpu: Cpu) -> None:
+    """The RCU vector: start its work."""
+    cpu.start(frames.SOFTIRQ_RCU, cpu.costs.rcu_softirq_ns)
+
+
+def rcu_core_done(cpu: Cpu, _arg: object) -> None:
+    """The end of the RCU vector."""
+    softirq.vector_done(cpu, softirq.RCU)
