@@ -194,6 +194,11 @@ class Program(Protocol):
 
     name: str  #: key of the program in ``workload.PROGRAMS``
 
+    @property
+    def aio_events(self) -> int:
+        """What it calls io_setup() with when it starts; 0: it does no AIO."""
+        ...
+
     def next(self, now_ns: int, result: Any) -> Op:
         """Return the next operation.
 

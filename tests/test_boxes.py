@@ -73,21 +73,40 @@ def io_cpu_ns(costs: Costs, verify: str, size: int) -> int:
     own = 2 * costs.syscall_ns + costs.io_submit_ns + costs.dispatch_ns + costs.io_submit_exit_ns
     own += costs.io_getevents_ns + costs.fio_prep_ns + costs.fio_reap_ns
     own += size * (costs.fio_fill_ps_per_byte + costs.verify_ps_per_byte[verify]) // 1000
-    stolen = costs.hardirq_ns + costs.hrtimer_ns + costs.softirq_ns
-    return own + stolen + costs.blk_end_request_ns + costs.queue_work_ns + costs.softirq_tail_ns
+    return own + interrupt_ns(costs) + completed_ns(costs)
+
+
+# From the device's interrupt to block_rq_complete.
+def interrupt_ns(costs: Costs) -> int:
+    way = costs.hardirq_ns + costs.hrtimer_ns + costs.softirq_ns
+    return way + costs.blk_start_request_ns
+
+
+# From block_rq_complete to the end of the interrupt, where no worker is woken.
+def completed_ns(costs: Costs) -> int:
+    return costs.blk_end_request_ns + costs.blk_done_request_ns + costs.softirq_tail_ns
 
 
 def test_icount_reproduces_the_intervals_it_was_set_from() -> None:
     costs = load_costs("icount")
     switch = costs.context_switch_ns
-    preempt = costs.ttwu_ns + costs.softirq_tail_ns + switch + costs.pick_fair_ns
+    preempt = costs.ttwu_ns + costs.blk_done_request_ns + costs.softirq_tail_ns
+    preempt += switch + costs.pick_fair_ns
+    assert costs.blk_end_request_ns == 950
+    assert costs.queue_work_ns == 715
     assert preempt == 4505
     assert preempt + costs.idle_exit_ns == 4960
-    assert costs.dio_complete_ns + costs.dio_tail_ns == 1170
+    assert costs.worker_start_ns == 1095
+    assert costs.worker_start_ns + costs.switch_from_user_ns == 1140
+    assert costs.dio_complete_ns == 930
+    assert costs.select_task_rq_ns == 890
     assert costs.ttwu_activate_ns + costs.dio_tail_ns == 2630
+    assert costs.dio_complete_ns + costs.dio_tail_ns == 1170
     assert costs.worker_sleep_ns + switch == 2560
     assert costs.worker_sleep_ns + switch + costs.pick_fair_ns == 2720
-    interrupt = costs.hardirq_ns + costs.hrtimer_ns + costs.softirq_ns
+    request = costs.blk_end_request_ns + costs.blk_done_request_ns + costs.blk_start_request_ns
+    assert request == 3260
+    interrupt = interrupt_ns(costs)
     assert 41_000 + interrupt - costs.io_submit_exit_ns - switch == pytest.approx(40_220, rel=0.01)
     loop = 2 * costs.syscall_ns + costs.io_submit_ns + costs.dispatch_ns + costs.io_submit_exit_ns
     loop += costs.io_getevents_ns + costs.fio_prep_ns + costs.fio_reap_ns
@@ -98,6 +117,7 @@ def test_icount_reproduces_the_intervals_it_was_set_from() -> None:
     assert plain_4k + 950 + 715 + preempt == pytest.approx(26_710, rel=0.01)
     md5 = 4096 * costs.verify_ps_per_byte["md5"] // 1000
     assert plain_4k + md5 == pytest.approx(61_100, rel=0.01)
+    assert io_cpu_ns(costs, "md5", 4096) == pytest.approx(62_810, rel=0.01)
 
 
 def test_the_oracles_machine() -> None:
@@ -105,6 +125,7 @@ def test_the_oracles_machine() -> None:
         spec = load_box(file).resolve()
         assert (spec.machine.nr_cpus, spec.machine.hz) == (4, 250)
         assert spec.machine.take_turns
+        assert spec.kernel.rcu_callbacks
         assert set(spec.machine.llc) == {0xF}
         assert spec.warmup_ns == 1_000_000_000
         assert spec.costs == load_costs("icount")

@@ -256,6 +256,7 @@ class Coordinator:
             return
         for message in self._commands.give(at_ns, targets, words, client):
             self._core.post(message)
+        self._tell_record()
 
     def _settle_answers(self) -> None:
         answers, self._core.answers = self._core.answers, []
@@ -270,6 +271,12 @@ class Coordinator:
         finished = self._commands.settle(message)
         if finished is not None:
             self._answer(finished.client, finished.answer())
+            self._tell_record()
+
+    def _tell_record(self) -> None:
+        # The supervisor keeps it: a stranger's SIGKILL leaves no time to ask.
+        record = self._commands.record(self._core.stamp_ns() + 1)
+        self._try_send(self._supervisor, wire.pack([frames.RECORD, record]))
 
     def _answer(self, client: bytes, text: str) -> None:
         if not client:

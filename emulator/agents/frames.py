@@ -21,6 +21,7 @@ STOP       supervisor → coordinator  end the run soon, cleanly
 KILL       coordinator → supervisor  node: its agent is to be killed
 KILLED     supervisor → coordinator  node
 PROGRESS   coordinator → all         reached, windows, messages, names of those waited for
+RECORD     coordinator → supervisor  commands given so far, should the run end with nobody to tell
 OUTCOME    coordinator → supervisor  status, error, reached, windows, messages, bytes, books,
                                      commands, host facts by agent
 COMMAND    client → coordinator      protocol, words
@@ -57,7 +58,8 @@ from emulator.types import Message
     OUTCOME,
     COMMAND,
     ANSWER,
-) = range(1, 18)
+    RECORD,
+) = range(1, 19)
 
 
 def promise_items(promise: Promise) -> list[Any]:

@@ -77,6 +77,7 @@ class Supervisor:
         "_plan",
         "_processes",
         "_progress",
+        "_record",
         "_stopping",
     )
 
@@ -87,6 +88,7 @@ class Supervisor:
         self._expected: set[str] = set()  # names of processes that were killed by command
         self._link: Link | None = None
         self._progress: tuple[int, str] = (0, "")
+        self._record: list[Any] = []  # commands given so far
         self._stopping = False
 
     def run(self) -> RunOutcome:
@@ -168,6 +170,8 @@ class Supervisor:
                 return _outcome_of(frame)
             if frame[0] == frames.PROGRESS:
                 self._progress = (frame[1], " ".join(frame[4]))
+            elif frame[0] == frames.RECORD:
+                self._record = frame[1]
             elif frame[0] == frames.KILL:
                 self._kill(link, frame[1])
         return None
@@ -194,7 +198,10 @@ class Supervisor:
             f"{name} (pid {process.pid}) {_manner(process.exitcode)} unasked, about "
             f"{self._progress[0]} ns of emulated time; the run ends"
         )
-        return RunOutcome(status=status, error=error, reached_ns=self._progress[0])
+        commands = [(at_ns, words, answer) for at_ns, words, answer in self._record]
+        return RunOutcome(
+            status=status, error=error, reached_ns=self._progress[0], commands=commands
+        )
 
     def _ask(self, link: Link) -> None:
         if self._on_progress is None or self._stopping:

@@ -35,7 +35,7 @@ class Disk(NodeBase):
     """The node of one disk."""
 
     __slots__ = (
-        "coherence_ns",
+        "answer_ns",
         "completed",
         "free_tags",
         "kept_tags",
@@ -60,7 +60,9 @@ class Disk(NodeBase):
         self.free_tags = self.tags - nr_cpus * max(1, self.tags // (4 * nr_cpus))
         self.kept_tags: list[int] = []  # CPUs that went offline and have one tag waiting for them
         self.wanting: list[int] = []  # CPUs that asked when there was none
-        self.coherence_ns = spec.costs.coherence_ns
+        costs = spec.costs
+        # No message to a CPU is faster than one CPU's to another (Latencies.cpu_ns).
+        self.answer_ns = max(costs.coherence_ns, min(costs.ttwu_activate_ns, costs.ipi_ns))
         self.sink = sink
         self.rung = 0
         self.completed = 0
@@ -135,7 +137,7 @@ class Disk(NodeBase):
     def send_grant(self, source: int, nr: int) -> None:
         """Tell a CPU by how much its lease grows."""
         index = self.node_id - self.nr_cpus - 1
-        self.send(source, messages.TAG_GRANT, (index, nr), self.clock_ns + self.coherence_ns)
+        self.send(source, messages.TAG_GRANT, (index, nr), self.clock_ns + self.answer_ns)
 
     def books(self) -> dict[str, Any]:
         """Return the tags and how many requests were served."""

@@ -27,14 +27,12 @@ if TYPE_CHECKING:
 
 EAGAIN = 11
 EINVAL = 22
-AIO_RING_DEFAULT = 128
 
 
-def io_context(cpu: Cpu, p: Task) -> Kioctx:
-    """Return the task's AIO context; the first use sets it up."""
-    if p.run.ctx is None:
-        p.run.ctx = Kioctx(AIO_RING_DEFAULT, cpu.nr_cpus)
-    ctx: Kioctx = p.run.ctx
+def io_context(p: Task) -> Kioctx:
+    """Return the AIO context of a task that has one."""
+    ctx: Kioctx | None = p.run.ctx
+    assert ctx is not None, f"{p.comm}/{p.pid} does AIO without io_setup()"
     return ctx
 
 
@@ -53,7 +51,7 @@ def submit_prep_end(cpu: Cpu, _arg: object) -> None:
     p = cpu.rq.curr
     iocbs, index, _done = p.run.submit
     data, rw, file, offset, length = iocbs[index]
-    ctx = io_context(cpu, p)
+    ctx = io_context(p)
     if not ctx.get_reqs_available(cpu.node_id):
         mail.drain(cpu)
         if not ctx.get_reqs_available(cpu.node_id):
@@ -75,7 +73,7 @@ def submit_prep_end(cpu: Cpu, _arg: object) -> None:
 
 def complete_now(cpu: Cpu, p: Task, data: int, res: int) -> None:
     """An iocb that fails before it becomes an IO: its event is written by the submitter."""
-    ctx = io_context(cpu, p)
+    ctx = io_context(p)
     ctx.get_reqs_available(cpu.node_id)
     ctx.complete(cpu.node_id, data, res)
     cpu.emit(tp.BOX_AIO_COMPLETE, p.pid, data, res, 1)
@@ -101,7 +99,7 @@ def inode_dio_wait(cpu: Cpu, p: Task, file: int, kind: int, left: int) -> None:
 
 
 def sleep_plugged(cpu: Cpu, p: Task, kind: int, left: int) -> None:
-    """``sched_submit_work()``: the plug of a task about to sleep is flushed, its queue run by kblockd."""
+    """``sched_submit_work()``: flush the plug of a task about to sleep; kblockd runs the queue."""
     queues = {rq.queue: None for rq in p.run.plug}
     blk_mq.flush_plug(cpu, p)
     core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, kind, left)
@@ -236,7 +234,7 @@ def iocb_put(
     if state[0]:
         return
     _refs, data, res, _outstanding, inline = run.iocbs.pop(iocb)
-    io_context(cpu, owner).complete(cpu.node_id, data, res)
+    io_context(owner).complete(cpu.node_id, data, res)
     cpu.emit(tp.BOX_AIO_COMPLETE, owner.pid, data, res, inline)
     if run.wait == WAIT_RING and owner.state != tp.TASK_RUNNING:
         if waker is None:
@@ -263,7 +261,7 @@ def needs_mail(cpu: Cpu) -> bool:
 def getevents_end(cpu: Cpu, arg: list[int]) -> None:
     """``read_events()``: take what there is if it is enough, else sleep for more."""
     p = cpu.rq.curr
-    ctx = io_context(cpu, p)
+    ctx = io_context(p)
     if len(ctx.ring) < arg[1]:
         mail.drain(cpu)
     if len(ctx.ring) >= arg[0]:

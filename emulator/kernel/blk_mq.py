@@ -14,9 +14,11 @@ service times, the completion interrupt is put into this CPU's inbox right away 
 to the device in batches; otherwise each request is asked.
 
 Departures from the kernel: the elevator's queue is kept per CPU (each CPU dispatches what it
-inserted itself, as it nearly always does); scheduler tags are counted per CPU; merging does not
-happen (the workloads here never submit adjacent requests under one plug); the queue's
-``dispatch_busy`` average, flush sequencing and polling are left out.
+inserted itself, as it nearly always does); scheduler tags are counted per CPU, and a lease never
+returns to the device, so that a CPU may run short of tags while others hold some; an elevator over
+several hardware queues is run in the submitter as over one; merging does not happen (the workloads
+here never submit adjacent requests under one plug); the queue's ``dispatch_busy`` average, flush
+sequencing and polling are left out.
 """
 
 from __future__ import annotations

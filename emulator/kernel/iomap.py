@@ -94,7 +94,7 @@ def submitter_holds(cpu: Cpu, rq: Request) -> bool:
 
 
 def dio_put(cpu: Cpu, p: Task, file: int) -> None:
-    """``iomap_dio_rw()`` drops its reference: if the bio has ended, the submitter completes the dio."""
+    """``iomap_dio_rw()`` drops its reference; the submitter completes a dio that has ended."""
     state = p.run.iocbs.get(p.run.iocb_seq)
     if state is not None and state[0] == 2 and not state[3]:
         inode_dio_end(cpu, p, file)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
 from emulator.kernel import core, fair, frames, placement, workqueue
-from emulator.kernel.process import WAIT_WORK, TaskRun
+from emulator.kernel.process import WAIT_WORK, Kioctx, TaskRun
 from emulator.kernel.sched import (
     DEQUEUE_SLEEP,
     KTHREAD_IS_PER_CPU,
@@ -112,6 +112,8 @@ def fork(
     p = new_task(cpu, pid, comm, nice, mask, TaskRun(program, frames.RET_USER))
     if kthread:
         p.flags |= PF_KTHREAD
+    if program.aio_events:
+        p.run.ctx = Kioctx(program.aio_events, cpu.nr_cpus)  # io_setup()
     p.figure = int(figure)
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)

@@ -8,8 +8,9 @@ coherence latency.  First a target between the waker's CPU and the task's previo
 slow path (``find_idlest_cpu()``).  What was chosen and by which rule is recorded.
 
 Departures from the kernel: ``select_idle_cpu()`` charges its scan a fixed cost per CPU looked at,
-so ``avg_scan_cost`` converges to that; ``has_idle_cores`` is always looked up afresh; cpuidle exit latencies are equal for all CPUs, and how long a CPU has been idle is told by the last update
-of its averages, made when its last task left.
+so ``avg_scan_cost`` converges to that; ``has_idle_cores`` is always looked up afresh; cpuidle exit
+latencies are equal for all CPUs, and how long a CPU has been idle is told by the last update of its
+averages, made when its last task left.
 """
 
 from __future__ import annotations
@@ -371,7 +372,7 @@ def select_task_rq_fork(cpu: Cpu, p: Task) -> int:
 
 
 def fork_domains(cpu: Cpu, at: int) -> list[tuple[list[int], int, bool]]:
-    """Return CPU ``at``'s domains that balance forks, highest first: (groups, imbalance_pct, NUMA)."""
+    """Return ``at``'s domains that balance forks, highest first: (groups, imbalance_pct, NUMA)."""
     machine = cpu.spec.machine
     levels: list[tuple[int, tuple[int, ...], int, bool]] = []
     below: tuple[int, ...] = tuple(1 << c for c in range(machine.nr_cpus))

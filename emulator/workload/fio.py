@@ -363,6 +363,11 @@ class FioProgram:
         self.pc = PC_THOUGHT
         return (OP_SLEEP, now_ns + left_ns)
 
+    @property
+    def aio_events(self) -> int:
+        """Return the depth: the libaio engine sets up its context for that many events."""
+        return 0 if self.job.sync else self.job.iodepth
+
     def quiet_ns(self, ring_events: int) -> int:
         """Return a lower bound on the CPU time until the job can block in io_getevents().
 

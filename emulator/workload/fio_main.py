@@ -24,6 +24,7 @@ class FioMainProgram:
     """Sleeps ``period_ns``, burns ``run_ns``, for ever."""
 
     name = "fio_main"
+    aio_events = 0
 
     __slots__ = ("period_ns", "run_ns", "slept")
 

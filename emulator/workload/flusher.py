@@ -36,6 +36,7 @@ class FlusherProgram:
     """Writes a file back in plugged batches, for ever or ``passes`` times, and never waits."""
 
     name = "flusher"
+    aio_events = 0
 
     __slots__ = (
         "bs",

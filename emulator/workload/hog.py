@@ -21,6 +21,7 @@ class HogProgram:
     """Burns CPU time for ever, or for ``run_ns``."""
 
     name = "hog"
+    aio_events = 0
 
     __slots__ = ("left_ns", "segment_ns")
 

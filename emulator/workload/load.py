@@ -22,6 +22,7 @@ class LoadProgram:
     """Burns ``percent`` % of each period."""
 
     name = "load"
+    aio_events = 0
 
     __slots__ = ("due_ns", "percent", "period_ns", "ran")
 

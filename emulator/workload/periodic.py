@@ -34,6 +34,7 @@ class PeriodicProgram:
     """Burns ``run_ns`` every ``period_ns`` and keeps wake latencies and response times."""
 
     name = "periodic"
+    aio_events = 0
 
     __slots__ = (
         "due_ns",

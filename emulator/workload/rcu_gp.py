@@ -41,6 +41,7 @@ class RcuGpProgram:
     """Sleeps for some jiffies or until woken, scans, and sleeps again."""
 
     name = "rcu_gp"
+    aio_events = 0
 
     __slots__ = ("jiffies", "run_ns", "slept", "tally")
 

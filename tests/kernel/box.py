@@ -65,6 +65,7 @@ class Script:
     """A program whose steps are a generator; it stays in this process when its task moves."""
 
     name = "script"
+    aio_events = 128
     made: dict[int, Script] = {}  # noqa: RUF012 - a generator is not plain data, so it is kept here
 
     def __init__(self, steps: Steps) -> None:
@@ -108,7 +109,7 @@ class Job:
 
 
 def costs(**given: int) -> Costs:
-    """Return costs that are 0 where nothing is given; messages take the least time there is, 1 ns."""
+    """Return costs that are 0 where nothing is given; messages take the least time, 1 ns."""
     numbers: dict[str, Any] = {one.name: 0 for one in fields(Costs) if one.type == "int"}
     numbers |= dict.fromkeys(("coherence_ns", "request_ns"), 1)
     assert given.keys() <= numbers.keys(), f"unknown costs {given.keys() - numbers.keys()}"

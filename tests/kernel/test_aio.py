@@ -257,7 +257,7 @@ def test_vector_C_6_iodepth_4_batch_1() -> None:
 
 
 def test_vector_C_6_batch_4_iodepth_4() -> None:
-    """One io_submit(4) at 0; the reap of 1 at 100; the next io_submit(4) when 4 are queued again."""
+    """One io_submit(4) at 0; a reap of 1 at 100; the next when 4 are queued again."""
 
     def steps() -> Steps:
         yield (OP_IO_SUBMIT, [write(n) for n in range(4)])

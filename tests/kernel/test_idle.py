@@ -35,7 +35,7 @@ def nohz_updates(cpu: Cpu) -> list[int]:
     return [m[5][0] for m in cpu.outbox if m[4] == messages.NOHZ_UPDATE]
 
 
-# -- The tick stops and starts ----------------------------------------------------------------------
+# -- The tick stops and starts --------------------------------------------------------------------
 
 
 def test_D_4_an_idle_cpu_stops_its_tick_and_joins_the_mask() -> None:
@@ -141,7 +141,7 @@ def iter_run(ns: int) -> Steps:
     yield (OP_RUN, ns)
 
 
-# -- D.10 -------------------------------------------------------------------------------------------
+# -- D.10 -----------------------------------------------------------------------------------------
 
 
 def woken_after(cpu: Cpu, avg_idle: int, idle_ns: int) -> int:

@@ -153,7 +153,7 @@ def test_vector_D_7_4_aio_write_512_on_4k_blocks() -> None:
 
 
 def test_vector_D_7_4_a_second_sleep_waits_for_ios_in_flight() -> None:
-    """An aligned write is under way when the unaligned one comes: it waits before its submission."""
+    """An aligned write is in flight when the unaligned one comes: it waits before it submits."""
 
     def steps() -> Steps:
         yield submit(WRITE, 0, 4096)

@@ -1,4 +1,4 @@
-"""The tick, the kick of the idle load balancer and need_resched against scheduler.md D.3 and D.4."""
+"""The tick, the kick of the idle load balancer, need_resched: scheduler.md D.3 and D.4."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ FULL = NOHZ_STATS_KICK | NOHZ_BALANCE_KICK
 EFFECT = JIFFIES * MS + 500
 
 
-# -- The grid -----------------------------------------------------------------------------------------
+# -- The grid -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hz", [100, 250, 1000])
@@ -111,7 +111,7 @@ def test_a_tick_charges_the_task_and_stretches_its_work() -> None:
     assert box.times("sched_process_exit") == [100 + 2500 * US + 2 * 10 * US]
 
 
-# -- D.3 ----------------------------------------------------------------------------------------------
+# -- D.3 ------------------------------------------------------------------------------------------
 
 
 def test_D_3_sched_is_raised_when_next_balance_is_due() -> None:
@@ -131,7 +131,7 @@ def test_D_1_a_cpu_without_domains_never_balances() -> None:
     assert next_balance(other, tuple(outside)) == NEVER
 
 
-# -- D.4 ----------------------------------------------------------------------------------------------
+# -- D.4 ------------------------------------------------------------------------------------------
 
 
 def test_D_4_two_tasks_kick_the_first_idle_cpu_of_the_mask() -> None:
@@ -253,7 +253,7 @@ def test_kick_ilb_asks_nobody_outside_the_mask() -> None:
     assert [m[3] for m in cpu.outbox if m[4] == messages.NOHZ_KICK] == [3]
 
 
-# -- need_resched -----------------------------------------------------------------------------------
+# -- need_resched ---------------------------------------------------------------------------------
 
 
 def test_advice_11_need_resched_in_user_mode_is_acted_on_at_the_interrupt_s_return() -> None:

@@ -1,0 +1,45 @@
+"""Which nodes a command goes to, and what is refused before it is given."""
+
+import pytest
+
+from emulator.boxfile.route import route
+from emulator.config import load_box
+from emulator.engine.plan import CommandError
+from emulator.plain import spec_to_plain
+
+PLAIN = spec_to_plain(load_box("hotplug-and-load").resolve())
+
+
+@pytest.mark.parametrize(
+    ("line", "nodes"),
+    [
+        ("cpu offline 3", [3]),
+        ("cpu load 2 --percent 80", [2]),
+        ("cpu kill of:fio", list(range(8))),
+        ("sysctl kernel.sched_nr_migrate=8", list(range(9))),
+    ],
+)
+def test_commands_go_to_the_nodes_concerned_as_they_are(line: str, nodes: list[int]) -> None:
+    words = line.split()
+    assert route(words, PLAIN) == nodes
+    assert words == line.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("cpu offline 8", "there is no CPU 8: the machine has CPUs 0-7"),
+        ("cpu load 2 --percent 101", "101 percent of a CPU is more than there is"),
+        ("cpu kill of:hog", "no task is called 'hog'; there are fio"),
+        ("cpu melt 1", "no command 'cpu melt'"),
+        ("make coffee", "is not one of: cpu offline CPU"),
+        ("sysctl kernel.sched_wakeup_granularity_ns=2000000000", "outside 0..1000000000"),
+        ("sysctl kernel.sched_nr_migrate=4294967295", "outside 0..2147483647"),
+        ("sysctl kernel.sched_nr_migrat=1", "did you mean kernel.sched_nr_migrate"),
+        ("sysctl kernel.sched_nr_migrate=many", "with a whole number"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_its_reason(line: str, why: str) -> None:
+    with pytest.raises(CommandError) as refused:
+        route(line.split(), PLAIN)
+    assert why in str(refused.value)
