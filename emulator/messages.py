@@ -59,10 +59,12 @@ BALANCE_PAID = _op(40, "balance_paid", "cpu", "balancer", "need_resched")
 # CPU and device.
 TAG_REQUEST = _op(48, "tag_request", "cpu", "device", "nr")
 TAG_GRANT = _op(49, "tag_grant", "device", "cpu", "tags")
-SCHEDULE = _op(50, "schedule", "device", "cpu", "until_ns service_ns count")
-COMPLETION = _op(51, "completion", "device", "cpu", "cookie status")
-DOORBELL = _op(52, "doorbell", "cpu", "device", "request")
+SCHEDULE = _op(50, "schedule", "device", "cpu", "index service_ns count")
+COMPLETION = _op(51, "completion", "device", "cpu", "cookie status announced")
+DOORBELL = _op(52, "doorbell", "cpu", "device", "cookie done_ns")
 TAG_RETURN = _op(53, "tag_return", "cpu", "device", "nr cpu")
+SCHEDULE_REQUEST = _op(54, "schedule_request", "cpu", "device", "rings")
+RING_DOORBELLS = _op(55, "ring_doorbells", "cpu", "itself", "index")
 # Commands, from the coordinator; one that is passed on to another CPU is answered in the place of
 # the node that was asked first.
 COMMAND = _op(64, "command", "any", "any", "words place act")
@@ -106,6 +108,8 @@ __all__ = [
     "COMPLETION",
     "DOORBELL",
     "TAG_RETURN",
+    "SCHEDULE_REQUEST",
+    "RING_DOORBELLS",
     "COMMAND",
     "COMMAND_DONE",
     "PUBLISH_DOMAINS",

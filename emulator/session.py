@@ -261,11 +261,12 @@ def finish(
     if request.logs:
         write_logs(directory, spec.machine.nr_cpus)
     directory.write_json(RESULTS, results)
-    if clocked.outcome.error:
-        console = Console(stderr=True)
-        console.print(clocked.outcome.error, markup=False, highlight=False, soft_wrap=True)
     if not request.quiet:
         render(results, Console(), directory.path)
+    if clocked.outcome.error:
+        # Last, so that it is what a person sees.
+        console = Console(stderr=True)
+        console.print(clocked.outcome.error, markup=False, highlight=False, soft_wrap=True)
 
 
 def write_commands(directory: RunDirectory, outcome: RunOutcome) -> None:

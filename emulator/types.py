@@ -429,7 +429,12 @@ BAL_IDLE_NEXT = 1  #: column: lowest domain's last_balance + idle interval, NEVE
 BAL_MAX_IDLE_COST = 2  #: column: rq.max_idle_balance_cost, ns
 BAL_COLUMNS = 3
 
-# -- What CPUs and the balancer say to each other -------------------------------------------------
+# -- What CPUs and the balancer or a device say to each other -------------------------------------------------
+
+#: Requests for which a device announces its service time to a CPU at once.
+SCHEDULE_REQUESTS = 1024
+#: The doorbells of one such period, on a grid from boot, are logged together and in order.
+DOORBELL_PERIOD_NS = 10 * NSEC_PER_MSEC
 
 # enum cpu_idle_type
 CPU_IDLE = 0

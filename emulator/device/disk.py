@@ -3,9 +3,15 @@
 Theory of operation
 -------------------
 A driver whose service of a request does not depend on other requests (:data:`DRIVERS`) announces its
-service time ahead.  CPUs then compute completions themselves and send their doorbells in batches;
-the device computes every one again, compares, and records it.  A difference is a BUG.  Without the
-announcement each request is a message of its own and so is its completion.
+service time ahead, to each CPU for a stretch of :data:`~emulator.types.SCHEDULE_REQUESTS` requests.
+CPUs then compute completions themselves; without a schedule a request is a DOORBELL message and so
+is its completion.  A CPU that has used half of its schedule asks for the next one.  The device then
+looks at all its doorbells (mail) and grants as much again, unless CPUs wait for tags, which make
+what comes next depend on others: then requests are asked one by one until that is over.
+
+Whichever way a request went, its doorbell comes in the mail, is computed again and compared (a
+difference is a BUG).  The log is written period by period (:data:`~emulator.types.DOORBELL_PERIOD_NS`)
+in order of time; what rang in the period in which a run ends is not in it.
 
 Tags are leased: CPUs hold some from the start and ask for more when they run short.  A CPU that goes
 offline returns its own; one is kept for it, so that it can always begin again.
@@ -16,13 +22,23 @@ how many.
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from typing import Any
 
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.device import null_blk, scsi_debug
 from emulator.nodebase import NodeBase
-from emulator.types import NEVER, BoxSpec, Message, TraceSink
+from emulator.types import (
+    CLASSES,
+    DOORBELL_PERIOD_NS,
+    NEVER,
+    SCHEDULE_REQUESTS,
+    BoxSpec,
+    Message,
+    Promise,
+    TraceSink,
+)
 
 #: driver name -> (service time of a request in ns, tags); a new driver is a file and a line here.
 DRIVERS = {
@@ -31,17 +47,26 @@ DRIVERS = {
 }
 
 
+#: Sequence numbers of what is no completion begin here: a completion's is its cookie, whoever
+#: computes it, and must sort the same way among them with and without schedules.
+OTHERS_SEQ = 1 << 56
+
+
 class Disk(NodeBase):
     """The node of one disk."""
 
     __slots__ = (
+        "announced_to",
+        "announces",
         "answer_ns",
-        "completed",
+        "coherence_ns",
         "free_tags",
         "kept_tags",
+        "log",
         "name",
         "params",
         "rung",
+        "rung_by",
         "service_ns",
         "sink",
         "tags",
@@ -63,28 +88,59 @@ class Disk(NodeBase):
         costs = spec.costs
         # No message to a CPU is faster than one CPU's to another (Latencies.cpu_ns).
         self.answer_ns = max(costs.coherence_ns, min(costs.ttwu_activate_ns, costs.ipi_ns))
+        self.coherence_ns = costs.coherence_ns
+        self.seq = OTHERS_SEQ
+        self.announces = disk.schedules
+        self.announced_to = list(range(nr_cpus)) if disk.schedules else []  # CPUs with a schedule
         self.sink = sink
-        self.rung = 0
-        self.completed = 0
+        self.log: list[tuple[int, ...]] = []  # heap of doorbells that are not recorded yet
+        self.rung_by = [0] * nr_cpus  # doorbells seen, per CPU
+        self.rung = 0  # doorbells recorded
 
     # -- Node -------------------------------------------------------------------------------------
 
     def own_next_ns(self) -> int:
-        """A disk does nothing of its own accord."""
-        return NEVER
+        """Return when the oldest doorbell that has come, or is in the mail, is recorded."""
+        soonest = self.record_ns(self.log[0][0]) if self.log else NEVER
+        # What was mailed by the end of a period rang in it, or before.
+        mailed = self.record_ns(self.mail[0][0] - self.coherence_ns - 1) if self.mail else NEVER
+        return max(min(soonest, mailed), self.clock_ns)
+
+    def record_ns(self, rung_ns: int) -> int:
+        """Return when the doorbells of a period are recorded: they have all come by mail then."""
+        return (rung_ns // DOORBELL_PERIOD_NS + 1) * DOORBELL_PERIOD_NS + self.coherence_ns
+
+    def reads(self, message: Message | None) -> bool:
+        """Return whether an event looks at the mail: recording, and granting a schedule, do."""
+        return message is None or message[4] == messages.SCHEDULE_REQUEST
+
+    def promise(self) -> Promise:
+        """Return what this node promises: it only answers, and mail makes it record, not send."""
+        send_ns = [self.inbox[0][0] if self.inbox else NEVER] * CLASSES
+        mail_ns = self.record_ns(self.reached_ns - self.coherence_ns - 1)
+        soonest = self.next_event_ns()
+        return Promise(
+            self.reached_ns, soonest, send_ns, mail_ns, self.wants_view, mail_sends=False
+        )
 
     def fire(self, now_ns: int) -> None:
-        """Never called."""
-        raise AssertionError(f"{self.name} has no events of its own")
+        """Record the doorbells of the periods that are over."""
+        over_ns = now_ns - self.coherence_ns
+        while self.log and self.log[0][0] < over_ns:
+            rung_ns, source, cookie, sector, rw, done_ns = heappop(self.log)
+            self.sink.emit(rung_ns, tp.BOX_DOORBELL, 0, 0, 0, source, cookie, sector, rw, done_ns)
+            self.rung += 1
 
     def handle(self, message: Message) -> None:
-        """Take doorbells and requests for tags."""
+        """Take doorbells and requests for tags and schedules."""
         _stamp, source, _seq, _target, op, args = message
         if op == messages.DOORBELLS:
             for bell in args[0]:
-                self.record(source, bell)
+                self.check(source, bell)
         elif op == messages.DOORBELL:
-            self.ring(source, args[0])
+            self.complete(source, args[0], args[1])
+        elif op == messages.SCHEDULE_REQUEST:
+            self.renew(source, args[0])
         elif op == messages.TAG_REQUEST:
             self.grant(source, args[0])
         elif op == messages.TAG_RETURN:
@@ -93,24 +149,48 @@ class Disk(NodeBase):
             assert op == messages.COMMAND, f"{self.name} got op {op}"
             self.send(messages.COORDINATOR, messages.COMMAND_DONE, (args[0], "done"), self.clock_ns)
 
-    def ring(self, source: int, bell: list[int]) -> None:
-        """Serve a request that was not announced: its completion is a message."""
-        done_ns = self.record(source, bell)
-        self.send(source, messages.COMPLETION, (bell[1], 0), done_ns)
-
-    def record(self, source: int, bell: list[int]) -> int:
-        """Compute a request's completion, compare it with what the CPU computed, record it."""
+    def check(self, source: int, bell: list[int]) -> None:
+        """Compute a request's completion and compare it with what its CPU computed."""
         rung_ns, cookie, sector, nr_sector, rw, done_ns = bell
         mine = rung_ns + self.service_ns
         assert mine == done_ns, (
             f"BUG: {self.name} completes request {cookie:#x} of CPU {source} at {mine} ns, "
             f"the CPU at {done_ns} ns"
         )
-        self.rung += 1
-        self.sink.emit(
-            rung_ns, tp.BOX_DOORBELL, 0, 0, 0, source, cookie, sector, rw | nr_sector << 1, done_ns
+        self.rung_by[source] += 1
+        heappush(self.log, (rung_ns, source, cookie, sector, rw | nr_sector << 1, done_ns))
+
+    # -- Requests ---------------------------------------------------------------------------------
+
+    def complete(self, source: int, cookie: int, done_ns: int) -> None:
+        """Serve a request that was not announced; its CPU may have a schedule from then on."""
+        others, self.seq = self.seq, cookie - 1
+        self.send(source, messages.COMPLETION, (cookie, 0), done_ns)
+        self.seq = others
+        if source not in self.announced_to and self.may_announce():
+            self.announced_to.append(source)
+            self.send_schedule(source, SCHEDULE_REQUESTS)
+
+    def renew(self, source: int, rings: int) -> None:
+        """Half of a CPU's schedule is used: grant as much again, or nothing more."""
+        assert rings == self.rung_by[source], (
+            f"BUG: CPU {source} has rung {self.name} {rings} times, {self.rung_by[source]} seen"
         )
-        return mine
+        if self.may_announce():
+            self.send_schedule(source, SCHEDULE_REQUESTS // 2)
+        else:
+            self.announced_to.remove(source)
+            self.send_schedule(source, 0)
+
+    def may_announce(self) -> bool:
+        """Return whether what comes next does not depend on what others do."""
+        return self.announces and not self.wanting
+
+    def send_schedule(self, source: int, count: int) -> None:
+        """Announce the service time of a CPU's next requests."""
+        self.send_others(source, messages.SCHEDULE, (self.service_ns, count))
+
+    # -- Tags -------------------------------------------------------------------------------------
 
     def grant(self, source: int, wanted: int) -> None:
         """Lease tags to a CPU, as many as there are."""
@@ -136,8 +216,14 @@ class Disk(NodeBase):
 
     def send_grant(self, source: int, nr: int) -> None:
         """Tell a CPU by how much its lease grows."""
+        self.send_others(source, messages.TAG_GRANT, (nr,))
+
+    def send_others(self, source: int, op: int, args: tuple[int, ...]) -> None:
+        """Send a CPU something about this disk, whose index comes first."""
         index = self.node_id - self.nr_cpus - 1
-        self.send(source, messages.TAG_GRANT, (index, nr), self.clock_ns + self.answer_ns)
+        self.send(source, op, (index, *args), self.clock_ns + self.answer_ns)
+
+    # -- State ------------------------------------------------------------------------------------
 
     def books(self) -> dict[str, Any]:
         """Return the tags and how many requests were served."""
@@ -154,6 +240,7 @@ class Disk(NodeBase):
             [self.seq, self.clock_ns, self.read_ns, self.reached_ns, self.wants_view],
             [[list(m) for m in box] for box in (self.outbox, self.inbox, self.mail)],
             [self.free_tags, self.rung, self.service_ns, self.kept_tags, self.wanting],
+            [self.announced_to, self.rung_by, [list(bell) for bell in self.log]],
         ]
 
     def restore(self, state: list[Any]) -> None:
@@ -162,3 +249,5 @@ class Disk(NodeBase):
         boxes = [[messages.message_from_list(m) for m in box] for box in state[1]]
         self.outbox[:], self.inbox, self.mail = boxes
         self.free_tags, self.rung, self.service_ns, self.kept_tags, self.wanting = state[2]
+        self.announced_to, self.rung_by, log = state[3]
+        self.log = [tuple(bell) for bell in log]

@@ -9,9 +9,14 @@ softirq, on D or, by IPI, on the ctx CPU; with several it is ended in the interr
 request ends its bio, and a direct write queues its completion work on the CPU where that happens.
 
 Tags come in leases from the device, which owns them; a submitter that finds none sleeps in one of
-eight wait queues and is woken after ``wake_batch`` frees (A.3).  Where the device announces its
-service times, the completion interrupt is put into this CPU's inbox right away and the doorbells go
-to the device in batches; otherwise each request is asked.
+eight wait queues and is woken after ``wake_batch`` frees (A.3).
+
+For a stretch of requests the device has announced how long each will take (a *schedule*): their
+completion interrupts are put into this CPU's inbox right away.  When half of the stretch is used
+the next one is asked for.  Without a schedule each request is asked: a DOORBELL, and the COMPLETION
+comes back.  Either way the doorbells are noted for the device's log and go there as mail, at the
+latest at the end of the period of :data:`~emulator.types.DOORBELL_PERIOD_NS` in which they rang.
+A service too short for a question and its answer is never asked for.
 
 Departures from the kernel: the elevator's queue is kept per CPU (each CPU dispatches what it
 inserted itself, as it nearly always does); scheduler tags are counted per CPU, and a lease never
@@ -30,7 +35,16 @@ from emulator import tracepoints as tp
 from emulator import messages
 from emulator.kernel import aio, core, frames, iomap, mq_deadline, softirq, workqueue
 from emulator.kernel.request import DIO_ASYNC, DIO_SYNC, Request
-from emulator.types import WRITE, BoxSpec
+from emulator.types import (
+    DOORBELL_PERIOD_NS,
+    NEVER,
+    SCHEDULE_REQUESTS,
+    WRITE,
+    BoxSpec,
+    Costs,
+    DiskSpec,
+    Message,
+)
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -39,7 +53,7 @@ if TYPE_CHECKING:
 BLK_MAX_REQUEST_COUNT = 16
 BLK_PLUG_FLUSH_SIZE = 128 * 1024
 SBQ_WAIT_QUEUES = 8
-DOORBELL_BATCH = 64
+DOORBELL_BATCH = 256
 
 def wake_batch(depth: int) -> int:
     """Return how many frees wake one batch of waiters (A.3)."""
@@ -72,6 +86,7 @@ class BlockQueue:
 
     __slots__ = (
         "announced",
+        "asks",
         "busy",
         "depth",
         "doorbells",
@@ -84,10 +99,12 @@ class BlockQueue:
         "nr_hw_queues",
         "nr_requests",
         "params",
+        "ring_at",
         "rings",
         "rq_affinity",
         "run_queued",
         "sched_tags",
+        "schedule_asked",
         "service_ns",
         "tag_asked",
         "wait_cnt",
@@ -112,7 +129,9 @@ class BlockQueue:
         )
         self.depth = disk.params.get("max_queue", disk.params.get("hw_queue_depth", 64))
         self.service_ns = service_time(disk.driver, disk.params)
-        self.announced = disk.schedules
+        self.asks = self.service_ns >= question_ns(spec.costs)
+        self.announced = initial_schedule(disk, machine.take_turns)  # requests left of it
+        self.schedule_asked = False
         self.sched_tags = 0  # requests allocated and not freed here
         nr_tags = self.depth * (self.nr_hw_queues if disk.driver == "null_blk" else 1)
         self.lease = initial_lease(nr_tags, machine.nr_cpus)
@@ -120,7 +139,8 @@ class BlockQueue:
         self.busy: list[Request] = []  # hctx.dispatch: requests that found no driver tag
         self.run_queued = False  # hctx.run_work is pending
         self.doorbells: list[list[int]] = []
-        self.rings = 0
+        self.rings = 0  # doorbells in all
+        self.ring_at = 0  # end of the period in which one was last noted
         self.waiters: list[list[int]] = [[] for _ in range(SBQ_WAIT_QUEUES)]
         self.wait_index = 0
         self.wake_index = 0
@@ -148,6 +168,21 @@ def service_time(driver: str, params: dict[str, int]) -> int:
 def initial_lease(depth: int, nr_cpus: int) -> int:
     """Return the tags a CPU holds at boot: a quarter of all are spread, the device keeps the rest."""
     return max(1, depth // (4 * nr_cpus))
+
+
+def initial_schedule(disk: DiskSpec, take_turns: bool) -> int:
+    """Return the requests announced at boot.
+
+    CPUs that take turns see each other's timers, so theirs must be known ahead: never asked.
+    """
+    if take_turns:
+        return NEVER
+    return SCHEDULE_REQUESTS if disk.schedules else 0
+
+
+def question_ns(costs: Costs) -> int:
+    """Return the least time between a doorbell that asks and the completion that answers it."""
+    return costs.coherence_ns + max(costs.coherence_ns, min(costs.ttwu_activate_ns, costs.ipi_ns))
 
 
 # -- Submission ---------------------------------------------------------------------------------
@@ -326,42 +361,75 @@ def queue_rq(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
     """The driver takes the request: its timer starts, or it ends at once."""
     trace_request(cpu, tp.BLOCK_RQ_ISSUE, rq)
     cpu.inflight[rq.cookie] = rq
-    done_ns = cpu.now + q.service_ns
-    bell = [cpu.now, rq.cookie, rq.sector, rq.nr_sector, rq.rw, done_ns]
-    if q.announced or not q.service_ns:
-        q.doorbells.append(bell)
-        if len(q.doorbells) >= DOORBELL_BATCH:
-            ring_doorbells(cpu, q)
+    rq.done_ns = cpu.now + q.service_ns
+    note_doorbell(cpu, q, rq)
     if not q.service_ns:
         complete_inline(cpu, q, rq)
-    elif q.announced:
-        # The device's schedule: its completion is known now, and takes the place its message would.
-        q.rings += 1
-        heapq.heappush(
-            cpu.inbox,
-            (done_ns, cpu.device_nodes[q.index], q.rings, cpu.node_id, messages.COMPLETION, (rq.cookie, 0)),
-        )
-        cpu.timer_armed(done_ns)
+    elif q.announced or not q.asks:
+        complete_by_schedule(cpu, q, rq)
     else:
         cpu.send(
             cpu.device_nodes[q.index],
             messages.DOORBELL,
-            (bell,),
+            (rq.cookie, rq.done_ns),
             cpu.now + cpu.costs.coherence_ns,
             q.service_ns - cpu.costs.coherence_ns,
         )
 
 
-def schedule_renewed(cpu: Cpu, index: int, service_ns: int) -> None:
-    """The device announces its service time anew; a negative one ends the announcement."""
+def complete_by_schedule(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
+    """The completion is known now: it takes the very place its message would."""
+    heapq.heappush(cpu.inbox, announced_completion(cpu, rq.done_ns, rq, 0))
+    cpu.timer_armed(rq.done_ns)
+    if q.asks and q.announced < NEVER:
+        q.announced -= 1
+        if q.announced <= SCHEDULE_REQUESTS // 2 and not q.schedule_asked:
+            ask_for_schedule(cpu, q)
+
+
+def announced_completion(cpu: Cpu, done_ns: int, rq: Request, status: int) -> Message:
+    """Return a completion that this CPU knows of ahead; its cookie is its sequence number."""
+    device = cpu.device_nodes[rq.queue]
+    args = (rq.cookie, status, 1)
+    return (done_ns, device, rq.cookie, cpu.node_id, messages.COMPLETION, args)
+
+
+def ask_for_schedule(cpu: Cpu, q: BlockQueue) -> None:
+    """Half of the schedule is used: show the device all doorbells so far and ask for more."""
+    q.schedule_asked = True
+    ring_doorbells(cpu, q)
+    cpu.send(
+        cpu.device_nodes[q.index],
+        messages.SCHEDULE_REQUEST,
+        (q.rings,),
+        cpu.now + max(cpu.costs.request_ns, cpu.costs.coherence_ns),
+        cpu.costs.coherence_ns,
+    )
+
+
+def schedule_renewed(cpu: Cpu, index: int, service_ns: int, count: int) -> None:
+    """The device announces the service time of ``count`` more requests; of none: they are asked."""
     q = cpu.queues[index]
-    q.announced = service_ns >= 0
-    if service_ns >= 0:
-        q.service_ns = service_ns
+    q.service_ns = service_ns
+    q.announced += count
+    q.schedule_asked = count == 0
+
+
+def note_doorbell(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
+    """Note a doorbell for the device's log."""
+    q.rings += 1
+    q.doorbells.append([cpu.now, rq.cookie, rq.sector, rq.nr_sector, rq.rw, rq.done_ns])
+    if cpu.now >= q.ring_at:
+        # A note to itself: whatever this CPU does then, the period's doorbells leave.
+        q.ring_at = (cpu.now // DOORBELL_PERIOD_NS + 1) * DOORBELL_PERIOD_NS
+        note = (q.ring_at, cpu.node_id, q.rings, cpu.node_id, messages.RING_DOORBELLS, (q.index,))
+        heapq.heappush(cpu.inbox, note)
+    if len(q.doorbells) >= DOORBELL_BATCH:
+        ring_doorbells(cpu, q)
 
 
 def ring_doorbells(cpu: Cpu, q: BlockQueue) -> None:
-    """Send the device what was rung, for its books."""
+    """Send the device what was rung, for its log."""
     if q.doorbells:
         cpu.send_mail(cpu.device_nodes[q.index], messages.DOORBELLS, (q.doorbells,))
         q.doorbells = []

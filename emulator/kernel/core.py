@@ -66,6 +66,9 @@ def schedule(cpu: Cpu) -> None:
     assert not cpu.stack, cpu.story("schedule() inside an interrupt")
     rq = cpu.rq
     cpu.irqs_on = False
+    # The clock is read here, so the time of the switch is the next task's.
+    rq.skip_clock_update <<= 1
+    fair.update_rq_clock(rq, cpu.now)
     ns = cpu.costs.context_switch_ns
     if rq.cfs.nr_running > (rq.curr.state != tp.TASK_RUNNING and rq.curr.on_rq):
         ns += cpu.costs.pick_fair_ns
@@ -85,8 +88,6 @@ def schedule_end(cpu: Cpu, _arg: object) -> None:
     """``__schedule()``: take the previous task off if it blocked, pick the next, switch."""
     rq = cpu.rq
     prev = rq.curr
-    rq.skip_clock_update <<= 1
-    fair.update_rq_clock(rq, cpu.now)
     if prev is not rq.idle and prev.state != tp.TASK_RUNNING and prev.on_rq:
         if prev.sched_class == STOP_CLASS:
             stop_machine.dequeue_task_stop(cpu, prev)
@@ -221,9 +222,8 @@ def context_switch(cpu: Cpu, prev: Task, following: Task) -> None:
         )
         prev.on_cpu = 0
         following.on_cpu = 1
-        was_idle = prev is rq.idle
         rq.curr = following
-        if was_idle or following is rq.idle or rq.nr_running != cpu.published_nr:
+        if following is rq.idle or rq.nr_running != cpu.published_nr:
             cpu.publish()
         if prev.state == tp.TASK_DEAD:
             fair.task_dead_fair(rq, prev)
@@ -234,7 +234,7 @@ def context_switch(cpu: Cpu, prev: Task, following: Task) -> None:
 def finish_task_switch(cpu: Cpu, prev: Task, following: Task) -> None:
     """Start the next task's frame; then deliver what waited for the previous one to be off."""
     run = following.run
-    if following is not prev and following.flags & PF_WQ_WORKER:
+    if following.flags & PF_WQ_WORKER:
         workqueue.wq_worker_running(cpu, following)
     cpu.level = frames.LEVEL_TASK
     cpu.irqs_on = True

@@ -114,6 +114,7 @@ class Cpu:
         "dev_numbers",
         "device_nodes",
         "done_list",
+        "edge",
         "enabled",
         "ended",
         "exited",
@@ -128,7 +129,6 @@ class Cpu:
         "held",
         "horizon",
         "hz",
-        "idle_since",
         "in_nohz_mask",
         "in_softirq",
         "inbox",
@@ -237,6 +237,7 @@ class Cpu:
         self.asleep = 0
         self.wake_reply_ns = wake_reply_ns(spec.costs)
         self.wants_view = False
+        self.edge = 0  # no message, timer or tick is earlier; 0: look
         self.stalled = False
         #: On machines that take turns, while this CPU has the host: an earlier timer gives it up.
         self.timer_watch_ns = -1
@@ -293,7 +294,6 @@ class Cpu:
         self.rcu_io_seq = 0  # io_seq when the last tick looked
         self.nohz_flags = 0
         self.kick_cause = 0
-        self.idle_since = 0
         # Softirqs.
         self.softirq_pending = 0
         self.in_softirq = False
@@ -346,6 +346,8 @@ class Cpu:
             return
         assert message[0] >= self.now or self.stalled, self.story(f"message {message} in the past")
         heapq.heappush(self.inbox, message)
+        if message[0] < self.edge:
+            self.edge = message[0]
 
     def advance(self, bound_ns: int, horizon_ns: int) -> None:
         """Process every event < ``bound_ns``, stopping before a read at or after ``horizon_ns``."""
@@ -363,6 +365,19 @@ class Cpu:
         inbox, mailbox, timers = self.inbox, self.mail, self.timers
         while True:
             t = self.f_end
+            if t < self.edge and not (
+                self.irqs or self.mail_sleepers or self.expect or self.stalled
+            ):
+                # Nothing but the frame on top can be next.
+                if t >= self.limit:
+                    return self.limit
+                kind = self.f_kind
+                if t >= self.horizon and kind in reads and self.reads_now(kind):
+                    self.wants_view = True
+                    return t
+                self.now = t
+                handlers[kind](self, self.f_arg)
+                continue
             what = 0
             if self.stalled:
                 t = NEVER
@@ -391,6 +406,7 @@ class Cpu:
                 t = self.now
             if t >= self.limit:
                 return self.limit
+            self.find_edge()
             if what == 0:
                 kind = self.f_kind
                 if t >= self.horizon and kind in reads and self.reads_now(kind):
@@ -411,6 +427,16 @@ class Cpu:
                     return t
                 self.now = t
                 mail.handle(self, heapq.heappop(mailbox if what == 3 else inbox))
+                self.edge = 0
+
+    def find_edge(self) -> None:
+        """Find the earliest message, timer or tick: before it only frames end."""
+        edge = self.tick_at
+        if self.inbox and self.inbox[0][0] < edge:
+            edge = self.inbox[0][0]
+        if self.timers and self.timers[0][0] < edge:
+            edge = self.timers[0][0]
+        self.edge = edge
 
     def reads_now(self, kind: int) -> bool:
         """Whether the end of the frame on top will look at other nodes' publications or at mail."""
@@ -514,7 +540,9 @@ class Cpu:
         self.timer_armed(expiry_ns)
 
     def timer_armed(self, expiry_ns: int) -> None:
-        """On a machine that takes turns, give the host up if no timer was due that early."""
+        """Note a new timer; on a machine that takes turns, give the host up for an earlier one."""
+        if expiry_ns < self.edge:
+            self.edge = expiry_ns
         if expiry_ns < self.timer_watch_ns:
             self.limit = 0
 

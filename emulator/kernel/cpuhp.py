@@ -22,7 +22,7 @@ domains.  The work items of a dead CPU's pools join the pools of the heir, where
 dead pools' unbound workers run them on any CPU; the workers stay asleep, bound.  An item whose
 function sleeps starts again on the heir with what it has not done.  Scheduler tags are moved with
 the requests; driver tags that nobody uses go back to the device, which keeps one for the CPU's
-return.  A driver's interrupt that was not announced ahead takes one IPI more to reach the heir.
+return.
 """
 
 from __future__ import annotations
@@ -281,9 +281,6 @@ def hand_over(cpu: Cpu) -> None:
         fair.migrate_task_rq_fair(cpu.rq, p, True)
         cpu.depart(p, target, effect_ns)
     completions = take_completions(cpu)
-    for cookie in cpu.inflight:
-        if cookie not in {item[2] for item in completions}:
-            cpu.handed[cookie] = target
     items = [workqueue.take_items(cpu, pool) for pool in cpu.pools]
     done = [*cpu.done_list, *cpu.call_done]
     queues = [take_queue(cpu, index, target) for index in range(len(cpu.queues))]
@@ -321,14 +318,21 @@ def outlives(cpu: Cpu, timer: tuple[int, int, int, Any]) -> bool:
 
 
 def take_completions(cpu: Cpu) -> list[list[int]]:
-    """Take the completions that this CPU knows of: announced ones, and interrupts that wait."""
+    """Take the completions to come, whose timers move with the dead CPU's, and those that wait.
+
+    What the device sends for a request that it was asked about is then of no use here.
+    """
     announced = [m for m in cpu.inbox if m[4] == messages.COMPLETION and len(m[5]) > 2]
     cpu.inbox[:] = sorted(m for m in cpu.inbox if m not in announced)
-    pending = [irq[1] for irq in cpu.irqs if irq[0] == frames.IRQ_DEVICE]
-    return [[m[0], m[1], m[5][0], m[5][1]] for m in sorted(announced)] + [
-        [cpu.now, cpu.device_nodes[cpu.inflight[cookie].queue], cookie, status]
-        for cookie, status in pending
-    ]
+    known = {message[5][0] for message in announced}
+    pending = {irq[1][0]: irq[1][1] for irq in cpu.irqs if irq[0] == frames.IRQ_DEVICE}
+    completions: list[list[int]] = []
+    for cookie, rq in cpu.inflight.items():
+        done_ns = cpu.now if cookie in pending else rq.done_ns
+        completions.append([done_ns, cookie, pending.get(cookie, 0)])
+        if cookie not in known and cookie not in pending:
+            cpu.handed[cookie] = cpu.adopter
+    return completions
 
 
 def take_queue(cpu: Cpu, index: int, target: int) -> list[Any]:
@@ -437,12 +441,10 @@ def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
     for data in requests:
         rq = Request.unpack(data)
         cpu.inflight[rq.cookie] = rq
-    for done_ns, device, cookie, status in completions:
-        args = (cookie, status, 1)
+    for done_ns, cookie, status in completions:
         stamp = max(done_ns, cpu.now)
-        heapq.heappush(
-            cpu.inbox, (stamp, device, cookie, cpu.node_id, messages.COMPLETION, args)
-        )
+        completion = blk_mq.announced_completion(cpu, stamp, cpu.inflight[cookie], status)
+        heapq.heappush(cpu.inbox, completion)
         cpu.timer_armed(stamp)
     for expiry, kind, arg in timers:
         cpu.add_timer(max(expiry, cpu.now), kind, arg)

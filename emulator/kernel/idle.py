@@ -50,9 +50,7 @@ def enter(cpu: Cpu, _arg: object) -> None:
         return
     stop_tick(cpu)
     cpu.emit(tp.CPU_IDLE, 1, cpu.node_id)
-    cpu.idle_since = cpu.now
     cpu.halt()
-    cpu.publish()
 
 
 def interrupted(cpu: Cpu) -> None:
@@ -89,8 +87,9 @@ def stop_tick(cpu: Cpu) -> None:
     if not cpu.in_nohz_mask or cpu.now - cpu.nohz_told >= NOHZ_TELL_NS:
         cpu.nohz_told = cpu.now
         cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_ENTER, cpu.now))
-    cpu.in_nohz_mask = True
-    cpu.publish()
+    if not cpu.in_nohz_mask:
+        cpu.in_nohz_mask = True
+        cpu.publish()
 
 
 def restart_tick(cpu: Cpu) -> None:

@@ -48,7 +48,7 @@ def handle(cpu: Cpu, message: Message) -> None:
         return
     if op == messages.COMPLETION:
         if cpu.handed and args[0] in cpu.handed:
-            cpuhp.pass_on(cpu, cpu.handed.pop(args[0]), op, args)
+            del cpu.handed[args[0]]  # this CPU was offline meanwhile: its heir has completed it
             return
         cpu.irqs.append((frames.IRQ_DEVICE, [args[0], args[1]], cpu.costs.hrtimer_ns))
     elif op == messages.ACTIVATE:
@@ -74,7 +74,9 @@ def handle(cpu: Cpu, message: Message) -> None:
     elif op == messages.TAG_GRANT:
         blk_mq.tags_granted(cpu, args[0], args[1])
     elif op == messages.SCHEDULE:
-        blk_mq.schedule_renewed(cpu, args[0], args[1])
+        blk_mq.schedule_renewed(cpu, args[0], args[1], args[2])
+    elif op == messages.RING_DOORBELLS:
+        blk_mq.ring_doorbells(cpu, cpu.queues[args[0]])
     elif op == messages.PUBLISH_DOMAINS:
         cpuhp.domains_rebuilt(cpu, args[0])
     elif op == messages.ADOPT:

@@ -63,6 +63,8 @@ SUBMITTING = frozenset(
 )
 #: Frames of a worker: how many items it has bounds when it sleeps.
 WORKING = frozenset((frames.WORK_BODY, frames.WORK_TAIL, frames.WORK_NEXT, frames.WORKER_START))
+#: Messages to come that make no other CPU nor the balancer feel anything by themselves.
+QUIET_MESSAGES = frozenset((messages.COMPLETION, messages.RING_DOORBELLS, messages.SCHEDULE))
 #: Frames on the way to the halt.
 IDLING = frozenset((frames.HALT, frames.IDLE_ENTRY))
 
@@ -83,7 +85,8 @@ def quiet_frames(cpu: Cpu) -> bool:
     """Whether nothing that is being executed now sends by itself."""
     if cpu.waking or cpu.stop_works or cpu.deferred or not cpu.online:
         return False
-    if (cpu.softirq_pending | cpu.sirq_mask) & (1 << softirq.SCHED | 1 << softirq.TIMER):
+    pending = cpu.softirq_pending | cpu.sirq_mask
+    if pending >> softirq.SCHED & 1 or (pending >> softirq.TIMER & 1 and cpu.jiffy_timers):
         return False
     if cpu.f_kind in SENDING:
         return False
@@ -100,11 +103,11 @@ def soonest_sends(cpu: Cpu, soonest: int) -> tuple[int, int]:
     interrupt_ns = costs.hardirq_ns + costs.hrtimer_ns
     if cpu.timers:
         # A sleeper is woken: placed, or switched to here.
-        soonest_timer = timer_sends(cpu) + interrupt_ns
+        soonest_timer = min(timer_sends(cpu) + interrupt_ns, NEVER)
         to_cpu = min(to_cpu, soonest_timer)
         to_balancer = min(to_balancer, soonest_timer)
     for message in cpu.inbox:
-        if message[4] != messages.COMPLETION:
+        if message[4] not in QUIET_MESSAGES:
             to_cpu = min(to_cpu, message[0])
             to_balancer = min(to_balancer, message[0])
     completes = completion_sends(cpu, soonest)
@@ -116,7 +119,9 @@ def soonest_sends(cpu: Cpu, soonest: int) -> tuple[int, int]:
 
 def timer_sends(cpu: Cpu) -> int:
     """Return the earliest hrtimer: it may wake a task that is then placed."""
-    return min(timer[0] for timer in cpu.timers if timer[2] != hrtimer.TIMER_REQUEST)
+    return min(
+        (timer[0] for timer in cpu.timers if timer[2] != hrtimer.TIMER_REQUEST), default=NEVER
+    )
 
 
 def completion_sends(cpu: Cpu, soonest: int) -> int:

@@ -15,6 +15,7 @@ class Request:
         "cause",
         "cookie",
         "ctx_cpu",
+        "done_ns",
         "error",
         "file",
         "home",
@@ -43,6 +44,7 @@ class Request:
         self.iocb = -1
         self.error = 0
         self.cause = 0
+        self.done_ns = 0  # when the device is done with it
 
     def pack(self) -> list[int]:
         """Return the request as plain data."""
@@ -61,6 +63,7 @@ class Request:
             self.iocb,
             self.error,
             self.cause,
+            self.done_ns,
         ]
 
     @classmethod
@@ -82,5 +85,6 @@ class Request:
             rq.iocb,
             rq.error,
             rq.cause,
+            rq.done_ns,
         ) = data
         return rq

@@ -48,7 +48,6 @@ PLAIN = (
     "rcu_io_seq",
     "nohz_flags",
     "kick_cause",
-    "idle_since",
     "softirq_pending",
     "in_softirq",
     "sirq_mask",
@@ -129,6 +128,7 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     for q, item in zip(cpu.queues, data[16], strict=True):
         unpack_queue(q, item)
     requests = [Request.unpack(rq) for rq in data[17]]
+    cpu.edge = 0
     cpu.inflight = {rq.cookie: rq for rq in requests}
     cpu.counters = {name: value for name, value in data[18]}
     cpu.ksoftirqd = by_pid[data[19]]
@@ -155,6 +155,8 @@ def pack_queue(q: BlockQueue) -> list[Any]:
         q.wake_index,
         q.wait_cnt,
         q.rq_affinity,
+        q.schedule_asked,
+        q.ring_at,
     ]
 
 
@@ -166,6 +168,7 @@ def unpack_queue(q: BlockQueue, data: list[Any]) -> None:
     q.busy = [Request.unpack(rq) for rq in data[6]]
     q.run_queued, q.doorbells, q.rings, q.waiters = data[7:11]
     q.wait_index, q.wake_index, q.wait_cnt, q.rq_affinity = data[11:15]
+    q.schedule_asked, q.ring_at = data[15:17]
 
 
 def pack_elevator(queue: mq_deadline.DeadlineQueue) -> list[Any]:

@@ -162,5 +162,3 @@ def process_wheel(cpu: Cpu) -> None:
         hrtimer.run_jiffy_timer(cpu, kind, arg)
     if cpu.tick_stopped:
         idle.arm_next_wheel_timer(cpu)
-
-

@@ -43,6 +43,8 @@ PROMPT_US = 100.0
 #: A line that begins with a figure in a column of its own goes on below its text.
 FIGURE_COLUMN = re.compile(r" *\S+  +")
 
+BROKE_OFF = "the run broke off with an error"
+
 #: A space at which a line is not wrapped; printed as any other.
 NO_BREAK = "\u00a0"
 
@@ -102,15 +104,17 @@ def render(results: Mapping[str, Any], console: Console, directory: Path | None 
 
 def render_comparisons(comparisons: Sequence[Comparison], console: Console) -> None:
     """Print what ``validate`` found: per case and figure real, emulated, ratio, verdict."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("case")
-    table.add_column("figure")
-    for name in ("real", "emulated", "range", "ratio"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    table.add_column("verdict")
+    wide = console.width >= WIDE
+    table = Table(box=None, pad_edge=False, collapse_padding=not wide)
+    table.add_column("case", no_wrap=True)
+    table.add_column("figure", no_wrap=True)
+    for name in ("real", "emulated", "range", "ratio") if wide else ("real", "emulated", "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for comparison in comparisons:
-        table.add_row(*_comparison_row(comparison))
+        table.add_row(*_comparison_row(comparison, wide))
     console.print(table)
     verdicts = [comparison.verdict for comparison in comparisons]
     counts = [f"{verdicts.count(word)} {word}" for word in (OK, MISS, UNKNOWN, INFO)]
@@ -123,6 +127,9 @@ def render_comparisons(comparisons: Sequence[Comparison], console: Console) -> N
 def story(figures: Mapping[str, Any]) -> Iterator[str]:
     """Yield what happened to the submitters and why, a line each."""
     names = list(figures["submitters"])
+    if not names:
+        yield "no submitter completed an IO in this time"
+        return
     who = names[0] if len(names) == 1 else f"{len(names)} submitters"
     verb = "was" if len(names) == 1 else "were"
     rate = figures["migrations_per_s"]
@@ -256,16 +263,19 @@ def verdict(results: Mapping[str, Any]) -> Text:
         return Text(f"passed: {of} {hold}" if answers else "passed", style="bold green")
     if valid is False:
         wrong = answers.count(False)
-        reasons = [f"{wrong} of {of} {'does' if wrong == 1 else 'do'} not hold"] if wrong else []
+        reasons = [BROKE_OFF] if results.get("error") else []
+        if wrong:
+            reasons.append(f"{wrong} of {of} {'does' if wrong == 1 else 'do'} not hold")
         reasons += [
             f"{len(figures[kind])} {kind}" for kind in ("bugs", "warnings") if figures.get(kind)
         ]
-        why = ", ".join(reasons) or "the run broke off with an error"
-        return Text(f"FAILED: {why}", style="bold red")
+        return Text(f"FAILED: {', '.join(reasons)}", style="bold red")
     return Text(f"no verdict: {_why_unknown(results)}", style="bold yellow")
 
 
 def _why_unknown(results: Mapping[str, Any]) -> str:
+    if results.get("error"):
+        return BROKE_OFF
     reached = results.get("engine", {}).get("reached_ns", 0) / NSEC_PER_SEC
     if results.get("interrupted"):
         return f"interrupted at {reached:.4g} s"
@@ -381,7 +391,7 @@ def _check_lines(results: Mapping[str, Any]) -> Iterator[Text]:
         yield Text(line).append(word, style=colour)
 
 
-def _comparison_row(comparison: Comparison) -> list[str | Text]:
+def _comparison_row(comparison: Comparison, wide: bool) -> list[str | Text]:
     figure = comparison.figure
     ratio = "" if comparison.ratio is None else f"{comparison.ratio:.2f}"
     spread = ""
@@ -393,9 +403,9 @@ def _comparison_row(comparison: Comparison) -> list[str | Text]:
         figure.path,
         number(figure.real),
         "" if comparison.emulated is None else number(comparison.emulated),
-        spread,
+        *([spread] if wide else []),
         ratio,
-        "calibrated" if figure.calibrated else "predicted",
+        *(["calibrated" if figure.calibrated else "predicted"] if wide else []),
         Text(comparison.verdict, style=colour),
     ]
 

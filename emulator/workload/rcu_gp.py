@@ -8,7 +8,8 @@ idle when the timeout expires, and sleeps again; a CPU that reports the last mis
 from its tick wakes it early, and the next grace period begins at once.  The timeout is
 1 + (HZ > 250) + (HZ > 500) jiffies, and the timer wheel adds one, because a timer never expires
 early: 2 ticks at HZ 250, which is the 125 timer wakeups a second that a measured box with little
-else to do shows.  With reports a busy box shows about 85 by timer and 58 by report.
+else to do shows.  A busy one shows 145: 85 from idle CPUs and 58 from the submitter's.  Of the 58,
+35 move the kthread away, so it slept there and its timer ran there; that leaves some 23 reports.
 
 A timeout is OP_SLEEP_JIFFIES.  Whoever models quiescent states may wake the task before it expires
 and let the operation return the jiffies left (``schedule_timeout()`` returns them too); without

@@ -174,6 +174,7 @@ def box_spec(
     block_size: int = 4096,
     sysctls: dict[str, int] | None = None,
     features: dict[str, bool] | None = None,
+    rcu_callbacks: bool = False,
 ) -> BoxSpec:
     """Return the box of these parts; mounts are ``/xfs`` and ``/raw``, both on the one disk."""
     mounts = () if disk is None else (("/xfs", "xfs", block_size), ("/raw", "none", 512))
@@ -199,7 +200,9 @@ def box_spec(
         duration_ns=NEVER,
         warmup_ns=0,
         machine=spec,
-        kernel=KernelSpec("5.4", FEATURES["5.4"] | (features or {}), sysctls or {}),
+        kernel=KernelSpec(
+            "5.4", FEATURES["5.4"] | (features or {}), sysctls or {}, rcu_callbacks=rcu_callbacks
+        ),
         costs=charges,
         disks=() if disk is None else (disk,),
         filesystems=tuple(FilesystemSpec(name, kind, "sda", size) for name, kind, size in mounts),
@@ -248,11 +251,19 @@ class Box:
         block_size: int = 4096,
         sysctls: dict[str, int] | None = None,
         features: dict[str, bool] | None = None,
+        rcu_callbacks: bool = False,
     ) -> None:
         topology = machine(nr_cpus, hz=hz, llc=llc, core=core, node=node)
         self.jobs = list(jobs)
         self.spec = box_spec(
-            topology, charges or costs(), self.jobs, disk, block_size, sysctls, features
+            topology,
+            charges or costs(),
+            self.jobs,
+            disk,
+            block_size,
+            sysctls,
+            features,
+            rcu_callbacks,
         )
         nr_nodes = nr_cpus + 1 + len(self.spec.disks)
         board = HistoryBoard(nr_nodes)

@@ -111,6 +111,14 @@ def test_a_tick_charges_the_task_and_stretches_its_work() -> None:
     assert box.times("sched_process_exit") == [100 + 2500 * US + 2 * 10 * US]
 
 
+def test_every_tick_raises_timer_whether_a_timer_is_due_or_not() -> None:
+    box = Box(Job(hog, name="hog"), charges=costs(tick_ns=2 * US)).run(5 * MS)
+    assert not box.cpus[0].jiffy_timers
+    raised = box.times("softirq_raise", vec=softirq.TIMER)
+    assert raised == [n * MS + 2 * US for n in range(1, 5)]
+    assert box.times("softirq_exit", vec=softirq.TIMER) == raised
+
+
 # -- D.3 ------------------------------------------------------------------------------------------
 
 

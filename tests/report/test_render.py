@@ -95,7 +95,8 @@ def test_the_verdict_says_what_held_and_what_did_not(results: dict[str, Any]) ->
     assert of(True, [ok]) == "passed: 1 check holds"
     assert of(True, [ok, ok]) == "passed: 2 checks hold"
     assert of(False, [ok, {"ok": False}]) == "FAILED: 1 of 2 checks does not hold"
-    assert of(False, []) == "FAILED: the run broke off with an error"
+    assert of(False, [], error="a traceback") == "FAILED: the run broke off with an error"
+    assert of(None, [], error="killed") == "no verdict: the run broke off with an error"
     interrupted = of(None, [], interrupted=True, complete=False, engine=engine)
     assert interrupted == "no verdict: interrupted at 1.64 s"
     assert of(None, [unknown]).startswith("no verdict: a check names a figure")
@@ -145,7 +146,7 @@ def test_an_empty_run_renders() -> None:
     found = figures(RunData(readers_of(new_rings(2)), 0, 1))
     text = printed(build_results(found, [], "empty", 1, {}, complete=False))
     assert "no verdict: the run ended early" in text
-    assert "0 submitters were never migrated" in text
+    assert "no submitter completed an IO in this time" in text
 
 
 @pytest.mark.parametrize(("cpus", "lines"), [(4, 1), (8, 2), (24, 6), (64, 8)])

@@ -1,0 +1,113 @@
+"""RCU callbacks: whom they make the tick raise RCU for, and what that does (B.3 of the IO spec)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from emulator.kernel import rcu, softirq
+from emulator.types import NEVER, OP_IO_GETEVENTS, OP_IO_SUBMIT, OP_RUN, OP_SLEEP, WRITE
+from tests.kernel.box import MS, US, Box, Job, Steps, costs, scsi_debug
+
+#: A woken ksoftirqd waits behind whoever runs.
+NO_PREEMPT = {"kernel.sched_wakeup_granularity_ns": 1_000_000_000}
+
+
+def write(number: int) -> tuple[int, list[tuple[int, int, int, int, int]]]:
+    """Return an io_submit() of one 4 KiB write."""
+    return (OP_IO_SUBMIT, [(number, WRITE, 0, number * 4096, 4096)])
+
+
+def one_write_then_burn() -> Steps:
+    """Submit one IO, burn CPU for ever."""
+    yield write(0)
+    yield (OP_RUN, NEVER >> 1)
+
+
+def rcu_box(
+    steps: Callable[[], Steps], *, on: bool = True, hz: int = 1000, start_ns: int = 100 * US
+) -> Box:
+    """Return a box of two CPUs and one task on CPU 0 that does IO; RCU's work takes 20 µs."""
+    return Box(
+        Job(steps, name="fio", disk="/xfs", start_ns=start_ns, mask=1),
+        nr_cpus=2,
+        hz=hz,
+        charges=costs(io_submit_ns=1 * US, tick_ns=2 * US, rcu_softirq_ns=20 * US),
+        disk=scsi_debug(41 * US),
+        sysctls=NO_PREEMPT,
+        rcu_callbacks=on,
+    )
+
+
+def test_the_tick_after_an_io_raises_rcu_once() -> None:
+    box = rcu_box(one_write_then_burn).run(5 * MS)
+    raised = box.events("softirq_raise")
+    assert [(e[0], e[2]["on"]) for e in raised if e[2]["vec"] == softirq.RCU] == [
+        (1 * MS + 2 * US, 0)
+    ]
+    assert not rcu.rcu_pending(box.cpus[0])
+
+
+def test_its_work_takes_the_cpu_last_of_the_round() -> None:
+    box = rcu_box(one_write_then_burn).run(1 * MS + 500 * US)
+    entries = [e for e in box.events("softirq_entry", cpu=0) if e[0] >= 1 * MS]
+    assert [e[2]["vec"] for e in entries] == [softirq.TIMER, softirq.SCHED, softirq.RCU]
+    assert box.times("softirq_exit", vec=softirq.RCU) == [entries[-1][0] + 20 * US]
+
+
+def test_without_the_option_rcu_is_never_raised() -> None:
+    box = rcu_box(one_write_then_burn, on=False).run(5 * MS)
+    assert box.times("block_rq_complete")
+    assert box.times("softirq_raise", vec=softirq.RCU) == []
+
+
+def test_another_cpu_has_no_callbacks_of_it() -> None:
+    box = rcu_box(one_write_then_burn)
+    box.run(900 * US)
+    assert [rcu.rcu_pending(cpu) for cpu in box.cpus] == [True, False]
+
+
+def test_an_idle_cpu_does_not_keep_its_tick_for_callbacks() -> None:
+    def write_and_sleep() -> Steps:
+        yield write(0)
+        yield (OP_IO_GETEVENTS, 1, 1)
+        yield (OP_SLEEP, 7_500 * US)
+        yield (OP_RUN, NEVER >> 1)
+
+    box = rcu_box(write_and_sleep).run(7 * MS)
+    cpu = box.cpus[0]
+    assert cpu.tick_stopped
+    assert rcu.rcu_pending(cpu)
+    # They wait for the first tick that this CPU has again.
+    box.run(9 * MS)
+    assert box.times("softirq_raise", vec=softirq.RCU) == [8 * MS + 2 * US]
+
+
+def test_B_3_a_tick_inside_a_round_leaves_rcu_to_ksoftirqd_at_hz_250() -> None:
+    """The write's completion is served when the tick comes: jiffies have reached the limit."""
+
+    box = Box(
+        Job(one_write_then_burn, name="fio", disk="/xfs", start_ns=4 * MS - 50 * US, mask=1),
+        nr_cpus=2,
+        hz=250,
+        charges=costs(tick_ns=2 * US, blk_start_request_ns=20 * US),
+        disk=scsi_debug(41 * US),
+        sysctls=NO_PREEMPT,
+        rcu_callbacks=True,
+    ).run(4 * MS + 100 * US)
+    # The round began at 3.991 ms, the tick took 2 µs of its 20.
+    assert box.times("block_rq_complete") == [4 * MS + 13 * US]
+    ksoftirqd = box.cpus[0].ksoftirqd
+    assert ksoftirqd.pid in [e[2]["pid"] for e in box.events("sched_waking", cpu=0)]
+    assert ksoftirqd.on_rq
+    both = 1 << softirq.TIMER | 1 << softirq.RCU
+    assert box.cpus[0].softirq_pending & both == both
+    assert box.times("softirq_entry", vec=softirq.RCU) == []
+
+
+def test_what_the_last_tick_saw_is_part_of_the_snapshot() -> None:
+    box = rcu_box(one_write_then_burn).run(900 * US)
+    cpu = box.cpus[0]
+    state = cpu.snapshot()
+    cpu.rcu_io_seq = cpu.io_seq
+    cpu.restore(state)
+    assert rcu.rcu_pending(cpu)
