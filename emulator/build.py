@@ -105,7 +105,7 @@ def latencies(spec: BoxSpec) -> Latencies:
     """Return the least times between a message's sending and its effect."""
     costs = spec.costs
     return Latencies(
-        cpu_ns=min(costs.ttwu_activate_ns, costs.ipi_ns),
+        cpu_ns=min(costs.ttwu_activate_ns, costs.ipi_ns, costs.stopper_tail_ns),
         device_ns=costs.coherence_ns,
         balancer_ns=costs.request_ns,
         coherence_ns=costs.coherence_ns,

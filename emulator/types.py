@@ -271,7 +271,8 @@ class Costs:
     ttwu_activate_ns: int  #: from the chosen CPU to enqueued there, for the waker
     context_switch_ns: int  #: schedule(): pick and switch
     newidle_ns: int  #: newidle_balance() that returns early
-    stopper_ns: int  #: the stopper's work for one active balance or migration
+    stopper_ns: int  #: a stop work that moves a task, up to set_task_cpu()
+    stopper_tail_ns: int  #: the rest of it, until the task is enqueued elsewhere
     worker_create_ns: int  #: create_worker()
     balance_pass_ns: int  #: one load_balance() pass
     nohz_cpu_ns: int  #: visit of one idle CPU by the idle load balancer, pass not counted

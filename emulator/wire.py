@@ -46,8 +46,9 @@ from emulator.messages import (
 PROTOCOL = 1
 
 
-#: The msgpack extension type of what travels sealed.
+#: msgpack extension types: what travels sealed, and masks of more than 64 CPUs.
 SEALED = 1
+WIDE_INT = 2
 
 #: Packers keep their buffers: a new one for each frame would cost more than the packing.
 _CONTENT = msgpack.Packer()
@@ -66,7 +67,7 @@ def pack(value: Any) -> bytes:
 
     Tasks in it are packed and sealed: who only carries them need not open them.
     """
-    return cast(bytes, _FRAME.pack(value))
+    return cast(bytes, msgpack.packb(value, default=_extend))
 
 
 def unpack(data: bytes) -> Any:
@@ -76,19 +77,28 @@ def unpack(data: bytes) -> Any:
 
 def unpack_sealed(data: bytes) -> Any:
     """Return the data of msgpack bytes as :func:`pack` takes it again, what is sealed unopened."""
-    return msgpack.unpackb(data, strict_map_key=False)
+    return msgpack.unpackb(data, strict_map_key=False, ext_hook=_keep_sealed)
 
 
-def _seal(value: Packable) -> msgpack.ExtType:
-    return msgpack.ExtType(SEALED, _CONTENT.pack(value.pack()))
-
-
-_FRAME = msgpack.Packer(default=_seal)
+# Called for what msgpack has no type for: tasks, and ints beyond 64 bits.
+def _extend(value: int | Packable) -> msgpack.ExtType:
+    if isinstance(value, int):
+        length = value.bit_length() // 8 + 1
+        return msgpack.ExtType(WIDE_INT, value.to_bytes(length, "little", signed=True))
+    return msgpack.ExtType(SEALED, pack(value.pack()))
 
 
 def _open(code: int, data: bytes) -> Any:
-    assert code == SEALED, f"msgpack extension {code}"
-    return msgpack.unpackb(data, strict_map_key=False)
+    return unpack(data) if code == SEALED else _wide_int(code, data)
+
+
+def _keep_sealed(code: int, data: bytes) -> Any:
+    return msgpack.ExtType(code, data) if code == SEALED else _wide_int(code, data)
+
+
+def _wide_int(code: int, data: bytes) -> int:
+    assert code == WIDE_INT, f"msgpack extension {code}"
+    return int.from_bytes(data, "little", signed=True)
 
 
 def digest() -> str:

@@ -6,8 +6,8 @@ A driver whose service of a request does not depend on other requests (:data:`DR
 service time ahead, to each CPU for a stretch of :data:`~emulator.types.SCHEDULE_REQUESTS` requests.
 CPUs then compute completions themselves; without a schedule a request is a DOORBELL message and so
 is its completion.  A CPU that has used half of its schedule asks for the next one.  The device then
-looks at all its doorbells (mail) and grants as much again, unless CPUs wait for tags, which make
-what comes next depend on others: then requests are asked one by one until that is over.
+looks at all its doorbells (mail) and grants as much again, unless that CPU waits for tags, so that
+what it does next depends on others: then its requests are asked one by one until that is over.
 
 Whichever way a request went, its doorbell comes in the mail, is computed again and compared (a
 difference is a BUG).  The log is written period by period (:data:`~emulator.types.DOORBELL_PERIOD_NS`)
@@ -167,7 +167,7 @@ class Disk(NodeBase):
         others, self.seq = self.seq, cookie - 1
         self.send(source, messages.COMPLETION, (cookie, 0), done_ns)
         self.seq = others
-        if source not in self.announced_to and self.may_announce():
+        if source not in self.announced_to and self.may_announce(source):
             self.announced_to.append(source)
             self.send_schedule(source, SCHEDULE_REQUESTS)
 
@@ -176,15 +176,15 @@ class Disk(NodeBase):
         assert rings == self.rung_by[source], (
             f"BUG: CPU {source} has rung {self.name} {rings} times, {self.rung_by[source]} seen"
         )
-        if self.may_announce():
+        if self.may_announce(source):
             self.send_schedule(source, SCHEDULE_REQUESTS // 2)
         else:
             self.announced_to.remove(source)
             self.send_schedule(source, 0)
 
-    def may_announce(self) -> bool:
-        """Return whether what comes next does not depend on what others do."""
-        return self.announces and not self.wanting
+    def may_announce(self, source: int) -> bool:
+        """Return whether what a CPU does next does not depend on what others do."""
+        return self.announces and source not in self.wanting
 
     def send_schedule(self, source: int, count: int) -> None:
         """Announce the service time of a CPU's next requests."""
@@ -199,7 +199,9 @@ class Disk(NodeBase):
         if source in self.kept_tags:
             self.kept_tags.remove(source)
             nr += 1
-        if not nr and source not in self.wanting:
+        if nr and source in self.wanting:
+            self.wanting.remove(source)
+        elif not nr and source not in self.wanting:
             self.wanting.append(source)
         self.send_grant(source, nr)
 

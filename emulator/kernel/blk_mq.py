@@ -95,6 +95,7 @@ class BlockQueue:
         "hctx",
         "index",
         "lease",
+        "lease_step",
         "name",
         "nr_hw_queues",
         "nr_requests",
@@ -135,6 +136,8 @@ class BlockQueue:
         self.sched_tags = 0  # requests allocated and not freed here
         nr_tags = self.depth * (self.nr_hw_queues if disk.driver == "null_blk" else 1)
         self.lease = initial_lease(nr_tags, machine.nr_cpus)
+        # As many as leave each CPU a share: what one CPU has leased it keeps.
+        self.lease_step = max(1, nr_tags // machine.nr_cpus - self.lease)
         self.tag_asked = False
         self.busy: list[Request] = []  # hctx.dispatch: requests that found no driver tag
         self.run_queued = False  # hctx.run_work is pending
@@ -233,7 +236,7 @@ def ask_for_tags(cpu: Cpu, q: BlockQueue) -> None:
     cpu.send(
         cpu.device_nodes[q.index],
         messages.TAG_REQUEST,
-        (max(16, q.depth // 8),),
+        (q.lease_step,),
         cpu.now + cpu.costs.request_ns,
         cpu.costs.coherence_ns,
     )

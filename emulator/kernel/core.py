@@ -128,8 +128,6 @@ def pick_idle(cpu: Cpu, prev: Task) -> None:
 def newidle_balance(cpu: Cpu, prev: Task) -> bool:
     """Whether a newidle balance holds the switch up (D.10): the previous task is still ``curr``."""
     rq = cpu.rq
-    if prev is rq.idle:
-        return False
     rq.idle_stamp = rq.clock
     if not cpu.active:
         return False
@@ -188,13 +186,12 @@ def send_paid(cpu: Cpu) -> None:
     )
 
 
-def newidle_finished(cpu: Cpu, pulled: object) -> None:
+def newidle_finished(cpu: Cpu, _pulled: object) -> None:
     """The newidle balance is over: pick again, tasks may have come."""
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
     if rq.cfs.nr_running or rq.stop_queued:
-        if pulled or rq.stop_queued:
-            rq.idle_stamp = 0
+        rq.idle_stamp = 0
         pick_next_task(cpu, rq.curr)
     else:
         pick_idle(cpu, rq.curr)

@@ -799,6 +799,7 @@ def _handlers() -> list[Callable[[Cpu, Any], None]]:
     table[frames.KSOFTIRQD] = softirq.run_ksoftirqd
     table[frames.STOPPER] = stop_machine.cpu_stopper_thread
     table[frames.STOPPER_WORK] = stop_machine.work_end
+    table[frames.STOPPER_TAIL] = stop_machine.cpu_stopper_thread
     table[frames.TTWU] = core.ttwu_end
     table[frames.TTWU_SELECT] = core.ttwu_select_end
     table[frames.TTWU_ACTIVATE] = core.ttwu_activate_end

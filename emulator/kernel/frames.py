@@ -48,33 +48,35 @@ WORKER_SLEEP = 26  # worker_thread() from the last work to schedule()
 WORKER_CREATE = 27  # maybe_create_worker()
 KSOFTIRQD = 28  # run_ksoftirqd() between rounds
 STOPPER = 29  # cpu_stopper_thread(): looks for work
-STOPPER_WORK = 30  # cpu_stopper_thread(): one stop work
-HOTPLUG = 31  # cpuhp: one step
-EXIT = 32  # do_exit()
+STOPPER_TAIL = 30  # cpu_stopper_thread(): the rest of a stop work, after the task was moved
+STOPPER_WORK = 31  # cpu_stopper_thread(): one stop work
+HOTPLUG = 32  # cpuhp: one step
+EXIT = 33  # do_exit()
 # Subroutines: they run in the context of their caller, with interrupts off.
-TTWU = 33  # try_to_wake_up() of a bound task, up to the enqueue
-TTWU_SELECT = 34  # try_to_wake_up() of a movable task, up to select_task_rq()
-TTWU_ACTIVATE = 35  # from the chosen CPU to the enqueue there
+TTWU = 34  # try_to_wake_up() of a bound task, up to the enqueue
+TTWU_SELECT = 35  # try_to_wake_up() of a movable task, up to select_task_rq()
+TTWU_ACTIVATE = 36  # from the chosen CPU to the enqueue there
 # Hard interrupts.
-IRQ_HRTIMER = 36  # hrtimer_interrupt(): one expired timer
-IRQ_TICK = 37  # tick_sched_timer()
-IRQ_IPI = 38  # scheduler_ipi() and call-function interrupts
-IRQ_DEVICE = 39  # a device's interrupt
-IRQ_DONE = 40  # an interrupt that woke somebody, after the wakeup
+IRQ_HRTIMER = 37  # hrtimer_interrupt(): one expired timer
+IRQ_TICK = 38  # tick_sched_timer()
+IRQ_IPI = 39  # scheduler_ipi() and call-function interrupts
+IRQ_DEVICE = 40  # a device's interrupt
+IRQ_DONE = 41  # an interrupt that woke somebody, after the wakeup
 # Softirqs.
-SOFTIRQ_ENTRY = 41  # __do_softirq() up to the first handler
-BLOCK_START = 42  # BLOCK: one request up to block_rq_complete
-BLOCK_END = 43  # BLOCK: one request up to queue_work()
-BLOCK_QUEUE = 44  # BLOCK: queue_work() up to the wakeup of a worker
-BLOCK_QUEUED = 45  # BLOCK: after the wakeup of a worker
-BLOCK_TAIL = 46  # BLOCK: after the last request
-SOFTIRQ_TIMER = 47  # run_timer_softirq()
-SOFTIRQ_SCHED = 48  # run_rebalance_domains() before the balancer is asked
-SOFTIRQ_SCHED_WAIT = 49  # run_rebalance_domains(), the balancer decides
-SOFTIRQ_SCHED_PAY = 50  # run_rebalance_domains(): the time of a further pass
-SOFTIRQ_SCHED_DONE = 51  # run_rebalance_domains(), answered while interrupted
-SOFTIRQ_RCU = 52  # rcu_core()
-SOFTIRQ_DONE = 53  # the round is over, ksoftirqd has been woken
+SOFTIRQ_ENTRY = 42  # __do_softirq() up to the first handler
+BLOCK_START = 43  # BLOCK: one request up to block_rq_complete
+BLOCK_END = 44  # BLOCK: one request up to queue_work()
+BLOCK_QUEUE = 45  # BLOCK: queue_work() up to the wakeup of a worker
+BLOCK_QUEUED = 46  # BLOCK: after the wakeup of a worker
+BLOCK_TAIL = 47  # BLOCK: after the last request
+SOFTIRQ_TIMER = 48  # run_timer_softirq()
+SOFTIRQ_SCHED = 49  # run_rebalance_domains() before the balancer is asked
+SOFTIRQ_SCHED_WAIT = 50  # run_rebalance_domains(), the balancer decides
+SOFTIRQ_SCHED_PAY = 51  # run_rebalance_domains(): the time of a further pass
+SOFTIRQ_SCHED_DONE = 52  # run_rebalance_domains(), answered while interrupted
+SOFTIRQ_RCU = 53  # rcu_core()
+SOFTIRQ_DONE = 54  # the round is over, ksoftirqd has been woken
+
 
 
 
@@ -95,4 +97,4 @@ READS = frozenset(
     )
 )
 
-NR_KINDS = 54
+NR_KINDS = 55

@@ -159,7 +159,7 @@ def handle_attach(cpu: Cpu, message: Message) -> None:
         core.check_preempt_curr(cpu, p, 0)
     assert why in tp.MIGRATE_CAUSES
     cpu.publish()
-    if cpu.balance_asked != 1:  # a newidle balance looks at its queue itself
+    if cpu.balance_asked < 0:  # who balances for itself sees the flag when it is done
         core.smp_send_reschedule_here(cpu, asked)
 
 

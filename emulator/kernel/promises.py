@@ -40,6 +40,7 @@ SENDING = frozenset(
         frames.SOFTIRQ_SCHED,
         frames.SOFTIRQ_SCHED_PAY,
         frames.STOPPER,
+        frames.STOPPER_TAIL,
         frames.STOPPER_WORK,
         frames.GET_TAG,
         frames.RW_PREP,

@@ -81,10 +81,10 @@ def work_end(cpu: Cpu, _arg: object) -> None:
         cpu.bal_node,
         messages.STOPPED,
         (push_cpu, result, hot),
-        cpu.now + cpu.costs.coherence_ns,
+        cpu.now + cpu.costs.request_ns,
         cpu.costs.coherence_ns,
     )
-    cpu_stopper_thread(cpu, None)
+    cpu.start(frames.STOPPER_TAIL, cpu.costs.stopper_tail_ns)
 
 
 def active_load_balance_cpu_stop(cpu: Cpu, push_cpu: int, env: list[Any]) -> tuple[int, int]:
@@ -100,6 +100,6 @@ def active_load_balance_cpu_stop(cpu: Cpu, push_cpu: int, env: list[Any]) -> tup
     if found is None:
         return STOP_FAILED, 0
     p, hot = found
-    core.send_task(cpu, p, push_cpu, cpu.now + cpu.costs.ipi_ns, 0, cpu.node_id)
+    core.send_task(cpu, p, push_cpu, cpu.now + cpu.costs.stopper_tail_ns, 0, cpu.node_id)
     cpu.publish()
     return STOP_PUSHED, hot

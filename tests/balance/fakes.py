@@ -166,6 +166,7 @@ class FakeBox:
     """A balancer and the queues of its CPUs; the last task of ``queue`` is its tail.
 
     ``running[cpu]`` is the task on the CPU.  ``util`` holds for every CPU that has tasks.
+    Time that a run asks for is spent at once: what is asked and ``interrupted_ns[cpu]`` on top.
     """
 
     def __init__(self, spec: MachineSpec, **costs: int) -> None:
@@ -178,6 +179,9 @@ class FakeBox:
         self.util = [1000] * spec.nr_cpus
         self.moves: list[tuple[int, int, int, int]] = []  # (time, pid, from, to)
         self.done: list[tuple[int, int, tuple[Any, ...]]] = []  # (effect, cpu, args)
+        self.pays: list[tuple[int, int, int]] = []  # (effect, cpu, cost)
+        self.interrupted_ns = [0] * spec.nr_cpus  # what interrupts add to each payment
+        self.resched_ns = [NEVER] * spec.nr_cpus  # from when on need_resched is set
         self.seen: list[Message] = []
         self.seq = 0
         self.answers: Callable[[int, list[int]], None] | None = None
@@ -240,8 +244,16 @@ class FakeBox:
             self.publish(cpu)
         elif op == messages.STOP:
             self.stop(message)
+        elif op == messages.BALANCE_PAY:
+            self.pay(now, cpu, args[0])
         elif op == messages.BALANCE_DONE:
             self.done.append((now, cpu, args))
+
+    def pay(self, now: int, cpu: int, cost_ns: int) -> None:
+        """Spend the time that the balancer asks for, and say whether need_resched came up."""
+        self.pays.append((now, cpu, cost_ns))
+        paid_ns = now + cost_ns + self.interrupted_ns[cpu]
+        self.send(paid_ns, cpu, messages.BALANCE_PAID, int(paid_ns >= self.resched_ns[cpu]))
 
     def detach_tasks(self, now: int, cpu: int, env: list[int]) -> list[Any]:
         curr = self.running[cpu]

@@ -117,15 +117,56 @@ def test_a_pass_that_is_not_due_is_not_made() -> None:
 def test_the_second_domain_is_decided_one_pass_time_later_on_the_state_then() -> None:
     box = FakeBox(machine(8, llc=4), pass_ns=10_000, coherence_ns=100)
     ask(box, 100 * MS, 0, BALANCE_PERIODIC, CPU_IDLE)
-    box.run(100 * MS + 5_000)
-    assert [r[0] for r in box.trace.records] == [100 * MS]
+    box.run(100 * MS + 15_000)
+    assert [r[0] for r in box.trace.records] == [100 * MS + 10_100]
+    assert box.pays == [(100 * MS + 100, 0, 10_000), (100 * MS + 10_200, 0, 10_000)]
+    # Its only next event is the CPU's answer.
     promise = box.balancer.promise()
-    assert promise.next_ns == promise.send_ns[TO_CPU] == 100 * MS + 10_000
+    assert promise.next_ns == promise.send_ns[TO_CPU] == 100 * MS + 20_200
     box.put(4, *hogs(8))  # comes up meanwhile
     box.run(101 * MS)
-    assert [r[0] for r in box.trace.records] == [100 * MS, 100 * MS + 10_000]
+    assert [r[0] for r in box.trace.records] == [100 * MS + 10_100, 100 * MS + 20_200]
     assert box.moves
-    assert box.done[0][0] == 100 * MS + 10_100
+    assert box.done[0][0] == 100 * MS + 20_300
+
+
+def test_an_interrupt_lengthens_a_pass_and_what_comes_up_then_is_still_seen() -> None:
+    box = FakeBox(machine(8, llc=4), pass_ns=10_000)
+    box.interrupted_ns[0] = 7_000
+    ask(box, 100 * MS, 0, BALANCE_PERIODIC, CPU_IDLE)
+    box.run(100 * MS + 32_000)
+    assert len(box.trace.records) == 1
+    box.put(4, *hogs(8))  # after the second pass's own time, before the CPU has spent it
+    box.run(101 * MS)
+    assert [r[0] for r in box.trace.records] == [100 * MS + 17_000, 100 * MS + 34_000]
+    assert box.moves
+    assert {now for now, *_rest in box.moves} == {100 * MS + 34_000}
+
+
+def test_the_first_pass_of_a_newly_idle_run_is_paid_already() -> None:
+    box = FakeBox(machine(4), pass_ns=10_000)
+    ask(box, 100 * MS, 1, BALANCE_NEWIDLE, 0)
+    box.run(101 * MS)
+    assert box.pays == []
+    assert [r[0] for r in box.trace.records] == [100 * MS]
+
+
+def test_need_resched_does_not_end_a_periodic_run() -> None:
+    box = FakeBox(machine(8, llc=4), pass_ns=10_000)
+    box.resched_ns[0] = 100 * MS
+    ask(box, 100 * MS, 0, BALANCE_PERIODIC, CPU_IDLE)
+    box.run(101 * MS)
+    assert len(box.trace.records) == 2
+
+
+def test_the_balancer_has_no_events_of_its_own() -> None:
+    box = FakeBox(machine(8, llc=4), pass_ns=10_000)
+    ask(box, 100 * MS, 0, BALANCE_PERIODIC, CPU_IDLE)
+    box.balancer.advance(100 * MS + 1, NEVER)
+    assert [m[4] for m in box.balancer.outbox] == [messages.BALANCE_PAY]
+    assert box.balancer.own_next_ns() == box.balancer.next_event_ns() == NEVER
+    with pytest.raises(AssertionError, match="no events of its own"):
+        box.balancer.fire(101 * MS)
 
 
 def test_should_we_balance_no_ends_the_walk() -> None:
@@ -154,7 +195,8 @@ def test_serialize_lets_one_cpu_at_a_time_look_at_far_nodes() -> None:
     ask(box, 100 * MS + 1_000, 4, BALANCE_PERIODIC, CPU_IDLE)
     box.run(101 * MS)
     passes = [(r[0], r[3]) for r in box.trace.records]
-    assert passes == [(100 * MS, 0), (100 * MS + 1_000, 4), (100 * MS + 10_000, 0)]
+    # CPU 4 comes to its far domain while CPU 0 holds the lock for a pass in its own.
+    assert passes == [(100 * MS + 10_000, 0), (100 * MS + 11_000, 4), (100 * MS + 20_000, 0)]
     assert box.balancer.rb.serialize_cpu == -1
 
 
@@ -231,6 +273,7 @@ def test_the_ilb_balances_for_all_and_last_for_itself() -> None:
     box.run(101 * MS)
     passes = [(r[0] - 100 * MS, r[3]) for r in box.trace.records]
     assert passes == [(11_000, 2), (22_000, 3), (32_000, 1)]
+    assert [cost for _now, _cpu, cost in box.pays] == [1_000, 10_000, 1_000, 10_000, 10_000]
     rb = box.balancer.rb
     # Balanced: the interval of 4 ms has doubled.
     assert rb.next_balance == [0, 108, 108, 108]
@@ -285,12 +328,13 @@ def test_need_resched_ends_the_run_before_the_first_cpu() -> None:
     assert len(box.done) == 1
 
 
-def test_abort_ends_the_run_before_the_next_cpu() -> None:
+def test_need_resched_at_the_end_of_a_pass_ends_the_run_before_the_next_cpu() -> None:
     box = FakeBox(machine(4), pass_ns=10_000, visit_ns=1_000)
     enter(box, MS, 1, 2, 3)
+    box.resched_ns[1] = 100 * MS + 5_000
     ask(box, 100 * MS, 1, BALANCE_NOHZ, FULL)
-    box.send(100 * MS + 5_000, 1, messages.BALANCE_ABORT, BALANCE_NOHZ)
     box.run(101 * MS)
+    assert [cost for _now, _cpu, cost in box.pays] == [1_000, 10_000]
     assert [r[3] for r in box.trace.records] == [2]
     rb = box.balancer.rb
     assert (rb.nohz.has_blocked, rb.nohz.next_blocked) == (1, 0)
@@ -515,18 +559,26 @@ def test_hotplug_rebuilds_resets_and_tells() -> None:
 def test_a_run_survives_a_rebuild_between_its_passes() -> None:
     box = FakeBox(machine(8, llc=4), pass_ns=10_000)
     ask(box, 100 * MS, 0, BALANCE_PERIODIC, CPU_IDLE)
-    box.send(100 * MS + 1_000, 5, messages.COMMAND, ["cpu_active", 5, 0])
+    box.send(100 * MS + 11_000, 5, messages.COMMAND, ["cpu_active", 5, 0])
     box.run(101 * MS)
     assert len(box.done) == 1
-    assert len(box.trace.records) == 1
+    # The second pass is paid for, and not made.
+    assert [r[0] for r in box.trace.records] == [100 * MS + 10_000]
+    assert len(box.pays) == 2
 
 
 def test_a_dead_cpu_is_forgotten() -> None:
     box = FakeBox(machine(8, llc=4, node=4), pass_ns=10_000)
     ask(box, 100 * MS, 0, BALANCE_PERIODIC, CPU_IDLE)
-    box.run(100 * MS + 1)
-    assert box.balancer.rb.serialize_cpu == 0
-    box.send(100 * MS + 1_000, 1, messages.COMMAND, ["cpu_dead", 0])
+    balancer = box.balancer
+    while balancer.rb.serialize_cpu < 0:
+        now = balancer.next_event_ns()
+        assert now < 101 * MS
+        box.run(now + 1)
+    # Its last payment dies with it.
+    balancer.inbox.clear()
+    box.later.clear()
+    box.send(now + 1_000, 1, messages.COMMAND, ["cpu_dead", 0])
     box.run(101 * MS)
     assert box.done == []
     assert box.balancer.books()["runs"] == 0
@@ -589,12 +641,19 @@ def test_snapshot_and_restore_in_the_middle_of_a_pass_and_of_a_run() -> None:
     enter(box, MS, *range(1, 8))
     ask(box, 100 * MS, 1, BALANCE_NOHZ, FULL)
     box.balancer.advance(100 * MS + 1, NEVER)
-    for until in (100 * MS + 1, 100 * MS + 11_001, 100 * MS + 50_000):
-        box.balancer.advance(until, NEVER)
+    asked = []
+    while box.balancer.asking < 0:
+        (message,) = box.balancer.outbox
+        asked.append(message[4])
+        box.balancer.outbox.clear()
+        box.receive(message)
+        box.balancer.advance(box.balancer.next_event_ns() + 1, NEVER)
         state = box.balancer.snapshot()
         other = twin(box)
         other.restore(wire.unpack(wire.pack(state)))
         assert other.snapshot() == state
+    # A visit and a pass were paid for; it waits for the source of the pass now.
+    assert asked == [messages.BALANCE_PAY] * 2
     assert box.balancer.asking == 1
     assert [m[4] for m in box.balancer.outbox] == [messages.DETACH]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -86,8 +87,10 @@ class Restored:
         assert wire.pack(node.snapshot()) == state
         box._nodes[place] = node
         box._times[place] = node.next_event_ns()
-        if isinstance(box, TurnsBox) and node_id < self.spec.machine.nr_cpus:
-            box._cpus[node_id] = node  # type: ignore[call-overload]
+        if isinstance(box, TurnsBox):
+            nodes: list[Any] = sorted(box._nodes, key=lambda one: one.node_id)
+            nr_cpus = self.spec.machine.nr_cpus
+            box._cpus, box._devices = nodes[:nr_cpus], nodes[nr_cpus + 1 :]
 
 
 def nothing() -> None:

@@ -1,0 +1,144 @@
+"""The generated tables of ``emulator/README.md``: files, messages, hotplug steps, frames.
+
+Each stands between ``<!-- NAME: generated … -->`` and ``<!-- end -->`` and is made from the code that
+it describes.  ``python -m tests.readme_tables`` writes them again; ``tests/test_docs.py`` fails where
+they differ.
+"""
+
+import ast
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from emulator.kernel import cpu, cpuhp, frames
+from emulator.kernel.cpuhp import FIRST_AT_COMMAND, STEPS
+from emulator.messages import OPS
+
+CHECKOUT = Path(__file__).parent.parent
+README = CHECKOUT / "emulator" / "README.md"
+
+#: Rooms in the order in which the table lists them; "" is the package itself.
+ROOMS = (
+    "kernel",
+    "balance",
+    "device",
+    "workload",
+    "engine",
+    "agents",
+    "trace",
+    "report",
+    "boxfile",
+    "",
+)
+BLOCK = re.compile(r"(<!-- (\w+): generated[^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
+KERNEL_FILE = re.compile(r"``((?:kernel|block|fs|lib|drivers|include)/[\w./*,-]+)``|``(\w+\.c)``")
+FRAME = re.compile(r"^([A-Z_]+) = (\d+)  # (.+)$", re.MULTILINE)
+
+
+def readme() -> str:
+    """Return the README with every generated table made anew."""
+    return BLOCK.sub(
+        lambda block: f"{block[1]}\n{TABLES[block[2]]()}\n\n{block[3]}",
+        README.read_text(encoding="utf-8"),
+    )
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table."""
+    head = list(head)
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in r] for r in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def files() -> str:
+    """Return a table of the machine's files per room: what each is, which kernel file it models."""
+    rows: list[list[str]] = []
+    for room in ROOMS:
+        for path in sorted((CHECKOUT / "emulator" / room).glob("*.py")):
+            if path.name != "__init__.py":
+                rows.append([f"`{'/'.join(filter(None, (room, path.name)))}`", *_about(path)])
+    return table(("file", "what it is", "kernel files, v5.4"), rows)
+
+
+# The first paragraph of a docstring is one sentence, and names the kernel files it is about.
+def _about(path: Path) -> tuple[str, str]:
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first = " ".join(doc.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+    named = [one or two for one, two in KERNEL_FILE.findall(first)]
+    if path.parent.name not in ("kernel", "balance", "device"):
+        named = []
+    return first.replace("``", "`"), " ".join(f"`{name}`" for name in named)
+
+
+def messages() -> str:
+    """Return a table of every message between nodes."""
+    return table(
+        ("message", "from", "to", "fields", "kind"),
+        (
+            [
+                f"`{op.name}`",
+                op.source,
+                op.target,
+                " ".join(op.args),
+                "mail" if op.passive else "active",
+            ]
+            for op in OPS.values()
+        ),
+    )
+
+
+def hotplug() -> str:
+    """Return a table of the hotplug steps in the order of going down."""
+    return table(
+        ("state", "step", "going down", "where", "coming up"),
+        (
+            [
+                str(state),
+                f"`{name}`",
+                _verb(teardown),
+                "at the command" if index >= FIRST_AT_COMMAND else "in the stopper",
+                _verb(startup),
+            ]
+            for index, (state, name, teardown, startup) in reversed(list(enumerate(STEPS)))
+        ),
+    )
+
+
+def _verb(function: Callable[..., None]) -> str:
+    if function is cpuhp.nothing:
+        return "–"
+    first = (function.__doc__ or "").partition("\n")[0].replace("``", "`").rstrip(".")
+    return f"`{function.__name__}()`: {first}"
+
+
+def frame_kinds() -> str:
+    """Return a table of the execution frames and of the function that ends each."""
+    text = (CHECKOUT / "emulator" / "kernel" / "frames.py").read_text(encoding="utf-8")
+    return table(
+        ("frame", "what the CPU is doing", "ended by"),
+        ([f"`{name}`", what, _ender(int(number))] for name, number, what in FRAME.findall(text)),
+    )
+
+
+def _ender(kind: int) -> str:
+    handler = cpu.HANDLERS[kind]
+    if handler.__name__ == "impossible":
+        return "a message or an interrupt"
+    return f"`{handler.__module__.rpartition('.')[2]}.{handler.__name__}()`"
+
+
+def frame_count() -> int:
+    """Return how many frames the table of frames should have."""
+    return frames.NR_KINDS
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "files": files,
+    "messages": messages,
+    "hotplug": hotplug,
+    "frames": frame_kinds,
+}
+
+
+if __name__ == "__main__":
+    README.write_text(readme(), encoding="utf-8")
