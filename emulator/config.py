@@ -38,7 +38,7 @@ from emulator.boxfile.storage import resolve_disks, resolve_filesystems
 from emulator.boxfile.validation import child_at, report_error
 from emulator.boxfile.work import JobText, Surroundings, resolve_workloads
 from emulator.tracepoints import BY_NAME
-from emulator.types import BoxSpec, Costs, cpulist_parse
+from emulator.types import NSEC_PER_SEC, BoxSpec, Costs, cpulist_parse
 from emulator.units import (
     DURATION_PATTERN,
     SIZE_PATTERN,
@@ -244,7 +244,9 @@ class Workload(_Model):
     nice: int | None = Field(None, ge=-20, le=19, description="wins over the job file's")
     cpus_allowed: CpuList | None = Field(None, description="wins over the job file's")
     count: int = Field(1, ge=1, le=4096, description="how many of it")
-    start: Duration = Field(0, description="when it starts")
+    start: Duration | None = Field(
+        None, description="when it starts; left out: the seed says, within 8 ticks of boot"
+    )
     start_cpu: int | None = Field(None, ge=0, description="first CPU; left out: fork placement")
     figure: bool | None = Field(
         None, description="counts as a submitter in the figures; left out: fio does"
@@ -277,7 +279,13 @@ class BoxFile(_Model):
     """A box: one emulated machine, what runs on it, what happens to it, what must come out."""
 
     description: str = Field(min_length=1, description="one line, shown by `boxes`")
-    seed: int = Field(1, ge=0, lt=1 << 63, description="of everything random")
+    seed: int = Field(
+        1,
+        ge=0,
+        lt=1 << 63,
+        description="of what is chance: when each workload without a `start` starts, "
+        "within 8 ticks of boot, and the order of fio's blocks",
+    )
     duration: Duration = Field(description="emulated time of the run")
     warmup: Duration = Field(0, description="figures are taken after this")
     machine: Machine
@@ -471,7 +479,8 @@ def _resolved(model: BoxFile, dirty: frozenset[str], file: FilePath, report: Rep
     if model.warmup >= model.duration:
         ended = f"the run is over by then: it lasts {duration_format(model.duration)}"
         report.at(("warmup",), ended)
-    around = Surroundings(cpus, disks, filesystems, model.warmup, report)
+    tick_ns = NSEC_PER_SEC // model.machine.hz
+    around = Surroundings(cpus, disks, filesystems, model.warmup, tick_ns, model.seed, report)
     around.verify = None if costs is None else tuple(costs.verify_ps_per_byte)
     around.any_mount = no_storage
     workloads = resolve_workloads(model.workloads, _job_texts(model, file, report), around)

@@ -316,7 +316,7 @@ class KernelSpec:
     features: dict[str, bool]  #: sched features by kernel name, complete
     sysctls: dict[str, int]  #: ``kernel.sched_…`` and others by kernel name, complete; ns
     policies: tuple[str, ...] = ()
-    rcu_callbacks: bool = False  #: IO leaves RCU callbacks, for which the CPU's next tick raises RCU
+    rcu_callbacks: bool = False  #: IO leaves RCU callbacks: the CPU's next tick raises RCU
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,23 @@ ROOMS = (
     "",
 )
 BLOCK = re.compile(r"(<!-- (\w+): generated[^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
-KERNEL_FILE = re.compile(r"``((?:kernel|block|fs|lib|drivers|include)/[\w./*,-]+)``|``(\w+\.c)``")
+KERNEL_FILE = re.compile(r"``((?:kernel|block|fs|lib|drivers|include)/[\w./*-]+)``")
+QUOTED = re.compile(r"``([^`]+)``")
+#: Files that a docstring names by their last part, or by a function or structure of theirs.
+KNOWN_AS = {
+    "fair.c": "kernel/sched/fair.c",
+    "hrtimer.c": "kernel/time/hrtimer.c",
+    "blk-softirq.c": "block/blk-softirq.c",
+    "tick_sched_timer()": "kernel/time/tick-sched.c",
+    "scheduler_tick()": "kernel/sched/core.c",
+    "scheduler_ipi()": "kernel/sched/core.c",
+    "struct request": "include/linux/blkdev.h",
+    "struct sched_domain": "include/linux/sched/topology.h",
+    "struct sched_group": "kernel/sched/sched.h",
+    "struct lb_env": "kernel/sched/fair.c",
+}
+#: Rooms whose files model kernel files.
+MODELS = ("kernel", "balance", "device")
 FRAME = re.compile(r"^([A-Z_]+) = (\d+)  # (.+)$", re.MULTILINE)
 
 
@@ -52,21 +68,24 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def files() -> str:
     """Return a table of the machine's files per room: what each is, which kernel file it models."""
-    rows: list[list[str]] = []
-    for room in ROOMS:
-        for path in sorted((CHECKOUT / "emulator" / room).glob("*.py")):
-            if path.name != "__init__.py":
-                rows.append([f"`{'/'.join(filter(None, (room, path.name)))}`", *_about(path)])
-    return table(("file", "what it is", "kernel files, v5.4"), rows)
+    package = CHECKOUT / "emulator"
+    paths = [path for room in ROOMS for path in sorted((package / room).glob("[!_]*.py"))]
+    return table(
+        ("file", "what it is", "kernel files, v5.4"),
+        ([f"`{path.relative_to(package)}`", *_about(path)] for path in paths),
+    )
 
 
 # The first paragraph of a docstring is one sentence, and names the kernel files it is about.
 def _about(path: Path) -> tuple[str, str]:
     doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     first = " ".join(doc.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
-    named = [one or two for one, two in KERNEL_FILE.findall(first)]
-    if path.parent.name not in ("kernel", "balance", "device"):
-        named = []
+    named: dict[str, None] = {}
+    if path.parent.name in MODELS:
+        for word in QUOTED.findall(first):
+            kernel_file = KERNEL_FILE.fullmatch(f"``{word}``")
+            if kernel_file or word in KNOWN_AS:
+                named[KNOWN_AS.get(word, word)] = None
     return first.replace("``", "`"), " ".join(f"`{name}`" for name in named)
 
 

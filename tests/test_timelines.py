@@ -1,8 +1,8 @@
 """The oracle boxes against two recorded cycles of a real kernel, event by event.
 
 ``tests/data/timeline_*.txt`` hold the cycles; their heads say what a line means.  The boxes run as
-they are, rcu_sched and fio's main thread included; the stretch begins in the middle between two
-ticks, when neither is due.  CPUs are renamed in the order in which they appear, so that any pair may
+they are, rcu_sched and fio's main thread included; the stretch begins between two ticks, when
+neither is due.  CPUs are renamed in the order in which they appear, so that any pair may
 play the ping-pong.
 """
 
@@ -55,7 +55,7 @@ class Step:
     free: bool = False
 
 
-# -- The recorded cycles ----------------------------------------------------------------------------
+# -- The recorded cycles ---------------------------------------------------------------------------
 
 
 def recorded(name: str) -> list[Step]:
@@ -71,7 +71,7 @@ def step_of(words: list[str]) -> Step:
     return Step(time_ns, int(cpu), event, tuple(rest), time_us.endswith("*"))
 
 
-# -- The emulated ones ------------------------------------------------------------------------------
+# -- The emulated ones -----------------------------------------------------------------------------
 
 
 def emulated(box: str, directory: Path, like: list[Step]) -> list[Step]:
@@ -121,7 +121,7 @@ def shape_of(step: Step) -> tuple[str, list[str]]:
     return step.event, [word.partition("/")[0] for word in step.words]
 
 
-# -- Comparing --------------------------------------------------------------------------------------
+# -- Comparing -------------------------------------------------------------------------------------
 
 
 def renamed(steps: list[Step]) -> list[tuple[int, str, tuple[str, ...]]]:
@@ -166,7 +166,7 @@ def compare(box: str, directory: Path, name: str) -> list[Step]:
     return real
 
 
-# -- The tests --------------------------------------------------------------------------------------
+# -- The tests -------------------------------------------------------------------------------------
 
 
 def test_golden_timeline_512_byte_cycles(tmp_path: Path) -> None:

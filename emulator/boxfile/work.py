@@ -3,6 +3,9 @@
 Every instance of a fio job (``numjobs`` times ``count``) becomes a workload of its own with a file
 of its own: what tasks share is shared explicitly or not at all.  fio's main process is no part of
 this; a box that wants it names the program ``fio_main``.
+
+When a program starts within the first ticks of a real boot is chance.  Here the seed decides it, for
+every workload of the box file that says no ``start``.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from emulator.boxfile.storage import disk_bytes
 from emulator.types import DiskSpec, FilesystemSpec, WorkloadSpec, cpulist_format
 from emulator.units import duration_parse, size_parse
 from emulator.workload import PARAMS
+from emulator.workload.random import seed_stream, splitmix64
 from emulator.workload.fio_job import (
     FioJob,
     JobProblem,
@@ -31,6 +35,11 @@ if TYPE_CHECKING:
 
 COMM_LEN_MAX = 15
 TASKS_MAX = 4096
+
+#: A workload without a ``start`` starts at most so many ticks after boot.
+START_TICKS_MAX = 8
+#: Name of the stream of random numbers that these starts are drawn from.
+START_STREAM = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,8 @@ class Surroundings:
     disks: tuple[DiskSpec, ...]
     filesystems: tuple[FilesystemSpec, ...]
     warmup_ns: int
+    tick_ns: int
+    seed: int
     report: Report
     verify: tuple[str, ...] | None = None  #: algorithms with a known cost, None: do not ask
     any_mount: bool = False  #: file systems are not known: take any
@@ -146,7 +157,7 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
             count=1 if own_file else workload.count,
             nice=workload.nice or 0,
             cpus_allowed=_cpus_allowed(workload, path, around) or around.every,
-            start_ns=workload.start,
+            start_ns=_start_ns(workload, path, around),
             start_cpu=_start_cpu(workload, path, around),
             figure=bool(workload.figure),
             kthread=rule.kthread,
@@ -241,6 +252,7 @@ def _instances(
     if workload.count > 1 and job.filename:
         around.report.at((*path, "count"), f"the job names one file, {job.filename}")
     start_cpu = _start_cpu(workload, path, around)
+    start_ns = _start_ns(workload, path, around)
     for instance in range(workload.count * job.numjobs):
         around.files += 1
         _count_bytes(mount, job.file_bytes, path, around)
@@ -251,7 +263,7 @@ def _instances(
             count=1,
             nice=job.nice if workload.nice is None else workload.nice,
             cpus_allowed=allowed or instance_cpus(job, instance, around.every),
-            start_ns=workload.start + job.startdelay_ns,
+            start_ns=start_ns + job.startdelay_ns,
             start_cpu=start_cpu,
             figure=workload.figure is not False,
         )
@@ -328,6 +340,14 @@ def _cpus_allowed(workload: Workload, path: Path, around: Surroundings) -> int:
         message = f"CPU {cpulist_format(outside)} is outside the machine (cpus: {around.cpus})"
         around.report.at((*path, "cpus_allowed"), message)
     return mask & around.every
+
+
+# All tasks of one entry of the box file start together, as fio's jobs do.
+def _start_ns(workload: Workload, path: Path, around: Surroundings) -> int:
+    if workload.start is not None:
+        return workload.start
+    _, bits = splitmix64(seed_stream(around.seed, START_STREAM, int(path[1])))
+    return bits % (START_TICKS_MAX * around.tick_ns + 1)
 
 
 def _start_cpu(workload: Workload, path: Path, around: Surroundings) -> int:

@@ -55,6 +55,7 @@ BLK_PLUG_FLUSH_SIZE = 128 * 1024
 SBQ_WAIT_QUEUES = 8
 DOORBELL_BATCH = 256
 
+
 def wake_batch(depth: int) -> int:
     """Return how many frees wake one batch of waiters (A.3)."""
     return min(max(depth // SBQ_WAIT_QUEUES, 1), 8)
@@ -125,9 +126,7 @@ class BlockQueue:
         self.hctx = blk_mq_map_queues(machine.nr_cpus, machine.core, self.nr_hw_queues)[cpu]
         self.rq_affinity = disk.rq_affinity
         self.nr_requests = disk.nr_requests
-        self.elevator = (
-            mq_deadline.DeadlineQueue() if disk.scheduler == "mq-deadline" else None
-        )
+        self.elevator = mq_deadline.DeadlineQueue() if disk.scheduler == "mq-deadline" else None
         self.depth = disk.params.get("max_queue", disk.params.get("hw_queue_depth", 64))
         self.service_ns = service_time(disk.driver, disk.params)
         self.asks = self.service_ns >= question_ns(spec.costs)
@@ -685,5 +684,3 @@ def free_request(cpu: Cpu, rq: Request) -> None:
     if q.tag_asked and q.lease > 2:
         q.tag_asked = False
     wake_tag_waiter(cpu, q)
-
-

@@ -11,8 +11,8 @@ The tick is kept while a softirq is pending, RCU callbacks of this CPU wait for 
 (``rcu_until``), or the next timer of the wheel is at most one tick away.
 
 Departures from the kernel: ``nohz.has_blocked`` is set at a CPU's first idle entry after it left the
-mask and then every 32 ms, not at every one; no cpuidle governor; RCU callbacks are a time until which they are
-pending, set by IO submission when the box asks for it (``kernel.rcu_callbacks_ns``).
+mask and then every 32 ms, not at every one; no cpuidle governor; nothing sets ``rcu_until`` yet, not
+even ``kernel.rcu_callbacks``, because how often callbacks keep the tick of an idle CPU is not known.
 """
 
 from __future__ import annotations

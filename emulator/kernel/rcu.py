@@ -3,11 +3,11 @@
 Theory of operation
 -------------------
 Submitting an IO leaves callbacks that wait for a grace period, so at the next tick of that CPU
-``rcu_pending()`` finds work and raises RCU.  The work itself is this CPU's alone and only takes time
-(``rcu_softirq_ns``).  ``kernel.rcu_callbacks`` switches it on; without it RCU is never raised.
+``rcu_pending()`` finds work and raises RCU.  The work itself is this CPU's alone and only takes
+time (``rcu_softirq_ns``).  ``kernel.rcu_callbacks`` switches it on; without it RCU is never raised.
 
-Departures from the kernel: callbacks are pending if this CPU has made a request since its last tick,
-whatever the state of the grace period; what they free is not modelled; quiescent states are not, so
+Departures from the kernel: callbacks are pending if this CPU has made a request since its last
+tick, whatever the state of the grace period; what they free is not modelled; quiescent states are not, so
 no tick wakes ``rcu_sched`` (its own timeout does, see the program ``rcu_gp``); an idle CPU does not
 keep its tick for them, because how often that happens is not known.
 """

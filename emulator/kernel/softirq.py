@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emulator import tracepoints as tp
 from emulator import messages
+from emulator import tracepoints as tp
 from emulator.kernel import blk_mq, core, frames, hrtimer, rcu, tick
 from emulator.kernel.process import WAIT_WORK
 from emulator.types import (

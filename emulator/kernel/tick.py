@@ -3,12 +3,12 @@
 Theory of operation
 -------------------
 Every CPU whose tick runs is interrupted at the same multiples of the tick period.  Inside one tick:
-TIMER is raised, whether a timer of the wheel is due or not (``base->clk`` is never ahead of jiffies;
-only from v5.9 on does the tick know the next expiry), RCU if callbacks wait (:mod:`rcu`), the current
-task's class gets its tick, then a balance pass that is due raises SCHED, and a busy CPU considers
-kicking an idle one (:func:`nohz_balancer_kick`).  The softirqs run at the end of the interrupt, the
-reschedule that the tick asked for after them.  So at HZ 250 every tick that lands inside a softirq
-round leaves ksoftirqd something to do.
+TIMER is raised, whether a timer of the wheel is due or not (``base->clk`` is never ahead of
+jiffies; only from v5.9 on does the tick know the next expiry), RCU if callbacks wait (:mod:`rcu`),
+the current task's class gets its tick, then a balance pass that is due raises SCHED, and a busy CPU
+considers kicking an idle one (:func:`nohz_balancer_kick`).  The softirqs run at the end of the
+interrupt, the reschedule that the tick asked for after them.  So at HZ 250 every tick that lands
+inside a softirq round leaves ksoftirqd something to do.
 
 Departures from the kernel: the whole work of the tick takes effect at its end, ``tick_ns`` after
 the grid point; timekeeping costs nothing extra.
@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emulator import tracepoints as tp
 from emulator import messages
-from emulator.kernel import fair, frames, hrtimer, idle, rcu, softirq
+from emulator import tracepoints as tp
+from emulator.kernel import fair, hrtimer, idle, rcu, softirq
 from emulator.kernel.sched import FAIR_CLASS
 from emulator.types import (
     BAL_ACTIVE_MASK,
