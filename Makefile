@@ -20,7 +20,7 @@ help:
 	@echo "make check     format, lint, types, rooms, schema drift"
 	@echo "make bench     speed of the shipped boxes"
 	@echo "make validate  compare with the figures of a real kernel"
-	@echo "make schema    write config/box.schema.json and config/README.md again"
+	@echo "make schema    write again what is generated: box.schema.json, config/README.md, tables"
 	@echo "make clean     remove .venv, caches and build products (runs/ stays)"
 
 run: $(STAMP)
@@ -51,6 +51,7 @@ validate: $(STAMP)
 schema: $(STAMP)
 	$(BIN)/python -m emulator.config schema > config/.new && mv config/.new config/box.schema.json
 	$(BIN)/python -m emulator.config reference > config/.new && mv config/.new config/README.md
+	$(BIN)/python -m tests.readme_tables
 
 wheel: $(STAMP)
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -408,7 +408,8 @@ def _find_box(name: str) -> FilePath:
         if candidate.is_file():
             return candidate
     shipped = [one.stem for one in _shipped("boxes")]
-    message = f"there is no such box{did_you_mean(name, shipped)}"
+    guess = did_you_mean(name, shipped) or "; `boxes` lists those that ship"
+    message = f"there is no such box{guess}"
     raise BoxError([Problem(Place(name), "", message)])
 
 

@@ -205,7 +205,7 @@ def test_what_the_readmes_name_exists() -> None:
     for word in re.findall(r"^\| `([^`]+)`", helpers, re.MULTILINE):
         assert (CHECKOUT / "tests" / word).exists(), word
     makefile = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"\bmake (\w+)\b", "\n".join(TEXT.values()))):
+    for target in set(re.findall(r"(?:`|^ {4})make (\w+)", "\n".join(TEXT.values()), re.MULTILINE)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 

@@ -120,7 +120,9 @@ def _check(command: Command, expected: Expected, path: Path, report: Report) -> 
         return
     if cpu < 0:
         if expected.tasks and command.of not in expected.tasks:
-            report.at(path, f"no task is called {command.of!r}{did_you_mean(command.of, expected.tasks)}")
+            report.at(
+                path, f"no task is called {command.of!r}{did_you_mean(command.of, expected.tasks)}"
+            )
         return
     if cpu >= cpus:
         report.at(path, f"there is no CPU {cpu}: the machine has CPUs 0-{cpus - 1}")

@@ -176,7 +176,9 @@ def _audit_ios(books: Books) -> list[str]:
 
 def _audit_requests(books: Books) -> list[str]:
     totals = [book["requests"] for book in books.values() if "requests" in book]
-    made, freed, here = (sum(column) for column in zip(*totals, strict=True)) if totals else (0,) * 3
+    made, freed, here = (
+        (sum(column) for column in zip(*totals, strict=True)) if totals else (0,) * 3
+    )
     if made == freed + here:
         return []
     return [f"{made} requests were made, {freed} freed, and {here} are somewhere"]

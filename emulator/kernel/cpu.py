@@ -60,6 +60,7 @@ from emulator.types import (
     Board,
     Books,
     RQF_ACTIVE,
+    RQF_CURR_FAIR,
     RQF_IDLE,
     RQF_NOHZ,
     RQF_ONLINE,
@@ -637,6 +638,9 @@ class Cpu:
         cfs = rq.cfs
         avg = cfs.avg
         self.published_nr = rq.nr_running
+        queued = 0
+        for entry in cfs.tree:
+            queued |= entry[2].cpus_mask
         flags = 0
         if self.online:
             flags = RQF_ONLINE
@@ -647,6 +651,8 @@ class Cpu:
                     flags |= RQF_IDLE
             elif rq.nr_running == cfs.idle_h_nr_running:
                 flags |= RQF_SCHED_IDLE
+            if cfs.curr is not None and cfs.curr.on_rq:
+                flags |= RQF_CURR_FAIR
             if self.in_nohz_mask:
                 flags |= RQF_NOHZ
         self.board.publish(
@@ -668,6 +674,8 @@ class Cpu:
                 cfs.load_weight,
                 rq.curr.pid,
                 rq.overload_ns,
+                queued,
+                rq.curr.cpus_mask,
             ),
         )
 

@@ -38,6 +38,7 @@ from emulator.kernel import (
     core,
     fair,
     frames,
+    holdings,
     hrtimer,
     idle,
     kthread,
@@ -49,7 +50,7 @@ from emulator.kernel import (
     workqueue,
 )
 from emulator.kernel.process import MAIL_WAITS, WAIT_WORK, unpack_task
-from emulator.kernel.request import PAGES, Request
+from emulator.kernel.request import Request
 from emulator.kernel.sched import PF_WQ_WORKER, Task
 from emulator.types import NEVER, NOHZ_ENTER, RQF_ACTIVE, STOP_ABORTED, Message
 
@@ -188,7 +189,9 @@ def take_cpu_down(cpu: Cpu) -> None:
     cpu.stop_works.clear()
     cpu.publish()
     assert cpu.rq.nr_running == 1, cpu.story("tasks are left on a dead CPU's queue")
-    assert all(is_own_thread(cpu, p) for p in cpu.tasks.values()), cpu.story("tasks are left behind")
+    assert all(is_own_thread(cpu, p) for p in cpu.tasks.values()), cpu.story(
+        "tasks are left behind"
+    )
 
 
 def idle_dead(cpu: Cpu) -> None:
@@ -280,11 +283,15 @@ def hand_over(cpu: Cpu) -> None:
     for p in sleepers:
         fair.migrate_task_rq_fair(cpu.rq, p, True)
         cpu.depart(p, target, effect_ns)
+    for rq, _tagged in holdings.all_requests(cpu):
+        readdress(cpu, rq)
+    for item in holdings.items(cpu):
+        if workqueue.carries_request(item[1]):
+            readdress(cpu, item[3])
     completions = take_completions(cpu)
     items = [workqueue.take_items(cpu, pool) for pool in cpu.pools]
     done = [*cpu.done_list, *cpu.call_done]
     queues = [take_queue(cpu, index, target) for index in range(len(cpu.queues))]
-    expect_mail(cpu, [p.pid for p in sleepers], [*cpu.inflight.values(), *done], items, queues)
     state = [
         cpu.node_id,
         completions,
@@ -356,19 +363,11 @@ def take_queue(cpu: Cpu, index: int, target: int) -> list[Any]:
     return state
 
 
-def expect_mail(
-    cpu: Cpu,
-    with_them: list[int],
-    requests: list[Request],
-    items: list[list[list[Any]]],
-    queues: list[list[Any]],
-) -> None:
-    """Note that the heir will send here what it completes for tasks that have gone another way."""
-    works = [item[3] for taken in items for item in taken if workqueue.carries_request(item[1])]
-    packed = [*works, *(data for queue in queues for part in queue[:2] for data in part)]
-    for rq in (*requests, *(Request.unpack(data) for data in packed)):
-        if rq.what != PAGES and rq.pid not in with_them:
-            cpu.expect[rq.pid] = cpu.expect.get(rq.pid, 0) + 1
+def readdress(cpu: Cpu, rq: Request) -> None:
+    """Let the end of a request be told where its owner went from here, not to this dead CPU."""
+    moves, target = cpu.forward.get(rq.pid, (-1, -1))
+    if moves > rq.moves:
+        rq.home = target
 
 
 def is_own_thread(cpu: Cpu, p: Task) -> bool:
@@ -392,7 +391,11 @@ def ghost(cpu: Cpu, message: Message) -> bool:
             p = unpack_task(data, cpu.make_program)
             load_balance.arrive(cpu, p)
             redirect(cpu, p, 0)
-    elif op in (messages.CALL_COMPLETE, messages.ADOPT):
+    elif op == messages.CALL_COMPLETE:
+        rq = Request.unpack(args[0])
+        readdress(cpu, rq)
+        pass_on(cpu, cpu.adopter, op, (rq.pack(), *args[1:]))
+    elif op == messages.ADOPT:
         pass_on(cpu, cpu.adopter, op, args)
     elif op == messages.TAG_GRANT:
         blk_mq.return_tags(cpu, cpu.queues[args[0]], args[1], cpu.node_id)

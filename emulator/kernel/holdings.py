@@ -126,9 +126,7 @@ def requests_in(cpu: Cpu, message: Message) -> Iterator[tuple[Request, bool]]:
 def tags(cpu: Cpu, index: int, requests: list[tuple[Request, bool]]) -> int:
     """Return how many of a disk's driver tags are here: leased, in use, or just granted."""
     used = sum(rq.queue == index for rq, tagged in requests if tagged)
-    granted = sum(
-        m[5][1] for m in cpu.inbox if m[4] == messages.TAG_GRANT and m[5][0] == index
-    )
+    granted = sum(m[5][1] for m in cpu.inbox if m[4] == messages.TAG_GRANT and m[5][0] == index)
     return cpu.queues[index].lease + used + int(granted)
 
 

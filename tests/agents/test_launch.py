@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from emulator.rundir import BOX, COMMANDS, RESULTS
+from emulator.trace.layout import HEAD_BYTES
 
 CHECKOUT = Path(__file__).parents[2]
 HOTPLUG = CHECKOUT / "config" / "boxes" / "hotplug-and-load.yaml"
@@ -76,9 +77,14 @@ def agents_of(process: subprocess.Popen[str]) -> dict[str, psutil.Process]:
 def up(process: subprocess.Popen[str], out: Path) -> dict[str, psutil.Process]:
     """Wait until the box runs and return its agents."""
     wait_for(lambda: (out / "control").exists() and process.poll() is None)
-    ring = out / "cpu0.ring"
-    wait_for(lambda: ring.exists() and any(ring.read_bytes()[1 << 18 : (1 << 18) + 64]))
+    wait_for(lambda: has_begun(out))
     return agents_of(process)
+
+
+def has_begun(out: Path) -> bool:
+    """Whether the first record of CPU 0's ring is written."""
+    ring = out / "cpu0.ring"
+    return ring.exists() and any(ring.read_bytes()[HEAD_BYTES : HEAD_BYTES + 64])
 
 
 def assert_all_gone(agents: dict[str, psutil.Process]) -> None:
@@ -164,8 +170,7 @@ def test_ctrl_c_ends_a_run_cleanly_with_its_results(tmp_path: Path, engine: str)
             agents = up(process, out)
         else:
             agents = {}
-            wait_for(lambda: (out / "cpu1.ring").exists())
-            time.sleep(0.5)
+            wait_for(lambda: has_begun(out))
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the group
         stdout, stderr = process.communicate(timeout=30)
     assert "Traceback" not in stderr
@@ -214,6 +219,11 @@ def test_commands_by_hand_are_answered_recorded_and_can_be_replayed(tmp_path: Pa
     assert replayed(tmp_path, out, commands, reached_ns) == []
 
 
+def go_on(now_ns: int, waiting_for: str = "") -> bool:
+    """Let a run go on to its end."""
+    return True
+
+
 def replayed(tmp_path: Path, out: Path, commands: list[Any], reached_ns: int) -> list[str]:
     """Run a box inline again with the commands of its record; return the rings that differ."""
     from emulator import engines
@@ -221,9 +231,7 @@ def replayed(tmp_path: Path, out: Path, commands: list[Any], reached_ns: int) ->
     from emulator.types import BoxEvent
 
     spec = load_box("xfs-aio-4k-tuned").resolve()
-    events = tuple(
-        BoxEvent(int(one["at"].removesuffix("ns")), one["do"]) for one in commands
-    )
+    events = tuple(BoxEvent(int(one["at"].removesuffix("ns")), one["do"]) for one in commands)
     spec = type(spec)(
         **{
             **{name: getattr(spec, name) for name in spec.__slots__},
@@ -233,7 +241,7 @@ def replayed(tmp_path: Path, out: Path, commands: list[Any], reached_ns: int) ->
     )
     again = tmp_path / "again"
     again.mkdir()
-    job = engines.Job(spec, again, lambda now_ns, waiting_for="": True)
+    job = engines.Job(spec, again, go_on)
     outcome = engines.run(engines.INLINE, job)
     assert (outcome.status, outcome.error) == (0, "")
     answers = [answer for _, _, answer in outcome.commands]

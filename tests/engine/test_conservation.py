@@ -73,7 +73,7 @@ def test_tasks_that_a_dead_cpu_leaves_travel_like_all_others() -> None:
     first = attach(1, 8, 2, 41)
     ledger.sent(first)
     ledger.handed_over(first)
-    handed_over = (200, 2, 5, 3, wire.ADOPT, ([[41, ""]], []))
+    handed_over: Message = (200, 2, 5, 3, wire.ADOPT, ([[41, ""]], []))
     ledger.sent(handed_over)
     assert set(ledger.flights) == {41}
     ledger.handed_over(handed_over)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,8 +36,8 @@ from tests.kernel.box import (
     facts,
     lone_cpu,
     read_record,
-    scsi_debug,
     script_work,
+    scsi_debug,
     sleeping_task,
 )
 
@@ -57,9 +58,7 @@ def nap(until_ns: int) -> Steps:
 
 def answers(box: Box) -> list[tuple[int, int, Any]]:
     """Return (time, CPU, answer) of what commands were answered."""
-    return [
-        (m[0], m[1], m[5][1]) for m in box.engine.answers if m[4] == messages.COMMAND_DONE
-    ]
+    return [(m[0], m[1], m[5][1]) for m in box.engine.answers if m[4] == messages.COMMAND_DONE]
 
 
 def printed(box: Box, cpu: int) -> list[str]:
@@ -231,9 +230,7 @@ def test_domains_are_rebuilt_and_the_nohz_mask_is_left() -> None:
 
 
 def test_queued_tasks_are_moved_one_by_one_in_the_stopper() -> None:
-    box = Box(
-        Job(hog, "one", cpu=2), Job(hog, "two", cpu=2), nr_cpus=4, charges=costs(**CHARGES)
-    )
+    box = Box(Job(hog, "one", cpu=2), Job(hog, "two", cpu=2), nr_cpus=4, charges=costs(**CHARGES))
     box.command(200 * US, 2, "cpu", "offline", "2")
     box.run(3 * MS)
     moved = [
@@ -313,9 +310,7 @@ def test_the_ghost_answers_the_balancer_and_drops_kicks() -> None:
     cpu.deliver((US, 4, 1, 2, messages.STOP, (1, [], 0)))
     cpu.deliver((US, 4, 2, 2, messages.NOHZ_KICK, (3, 0)))
     cpu.advance(2 * US, 2 * US)
-    assert [(m[3], m[4], m[5]) for m in cpu.outbox] == [
-        (4, messages.STOPPED, (1, STOP_ABORTED, 0))
-    ]
+    assert [(m[3], m[4], m[5]) for m in cpu.outbox] == [(4, messages.STOPPED, (1, STOP_ABORTED, 0))]
     assert (cpu.irqs, cpu.nohz_flags) == ([], 0)
 
 
@@ -333,9 +328,7 @@ def test_a_request_in_flight_completes_on_another_cpu(schedules: bool) -> None:
         assert got == 0
         yield (OP_RUN, 1000 * MS)
 
-    disk = scsi_debug(5 * MS)
-    if not schedules:
-        disk = type(disk)(*(getattr(disk, name) for name in disk.__slots__[:-1]), False)
+    disk = replace(scsi_debug(5 * MS), schedules=schedules)
     job = Job(write, "writer", cpu=2, mask=1 << 2, disk="/raw")
     box = Box(job, nr_cpus=4, disk=disk, charges=io_costs())
     box.command(MS, 2, "cpu", "offline", "2")
@@ -376,7 +369,7 @@ def test_aio_of_a_task_whose_cpu_dies_completes_once_and_all_credits_return() ->
     assert all(books[c]["carried"] == [] for c in range(4))
 
 
-def test_aio_that_ends_on_the_heir_for_a_task_elsewhere_goes_through_the_ghost() -> None:
+def test_aio_that_ends_on_the_heir_for_a_task_elsewhere_reaches_it_there() -> None:
     def submit() -> Steps:
         yield (OP_IO_SUBMIT, [(0, WRITE, 0, 0, 4096)])
         yield (OP_RUN, 3 * MS)

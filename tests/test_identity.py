@@ -1,0 +1,354 @@
+"""The same rings, byte for byte, however a box is run.
+
+Each run is a process of its own, as a user would start it, and two go at once.  What is compared is
+every ``*.ring`` of the run directories; where two differ, the first record in time that differs is
+printed as ftrace text from both sides.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from random import Random
+from shutil import rmtree
+
+import pytest
+
+from emulator import engines
+from emulator import tracepoints as tp
+from emulator.build import build_node, latencies
+from emulator.config import list_boxes, load_box
+from emulator.engine.board import HistoryBoard
+from emulator.engine.commands import Commands
+from emulator.engine.windowbox import WindowBox
+from emulator.plain import spec_to_plain
+from emulator.trace.ftrace import Lines
+from emulator.trace.layout import Record
+from emulator.trace.reader import RingReader, open_rings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+START = "from emulator.cli import main; main()"
+
+#: How long one run may take of the host's time.
+RUN_S_MAX = 100
+
+AT_ONCE = 2
+
+INLINE = ("--engine", "inline")
+STRICT = ("--engine", "inline", "--strict")
+PROCESSES = ("--engine", "processes")
+
+HOTPLUG = "hotplug-and-load"
+BOXES = [name for name, _ in list_boxes()]
+
+#: What the runs compared must hold, by box: causes of migrations, and commands.
+HOLDS = {
+    "xfs-aio-512": {"wakeup"},
+    "xfs-aio-512-24cpu": {"wakeup"},
+    "xfs-aio-4k-tuned": {"active"},
+    "xfs-aio-4k-tuned-24cpu": {"active"},
+    HOTPLUG: {"active", "hotplug", "cpu load", "cpu offline", "cpu kill", "cpu online", "sysctl"},
+}
+
+
+# -- Runs -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a box: options of ``run``, settings of the box."""
+
+    options: tuple[str, ...]
+    settings: tuple[str, ...] = ()
+
+
+def run_all(box: str, duration: str, ways: Sequence[Way], scratch: Path) -> list[Path]:
+    """Run a box in several ways, two at a time, and return the run directories."""
+    places = [scratch / f"{number}" for number in range(len(ways))]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda way, place: run_one(box, duration, way, place), ways, places))
+    return places
+
+
+def run_one(box: str, duration: str, way: Way, place: Path) -> None:
+    """Run a box; its figures are taken from the start, and not judged."""
+    settings = [
+        word for one in ("warmup=0ms", "expect=[]", *way.settings) for word in ("--set", one)
+    ]
+    command = [sys.executable, "-c", START, "run", box, "--for", duration, *way.options, *settings]
+    done = subprocess.run(
+        [*command, "--quiet", "--no-logs", "--out", str(place)],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=RUN_S_MAX,
+    )
+    assert done.returncode == 0, f"{box} {way}:\n{done.stdout}{done.stderr}"
+
+
+def assert_identical(
+    box: str, duration: str, ways: Sequence[Way], scratch: Path
+) -> tuple[Path, set[str]]:
+    """Run a box in several ways and compare all with the first; return its directory, and what
+    its rings hold.
+    """
+    first, *others = run_all(box, duration, ways, scratch)
+    expected = hashes(first)
+    assert len(expected) > 2
+    for way, other in zip(ways[1:], others, strict=True):
+        if hashes(other) != expected:
+            pytest.fail(f"{box}: {ways[0]} and {way} differ\n{first_difference(first, other)}")
+        rmtree(other)
+    return first, held_by(first)
+
+
+def hashes(directory: Path) -> dict[str, str]:
+    """Return the hash of each ring of a run directory."""
+    return {ring.name: hash_of(ring) for ring in sorted(directory.glob("*.ring"))}
+
+
+def hash_of(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+# -- What differs, what is in them ------------------------------------------------------------------
+
+
+def first_difference(one: Path, other: Path) -> str:
+    """Return the first record in time in which the rings of two run directories differ, as text."""
+    names = sorted({ring.name for place in (one, other) for ring in place.glob("*.ring")})
+    found = [difference(one / name, other / name) for name in names]
+    _time_ns, text = min((item for item in found if item is not None), default=(0, "nothing"))
+    return text
+
+
+def difference(one: Path, other: Path) -> tuple[int, str] | None:
+    """Return the time of the first record in which two rings differ, and both sides of it."""
+    missing = [ring for ring in (one, other) if not ring.exists()]
+    if missing:
+        return -1, f"{missing[0]} is not there"
+    readers = (RingReader(one), RingReader(other))
+    pairs = zip_longest(readers[0].records(), readers[1].records())
+    for position, pair in enumerate(pairs, max(reader.first for reader in readers)):
+        if pair[0] != pair[1]:
+            time_ns = min(record[0] for record in pair if record is not None)
+            sides = [side(*item) for item in zip(readers, pair, strict=True)]
+            return time_ns, f"{one.name} from record {position} on:\n" + "\n".join(sides)
+    if hash_of(one) != hash_of(other):
+        return 1 << 62, f"{one.name}: same records, but not the same names or header"
+    return None
+
+
+def side(reader: RingReader, record: Record | None) -> str:
+    if record is None:
+        return "  no record"
+    return f"  {record[0]} ns {tp.TRACEPOINTS[record[1]].name}: {Lines(reader).line(record)}"
+
+
+def held_by(directory: Path) -> set[str]:
+    """Return the causes of migrations and the verbs of commands that the rings of a run hold."""
+    held: set[str] = set()
+    for reader in open_rings(directory):
+        for record in reader.records():
+            if record[1] == tp.SCHED_MIGRATE_TASK:
+                held.add(tp.MIGRATE_CAUSES[record[10]])
+            elif record[1] == tp.BOX_COMMAND:
+                words = reader.names[record[6]].split()
+                held.add(" ".join(words[: 2 if words[0] == "cpu" else 1]))
+    return held
+
+
+def count(directory: Path, event: int) -> int:
+    """Return how many records of an event all rings hold."""
+    return sum(
+        record[1] == event for reader in open_rings(directory) for record in reader.records()
+    )
+
+
+# -- Every box that ships ---------------------------------------------------------------------------
+
+
+@pytest.mark.box
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("box", BOXES)
+def test_a_shipped_box_is_the_same_inline_strict_and_as_processes(box: str, tmp_path: Path) -> None:
+    duration = "300ms" if box.endswith("24cpu") else "2s"
+    ways = [Way(INLINE), Way(PROCESSES), Way(STRICT)]
+    directory, held = assert_identical(box, duration, ways, tmp_path)
+    assert held >= HOLDS.get(box, set())
+    rmtree(directory)
+
+
+@pytest.mark.box
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_schedules_off_is_the_same_where_cpus_come_and_go(tmp_path: Path) -> None:
+    off = ("disks.sda.schedules=false",)
+    ways = [Way(INLINE), Way(PROCESSES, off), Way(INLINE, off)]
+    directory, held = assert_identical(HOTPLUG, "2s", ways, tmp_path)
+    assert held >= HOLDS[HOTPLUG]
+    assert count(directory, tp.BOX_DOORBELL) > 10_000
+    rmtree(directory)
+
+
+@pytest.mark.box
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_schedules_off_is_the_same_where_the_submitter_wanders(tmp_path: Path) -> None:
+    off = ("disks.sda.schedules=false",)
+    ways = [Way(INLINE), Way(PROCESSES, off)]
+    _, held = assert_identical("xfs-aio-512", "200ms", ways, tmp_path)
+    assert "wakeup" in held
+
+
+@pytest.mark.box
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_one_host_cpu_and_two_are_the_same(tmp_path: Path) -> None:
+    usable = sorted(os.sched_getaffinity(0))[:2]
+    settings = [f"machine.host_cpus={','.join(map(str, usable[:nr]))}" for nr in (1, 2)]
+    ways = [Way(INLINE), *(Way(PROCESSES, (one,)) for one in settings)]
+    _, held = assert_identical(HOTPLUG, "2s", ways, tmp_path)
+    assert held >= HOLDS[HOTPLUG]
+
+
+@pytest.mark.box
+@pytest.mark.timeout(120)
+def test_the_seed_decides_the_rings(tmp_path: Path) -> None:
+    seven = ("--seed", "7")
+    ways = [Way((*INLINE, *seven)), Way((*INLINE, *seven)), Way((*PROCESSES, *seven))]
+    first, _ = assert_identical("xfs-aio-4k-tuned", "300ms", ways, tmp_path / "same")
+    run_one("xfs-aio-4k-tuned", "300ms", Way((*INLINE, "--seed", "8")), tmp_path / "other")
+    assert hashes(first).keys() == hashes(tmp_path / "other").keys()
+    assert hashes(first) != hashes(tmp_path / "other")
+
+
+# -- Many CPUs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.box
+@pytest.mark.timeout(120)
+def test_24_cpus_in_one_cache_are_the_same_as_processes(tmp_path: Path) -> None:
+    wide = ("machine.cpus=24",)
+    ways = [Way(INLINE, wide), Way(PROCESSES, wide)]
+    assert_identical("xfs-aio-4k-tuned", "500ms", ways, tmp_path)
+
+
+@pytest.mark.box
+@pytest.mark.timeout(120)
+def test_masks_of_72_cpus_pass_between_processes(tmp_path: Path) -> None:
+    wide = ("machine.cpus=72",)
+    ways = [Way(INLINE, wide), Way(STRICT, wide), Way(PROCESSES, wide)]
+    _, held = assert_identical("xfs-aio-4k-tuned", "100ms", ways, tmp_path)
+    assert "active" in held
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(
+    ("box", "settings", "duration"),
+    [
+        ("xfs-aio-4k-tuned", ("machine.cpus=24",), "150ms"),
+        ("xfs-aio-512", ("disks.sda.schedules=false",), "30ms"),
+    ],
+    ids=["24cpu", "512"],
+)
+def test_replies_in_any_order_leave_the_rings_of_plain_time_order(
+    box: str, settings: tuple[str, ...], duration: str, order: int, tmp_path: Path
+) -> None:
+    spec = load_box(box, (*settings, "warmup=0ms"), None, duration).resolve()
+    expected = tmp_path / "inline"
+    expected.mkdir()
+    outcome = engines.run(engines.INLINE, engines.Job(spec, expected, lambda _ns, _who="": True))
+    assert (outcome.status, outcome.error) == (0, "")
+    found = tmp_path / "windows"
+    found.mkdir()
+    nr_cpus, plain = spec.machine.nr_cpus, spec_to_plain(spec)
+    everybody = range(nr_cpus + 1 + len(spec.disks))
+    boards = [HistoryBoard(len(everybody), keep_fresh=node != nr_cpus) for node in everybody]
+    nodes = [build_node(node, plain, str(found), boards[node]) for node in everybody]
+    pick = Random(order).randrange
+    windows = WindowBox(nodes, nr_cpus, boards, latencies(spec), spec.duration_ns, pick)
+    for message in Commands().give_timed(engines.commands_of(spec, engines.MACHINE)):
+        windows.core.post(message)
+    windows.run()
+    if hashes(found) != hashes(expected):
+        pytest.fail(first_difference(expected, found))
+
+
+# -- null_blk ---------------------------------------------------------------------------------------
+
+NULL_BLK = """
+description: two submitters and two tasks in their way, on null_blk
+duration: 20ms
+machine: {{cpus: 4}}
+disks: {{nullb0: {{driver: null_blk, {params}}}}}
+filesystems: {{/mnt: {{type: xfs, disk: nullb0, block_size: 4k}}}}
+workloads:
+  - {{fio: job.fio}}
+  - {{program: periodic, params: {{run_ns: 700us, period_ns: 1500us}}, count: 2, start_cpu: 1}}
+events:
+  - {{at: 14ms, do: cpu offline 1}}
+"""
+
+JOB = """
+[job]
+ioengine=libaio
+direct=1
+rw=randwrite
+bs=4k
+iodepth=16
+size=64m
+overwrite=1
+numjobs=2
+directory=/mnt
+"""
+
+
+def null_blk_box(directory: Path, params: str) -> str:
+    """Write a box with a null_blk disk and return its path."""
+    (directory / "job.fio").write_text(JOB)
+    box = directory / "null-blk.yaml"
+    box.write_text(NULL_BLK.format(params=params))
+    return str(box)
+
+
+def ways_of_null_blk(*, off: bool) -> Iterable[Way]:
+    """Return the ways to run a null_blk box: with schedules in all engines, and without."""
+    yield from (Way(INLINE), Way(PROCESSES), Way(STRICT))
+    if off:
+        settings = ("disks.nullb0.schedules=false",)
+        yield from (Way(INLINE, settings), Way(PROCESSES, settings))
+
+
+@pytest.mark.box
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("submit_queues", [1, 4])
+@pytest.mark.parametrize("irqmode", [0, 1, 2])
+def test_null_blk_is_the_same_in_every_engine(
+    irqmode: int, submit_queues: int, tmp_path: Path
+) -> None:
+    box = null_blk_box(tmp_path, f"irqmode: {irqmode}, submit_queues: {submit_queues}")
+    ways = list(ways_of_null_blk(off=irqmode == 2))
+    directory, held = assert_identical(box, "20ms", ways, tmp_path)
+    assert {"hotplug", "cpu offline"} <= held
+    assert count(directory, tp.BLOCK_RQ_COMPLETE) > 1000
+    assert count(directory, tp.BOX_DOORBELL) > 500
+    timers = count(directory, tp.HRTIMER_EXPIRE_ENTRY)
+    assert (timers > 1000) == (irqmode == 2)
+
+
+@pytest.mark.box
+@pytest.mark.timeout(60)
+def test_a_service_too_short_to_be_asked_for_is_the_same(tmp_path: Path) -> None:
+    box = null_blk_box(tmp_path, "irqmode: 2, completion_nsec: 300")
+    off = ("disks.nullb0.schedules=false",)
+    assert_identical(box, "20ms", [Way(INLINE), Way(PROCESSES, off)], tmp_path)
