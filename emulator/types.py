@@ -402,17 +402,13 @@ RQ_RUNNABLE_LOAD_SUM = 9
 RQ_UTIL_SUM = 10
 RQ_PERIOD_CONTRIB = 11
 RQ_LOAD_WEIGHT = 12  #: cfs.load.weight, full
-RQ_CURR_PID = 13
-RQ_OVERLOAD_NS = 14  #: when nr_running last rose above 1, -1 never; see BAL_OVERLOAD_NS
-RQ_QUEUED_MASK = 15  #: where some fair task that is queued and not running may run
-RQ_CURR_MASK = 16  #: where curr may run
-RQ_FACTS = 17
+RQ_OVERLOAD_NS = 13  #: when nr_running last rose above 1, -1 never; see BAL_OVERLOAD_NS
+RQ_FACTS = 14
 
 RQF_IDLE = 1  #: idle_cpu(): curr is the idle task, nothing queued, no wakeup pending
 RQF_SCHED_IDLE = 2  #: sched_idle_cpu(): only SCHED_IDLE tasks
 RQF_ONLINE = 4
 RQF_ACTIVE = 8
-RQF_CURR_FAIR = 32  #: curr is a fair task of this queue
 RQF_NOHZ = 16  #: in nohz.idle_cpus_mask: tick stopped, no busy tick since
 
 # -- What the balancer publishes ------------------------------------------------------------------

@@ -18,7 +18,8 @@ Departures
 * The SERIALIZE lock is taken when a pass's time begins and held until it is decided; the first pass
   of a periodic or newly idle run holds it only for the instant of its decision.
 * Of the idle CPUs that the ilb visits, those not due are looked at at once, together with the next
-  that is; their time goes by together, and need_resched counts before and after it, not within.
+  that is; their time goes by together, with that of the first pass there, and need_resched is
+  looked at before it, not within.
 * ``rq->max_idle_balance_cost`` and ``rq->next_balance`` of all CPUs are kept here and published.
 """
 
@@ -37,7 +38,6 @@ from emulator.balance.run import (
     PH_NEXT_CPU,
     PH_OVER,
     PH_PASS,
-    PH_VISIT,
     PH_WAIT,
     Run,
 )
@@ -171,10 +171,11 @@ class Rebalancer:
                 self._pass(run)
             elif run.phase == PH_NEXT_CPU:
                 self._next_cpu(run)
-            elif run.phase == PH_VISIT:
-                self._visit(run)
             else:
                 assert run.phase == PH_OVER
+                if run.owed_ns:
+                    self._pay(run, 0)
+                    break
                 self.effects.run_over(run)
                 return
         if run.pay_ns:
@@ -286,7 +287,11 @@ class Rebalancer:
         if run.paid:
             run.paid = False
         else:
-            run.pay_ns = self.pass_ns
+            self._pay(run, self.pass_ns)
+
+    def _pay(self, run: Run, cost_ns: int) -> None:
+        run.pay_ns = run.owed_ns + cost_ns
+        run.owed_ns = 0
 
     def _pass(self, run: Run) -> None:
         sd = self._current_sd(run)
@@ -378,9 +383,8 @@ class Rebalancer:
         run.phase = PH_NEXT_CPU
 
     def _next_cpu(self, run: Run) -> None:
-        # Looks at all idle CPUs up to the next that is due; their time is let go by together.
+        # Looks at the idle CPUs up to the next that is due; their time goes by with its first pass.
         jiffies = self.jiffies()
-        visits = 0
         rest = self.nohz.idle_cpus_mask >> (run.cursor + 1) << (run.cursor + 1)
         for cpu in for_each_cpu(rest & ~(1 << run.cpu)):
             if not self.view.idle_cpu(cpu):
@@ -388,27 +392,15 @@ class Rebalancer:
             if run.abort:
                 self._abort(run)
                 return
-            visits += 1
             run.cursor = cpu
+            run.owed_ns += self.nohz_cpu_ns
             run.has_blocked |= self.nohz.update_nohz_stats(cpu, self.view)
             if run.flags & NOHZ_BALANCE_KICK and jiffies >= self.next_balance[cpu]:
-                break
+                self._walk_domains(run, cpu, CPU_IDLE)
+                return
             self._track_next(run, cpu)
-        else:
-            run.cursor = len(self.next_balance)
-        if visits:
-            run.phase = PH_VISIT
-            run.pay_ns = visits * self.nohz_cpu_ns
-        else:
-            self._own_part(run)
-
-    def _visit(self, run: Run) -> None:
-        if run.abort:
-            self._abort(run)
-        elif run.cursor < len(self.next_balance):
-            self._walk_domains(run, run.cursor, CPU_IDLE)
-        else:
-            self._own_part(run)
+        run.cursor = len(self.next_balance)
+        self._own_part(run)
 
     def _abort(self, run: Run) -> None:
         run.has_blocked = True

@@ -17,8 +17,7 @@ PH_DOMAIN = 0  # look at the next domain of ``target``
 PH_PASS = 1  # decide a pass in it
 PH_WAIT = 2  # the source was asked
 PH_NEXT_CPU = 3  # ilb: look for the next idle CPU
-PH_VISIT = 4  # ilb: the time of the visits up to that CPU is over
-PH_OVER = 5
+PH_OVER = 4  # tell the CPU, after it has spent what is owed
 
 
 class Run:
@@ -45,6 +44,7 @@ class Run:
         "next_balance",
         "nohz_next",
         "nohz_update",
+        "owed_ns",
         "paid",
         "phase",
         "pulled",
@@ -62,6 +62,7 @@ class Run:
         self.cause = cause
         self.phase = PH_DOMAIN
         self.pay_ns = 0  # what the CPU spends before the next step
+        self.owed_ns = 0  # to be spent with the next payment
         self.paid = kind == BALANCE_NEWIDLE  # the CPU has spent the first pass's time
         self.pulled = 0  # tasks moved to ``cpu``
         self.kicked: list[int] = []  # CPUs whose stopper its passes woke
@@ -95,6 +96,7 @@ class Run:
             self.cause,
             self.phase,
             self.pay_ns,
+            self.owed_ns,
             self.paid,
             self.pulled,
             self.abort,
@@ -129,6 +131,7 @@ def unpack_run(data: list[Any], chains: list[list[SchedDomain]]) -> Run:
         _cause,
         run.phase,
         run.pay_ns,
+        run.owed_ns,
         run.paid,
         run.pulled,
         run.abort,

@@ -220,7 +220,7 @@ def context_switch(cpu: Cpu, prev: Task, following: Task) -> None:
         prev.on_cpu = 0
         following.on_cpu = 1
         rq.curr = following
-        if following is rq.idle or rq.nr_running > 1 or rq.nr_running != cpu.published_nr:
+        if following is rq.idle or rq.nr_running != cpu.published_nr:
             cpu.publish()
         if prev.state == tp.TASK_DEAD:
             fair.task_dead_fair(rq, prev)

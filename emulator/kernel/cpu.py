@@ -60,7 +60,6 @@ from emulator.types import (
     Board,
     Books,
     RQF_ACTIVE,
-    RQF_CURR_FAIR,
     RQF_IDLE,
     RQF_NOHZ,
     RQF_ONLINE,
@@ -519,10 +518,25 @@ class Cpu:
 
     def is_halted(self) -> bool:
         """Whether the CPU sits in the idle loop's halt with nothing to do and no IPI on its way."""
-        return self.f_kind == frames.HALT and not self.irqs and not self.ipis
+        if self.f_kind != frames.HALT or self.irqs or self.ipis:
+            return False
+        return not any(message[4] in mail.INTERRUPTING for message in self.inbox)
 
     def next_timer_ns(self) -> int:
-        """Return the expiry of the earliest timer, announced completions included, or NEVER."""
+        """Return for when the CPU's timer is programmed, announced completions included, or NEVER.
+
+        From when it fires until the end of its interrupt it is programmed for nothing.
+        """
+        if self.level == frames.LEVEL_HARDIRQ and (
+            self.f_kind in frames.CLOCK_EVENTS
+            or any(frame[0] in frames.CLOCK_EVENTS for frame in self.stack)
+        ):
+            return NEVER
+        if any(irq[0] == frames.IRQ_DEVICE for irq in self.irqs):
+            return NEVER
+        return self._earliest_timer_ns()
+
+    def _earliest_timer_ns(self) -> int:
         earliest = self.tick_at
         for timer in self.timers:
             if timer[0] < earliest and timer[2] != frames.IRQ_IPI:
@@ -539,6 +553,13 @@ class Cpu:
         self.timer_seq += 1
         heapq.heappush(self.timers, (expiry_ns, self.timer_seq, kind, arg))
         self.timer_armed(expiry_ns)
+
+    def program_event(self) -> None:
+        """``tick_program_event()``: the timer interrupt ends, the timer is set for what is next."""
+        if self.timer_watch_ns >= 0:
+            expiry_ns = self._earliest_timer_ns()
+            if expiry_ns > self.now:
+                self.timer_armed(expiry_ns)
 
     def timer_armed(self, expiry_ns: int) -> None:
         """Note a new timer; on a machine that takes turns, give the host up for an earlier one."""
@@ -638,9 +659,6 @@ class Cpu:
         cfs = rq.cfs
         avg = cfs.avg
         self.published_nr = rq.nr_running
-        queued = 0
-        for entry in cfs.tree:
-            queued |= entry[2].cpus_mask
         flags = 0
         if self.online:
             flags = RQF_ONLINE
@@ -651,8 +669,6 @@ class Cpu:
                     flags |= RQF_IDLE
             elif rq.nr_running == cfs.idle_h_nr_running:
                 flags |= RQF_SCHED_IDLE
-            if cfs.curr is not None and cfs.curr.on_rq:
-                flags |= RQF_CURR_FAIR
             if self.in_nohz_mask:
                 flags |= RQF_NOHZ
         self.board.publish(
@@ -672,10 +688,7 @@ class Cpu:
                 avg.util_sum,
                 avg.period_contrib,
                 cfs.load_weight,
-                rq.curr.pid,
                 rq.overload_ns,
-                queued,
-                rq.curr.cpus_mask,
             ),
         )
 

@@ -83,6 +83,9 @@ SOFTIRQ_DONE = 54  # the round is over, ksoftirqd has been woken
 #: Kinds in which a pending reschedule is acted on when an interrupt returns to them.
 PREEMPTIBLE = frozenset((USER, HALT))
 
+#: Kinds during which the CPU's timer has fired and is not programmed yet for what comes next.
+CLOCK_EVENTS = frozenset((IRQ_HRTIMER, IRQ_TICK, IRQ_DEVICE, IRQ_DONE))
+
 #: Kinds whose end may look at what other nodes published.
 READS = frozenset(
     (

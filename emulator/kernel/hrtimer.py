@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 An interrupt pushes a frame with interrupts off.  The timer interrupt runs every expired timer, one
-frame each; IPIs and device interrupts are one frame.  At the end of the outermost one pending
-softirqs run, unless a round is already being served below or ksoftirqd is runnable; then the
+frame each; IPIs and device interrupts are one frame.  The timer interrupt ends by programming the
+CPU's one timer for what is due next, before anything else runs.  At the end of the outermost one
+pending softirqs run, unless a round is already being served below or ksoftirqd is runnable; then the
 interrupted frame goes on, or, where it may be preempted, a pending reschedule is acted on.
 """
 
@@ -106,6 +107,7 @@ def interrupt_end(cpu: Cpu) -> None:
         _expiry, _seq, kind, arg = heapq.heappop(timers)
         cpu.start(frames.IRQ_HRTIMER, cpu.costs.hrtimer_ns, [kind, arg])
         return
+    cpu.program_event()
     irq_exit(cpu)
 
 

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 #: Messages whose handling may read what other nodes published.
 READING = frozenset((messages.DIO_DONE, messages.COMMAND, messages.ADOPT))
 
+#: Messages that are interrupts: whoever is sent one has something to execute.
+INTERRUPTING = frozenset((messages.NOHZ_KICK, messages.CALL_COMPLETE))
+
 
 def handle(cpu: Cpu, message: Message) -> None:
     """Let a message take effect now."""

@@ -273,7 +273,7 @@ def test_the_ilb_balances_for_all_and_last_for_itself() -> None:
     box.run(101 * MS)
     passes = [(r[0] - 100 * MS, r[3]) for r in box.trace.records]
     assert passes == [(11_000, 2), (22_000, 3), (32_000, 1)]
-    assert [cost for _now, _cpu, cost in box.pays] == [1_000, 10_000, 1_000, 10_000, 10_000]
+    assert [cost for _now, _cpu, cost in box.pays] == [11_000, 11_000, 10_000]
     rb = box.balancer.rb
     # Balanced: the interval of 4 ms has doubled.
     assert rb.next_balance == [0, 108, 108, 108]
@@ -295,6 +295,18 @@ def test_D_4_the_ilbs_own_due_time_does_not_count() -> None:
     # Neither is due; only CPU 2's time is the next.
     assert box.trace.records == []
     assert rb.nohz.next_balance == 120
+
+
+def test_visits_without_a_pass_are_paid_for_before_the_run_ends() -> None:
+    box = FakeBox(machine(4), pass_ns=10_000, visit_ns=1_000)
+    enter(box, MS, 1, 2, 3)
+    box.balancer.rb.next_balance[:] = [0, 105, 120, 130]
+    box.balancer.rb.domains.sd[1][0].last_balance = 99
+    ask(box, 100 * MS, 1, BALANCE_NOHZ, FULL)
+    box.run(101 * MS)
+    assert box.trace.records == []
+    assert [cost for _now, _cpu, cost in box.pays] == [2_000]
+    assert [done[0] for done in box.done] == [100 * MS + 2_000]
 
 
 def test_D_4_alone_the_ilb_leaves_next_balance_as_it_is() -> None:
@@ -334,7 +346,7 @@ def test_need_resched_at_the_end_of_a_pass_ends_the_run_before_the_next_cpu() ->
     box.resched_ns[1] = 100 * MS + 5_000
     ask(box, 100 * MS, 1, BALANCE_NOHZ, FULL)
     box.run(101 * MS)
-    assert [cost for _now, _cpu, cost in box.pays] == [1_000, 10_000]
+    assert [cost for _now, _cpu, cost in box.pays] == [11_000]
     assert [r[3] for r in box.trace.records] == [2]
     rb = box.balancer.rb
     assert (rb.nohz.has_blocked, rb.nohz.next_blocked) == (1, 0)
@@ -652,8 +664,8 @@ def test_snapshot_and_restore_in_the_middle_of_a_pass_and_of_a_run() -> None:
         other = twin(box)
         other.restore(wire.unpack(wire.pack(state)))
         assert other.snapshot() == state
-    # A visit and a pass were paid for; it waits for the source of the pass now.
-    assert asked == [messages.BALANCE_PAY] * 2
+    # A visit with its pass was paid for; it waits for the source of the pass now.
+    assert asked == [messages.BALANCE_PAY]
     assert box.balancer.asking == 1
     assert [m[4] for m in box.balancer.outbox] == [messages.DETACH]
 
