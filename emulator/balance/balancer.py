@@ -106,6 +106,9 @@ class Balancer(NodeBase):
         "runs",
         "totals",
         "trace",
+        "warm",
+        "warmup",
+        "warmup_ns",
     )
 
     def __init__(self, spec: BoxSpec, board: Board, trace: TraceSink) -> None:
@@ -119,6 +122,9 @@ class Balancer(NodeBase):
         self.asking = -1  # whose run waits for a DETACHED, -1: none does
         self.held: list[Message] = []  # came while one was waited for
         self.totals = [[0] * LB_COLUMNS for _ in IDLE_TYPES]  # of domains that are gone
+        self.warmup_ns = spec.warmup_ns
+        self.warm = False
+        self.warmup = [[0] * LB_COLUMNS for _ in IDLE_TYPES]  # what was counted before warmup_ns
         view = RqView(board, machine.nr_cpus, util_est=spec.kernel.features.get("UTIL_EST", True))
         self.rb = Rebalancer(
             SchedDomains(machine, view.active_mask, 0),
@@ -168,6 +174,9 @@ class Balancer(NodeBase):
     def handle(self, message: Message) -> None:
         """Handle a message; all but the answer wait while a source is asked."""
         self.rb.view.seen_at(self.clock_ns)
+        if not self.warm and self.clock_ns >= self.warmup_ns:
+            self.warm = True
+            self.warmup = self._counted()
         if message[4] == messages.DETACHED:
             self._detached(message)
         else:
@@ -177,7 +186,10 @@ class Balancer(NodeBase):
         self._publish()
 
     def books(self) -> dict[str, Any]:
-        """Return the counters per CPU and domain, their totals, and what is under way."""
+        """Return the counters per CPU and domain, their totals, and what is under way.
+
+        The counters of a domain count from when it was built, the totals from the warmup on.
+        """
         return {
             "cpus": [[_domain_books(sd) for sd in chain] for chain in self.rb.domains.sd],
             "balance": self._balance_figures(),
@@ -213,6 +225,8 @@ class Balancer(NodeBase):
             [[cpu, list(facts)] for cpu, facts in view.rqs.items()],
             [list(row) for row in self.totals],
             list(self.published),
+            self.warm,
+            [list(row) for row in self.warmup],
         ]
 
     def restore(self, state: list[Any]) -> None:
@@ -235,6 +249,8 @@ class Balancer(NodeBase):
         rb.note_due(range(self.machine.nr_cpus))
         self.totals = [list(row) for row in state[13]]
         self.published = tuple(state[14])
+        self.warm = state[15]
+        self.warmup = [list(row) for row in state[16]]
 
     # -- Effects of runs -------------------------------------------------------------------------
 
@@ -439,14 +455,20 @@ class Balancer(NodeBase):
                 _add_rows(self.totals, sd.lb)
 
     def _balance_figures(self) -> dict[str, dict[str, int]]:
+        if not self.warm and self.reached_ns >= self.warmup_ns:
+            self.warm = True
+            self.warmup = self._counted()
+        return {
+            kind: {name: row[column] - before[column] for name, column in BALANCE_FIGURES.items()}
+            for kind, row, before in zip(IDLE_TYPES, self._counted(), self.warmup, strict=True)
+        }
+
+    def _counted(self) -> list[list[int]]:
         rows = [list(row) for row in self.totals]
         for chain in self.rb.domains.sd:
             for sd in chain:
                 _add_rows(rows, sd.lb)
-        return {
-            kind: {name: row[column] for name, column in BALANCE_FIGURES.items()}
-            for kind, row in zip(IDLE_TYPES, rows, strict=True)
-        }
+        return rows
 
 
 def _add_rows(total: list[list[int]], rows: list[list[int]]) -> None:

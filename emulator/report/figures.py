@@ -64,11 +64,10 @@ class RunData:
     """What figures are made of: the rings of a run, its window, its submitters, its books.
 
     ``submitters`` are the pids that count as submitters (the tasks marked as figure); without any,
-    whoever completed AIOs is one.  ``books`` are the final books of the nodes and ``books_before``
-    those at the start of the window, by node id; counters are stated as their difference.
+    whoever completed AIOs is one.  ``books`` are the final books of the nodes by node id.
     """
 
-    __slots__ = ("books", "books_before", "end_ns", "readers", "start_ns", "submitters")
+    __slots__ = ("books", "end_ns", "readers", "start_ns", "submitters")
 
     def __init__(
         self,
@@ -77,14 +76,12 @@ class RunData:
         end_ns: int,
         submitters: Sequence[int] = (),
         books: Mapping[int, Mapping[str, Any]] | None = None,
-        books_before: Mapping[int, Mapping[str, Any]] | None = None,
     ) -> None:
         self.readers = readers
         self.start_ns = start_ns
         self.end_ns = end_ns
         self.submitters = submitters
         self.books = books or {}
-        self.books_before = books_before or {}
 
 
 def figures(run: RunData) -> Figures:
@@ -313,22 +310,12 @@ def _of_kind(table: Mapping[int, list[int]], found: Extract, kind: str) -> list[
 # -- Books --------------------------------------------------------------------------------------
 
 
-# Counters of the books are from boot on; what was there when the window began is taken off.
+# The balancer counts from the warmup on.
 def _balance(run: RunData, found: Extract) -> dict[str, Any]:
-    for node, book in run.books.items():
+    for book in run.books.values():
         if "balance" in book:
-            before = run.books_before.get(node, {}).get("balance", {})
-            return _difference(book["balance"], before)
+            return dict(book["balance"])
     return _balance_of_passes(found)
-
-
-def _difference(after: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: _difference(value, before.get(name, {}))
-        if isinstance(value, Mapping)
-        else value - before.get(name, 0)
-        for name, value in after.items()
-    }
 
 
 # Without the balancer's books its trace says nearly as much.

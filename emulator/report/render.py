@@ -70,7 +70,7 @@ BALANCE_COLUMNS = {
     "active_failed": "not pushed",
 }
 BALANCE_WORDS = (
-    "passes by the state of the CPU that balanced, from boot on; failed: an imbalance, but no "
+    "passes by the state of the CPU that balanced; failed: an imbalance, but no "
     "task that may be moved; pulled: tasks moved here; kicked: the busiest CPU's stopper was told "
     "to push the running task (active balance)"
 )

@@ -670,6 +670,18 @@ def test_snapshot_and_restore_in_the_middle_of_a_pass_and_of_a_run() -> None:
     assert [m[4] for m in box.balancer.outbox] == [messages.DETACH]
 
 
+def test_the_totals_count_from_the_warmup_on_the_domains_from_boot() -> None:
+    box = FakeBox(machine(4))
+    box.balancer.warmup_ns = 50 * MS
+    ask(box, 20 * MS, 1, BALANCE_PERIODIC, CPU_IDLE)
+    box.run(30 * MS)
+    assert box.balancer.books()["balance"]["idle"]["calls"] == 1
+    ask(box, 60 * MS, 1, BALANCE_PERIODIC, CPU_IDLE)
+    box.run(70 * MS)
+    assert box.balancer.books()["balance"]["idle"]["calls"] == 1
+    assert box.balancer.books()["cpus"][1][0]["idle"]["count"] == 2
+
+
 # -- Properties -----------------------------------------------------------------------------------
 
 TASKS = st.tuples(

@@ -13,6 +13,7 @@ from emulator.types import (
     OP_RUN,
     OP_SLEEP,
     OP_SLEEP_JIFFIES,
+    RQ_OVERLOAD_NS,
     RQF_NOHZ,
 )
 from tests.kernel.box import MS, US, Box, Job, Steps, balancer_facts, costs, facts, lone_cpu
@@ -193,7 +194,7 @@ def newidle_cpu(avg_idle: int, overloaded: bool) -> Cpu:
     cpu, board, _ = lone_cpu(0, 2, charges=costs(newidle_ns=100, balance_pass_ns=10 * US))
     board.facts[2] = (0, *balancer_facts(2)[1:])
     busy = list(facts(2))
-    busy[14] = 5 if overloaded else -1
+    busy[RQ_OVERLOAD_NS] = 5 if overloaded else -1
     board.facts[1] = tuple(busy)
     cpu.advance(1 * MS, 1 << 62)
     cpu.now = 1 * MS
