@@ -18,8 +18,17 @@ from emulator.kernel.kthread import FIRST_USER_PID
 from emulator.messages import COMMAND, COORDINATOR
 from emulator.plain import spec_from_plain
 from emulator.trace.ring import Ring
-from emulator.types import Books, BoxSpec, Latencies, Program, TraceSink, WorkloadSpec, cpumask_first
+from emulator.types import (
+    Books,
+    BoxSpec,
+    Latencies,
+    Program,
+    TraceSink,
+    WorkloadSpec,
+    cpumask_first,
+)
 from emulator.workload import make_program, unpack_books, unpack_program
+
 
 class BoxPrograms:
     """The programs of one box: :class:`emulator.kernel.cpu.Programs`."""

@@ -35,7 +35,9 @@ class Parts:
     """What a box is built from, as ``package.module:function``, so that agents can import it."""
 
     node: str = "emulator.build:build_node"  #: (node_id, spec_plain, run_dir, board) -> Node
-    route: str = "emulator.boxfile.route:route"  #: (words, spec_plain) -> ids of the nodes concerned
+    route: str = (
+        "emulator.boxfile.route:route"  #: (words, spec_plain) -> ids of the nodes concerned
+    )
     latencies: str = "emulator.build:latencies"  #: (spec) -> Latencies
 
 

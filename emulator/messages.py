@@ -11,6 +11,7 @@ from typing import Any
 
 from emulator.types import COORDINATOR, Message
 
+
 @dataclass(frozen=True, slots=True)
 class OpSpec:
     """One op: number, name, who sends it to whom, its argument names, whether it is passive mail."""
@@ -26,9 +27,7 @@ class OpSpec:
 OPS: dict[int, OpSpec] = {}
 
 
-def _op(
-    code: int, name: str, source: str, target: str, args: str, *, passive: bool = False
-) -> int:
+def _op(code: int, name: str, source: str, target: str, args: str, *, passive: bool = False) -> int:
     assert code not in OPS
     OPS[code] = OpSpec(code, name, source, target, tuple(args.split()), passive)
     return code
@@ -84,36 +83,36 @@ def message_from_list(items: list[Any]) -> Message:
 
 
 __all__ = [
-    "COORDINATOR",
-    "DIO_DONE",
-    "DOORBELLS",
-    "NOHZ_UPDATE",
-    "PASSIVE_OPS_END",
     "ACTIVATE",
-    "NOHZ_KICK",
-    "CALL_COMPLETE",
     "ADOPT",
+    "ATTACH",
     "BALANCE",
     "BALANCE_DONE",
-    "DETACH",
-    "DETACHED",
-    "ATTACH",
-    "STOP",
-    "STOPPED",
-    "BALANCE_PAY",
     "BALANCE_PAID",
-    "TAG_REQUEST",
-    "TAG_GRANT",
-    "SCHEDULE",
-    "COMPLETION",
-    "DOORBELL",
-    "TAG_RETURN",
-    "SCHEDULE_REQUEST",
-    "RING_DOORBELLS",
+    "BALANCE_PAY",
+    "CALL_COMPLETE",
     "COMMAND",
     "COMMAND_DONE",
-    "PUBLISH_DOMAINS",
+    "COMPLETION",
+    "COORDINATOR",
+    "DETACH",
+    "DETACHED",
+    "DIO_DONE",
+    "DOORBELL",
+    "DOORBELLS",
+    "NOHZ_KICK",
+    "NOHZ_UPDATE",
     "OPS",
+    "PASSIVE_OPS_END",
+    "PUBLISH_DOMAINS",
+    "RING_DOORBELLS",
+    "SCHEDULE",
+    "SCHEDULE_REQUEST",
+    "STOP",
+    "STOPPED",
+    "TAG_GRANT",
+    "TAG_REQUEST",
+    "TAG_RETURN",
     "OpSpec",
     "is_passive",
     "message_from_list",

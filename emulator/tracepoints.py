@@ -207,9 +207,7 @@ LOCAL_TIMER_ENTRY = _declare("local_timer_entry", "vector:int", "vector={vector}
 IRQ_HANDLER_ENTRY = _declare("irq_handler_entry", "irq:int name:str", "irq={irq} name={name}")
 IRQ_HANDLER_EXIT = _declare("irq_handler_exit", "irq:int", "irq={irq} ret=handled")
 RESCHEDULE_ENTRY = _declare("reschedule_entry", "vector:int", "vector={vector}")
-CALL_FUNCTION_SINGLE_ENTRY = _declare(
-    "call_function_single_entry", "vector:int", "vector={vector}"
-)
+CALL_FUNCTION_SINGLE_ENTRY = _declare("call_function_single_entry", "vector:int", "vector={vector}")
 SOFTIRQ_RAISE = _declare("softirq_raise", "vec:vec", "vec={vec} [action={vec_action}]")
 SOFTIRQ_ENTRY = _declare("softirq_entry", "vec:vec", "vec={vec} [action={vec_action}]")
 SOFTIRQ_EXIT = _declare("softirq_exit", "vec:vec", "vec={vec} [action={vec_action}]")
@@ -240,12 +238,16 @@ BOX_LOAD_BALANCE = _declare(
     "dst:int src:int idle:int result:int failed:int",
     "dst_cpu={dst} src_cpu={src} idle={idle} result={result} nr_balance_failed={failed}",
 )
-BOX_NOHZ_KICK = _declare("box_nohz_kick", "ilb:int nr_running:int", "ilb={ilb} nr_running={nr_running}")
+BOX_NOHZ_KICK = _declare(
+    "box_nohz_kick", "ilb:int nr_running:int", "ilb={ilb} nr_running={nr_running}"
+)
 BOX_IO_SUBMIT = _declare(
     "box_io_submit", "pid:pid nr:int ret:int", "comm={pid_comm} pid={pid} nr={nr} ret={ret}"
 )
 BOX_AIO_COMPLETE = _declare(
-    "box_aio_complete", "pid:pid data:int res:int inline:int", "pid={pid} data={data} res={res} inline={inline}"
+    "box_aio_complete",
+    "pid:pid data:int res:int inline:int",
+    "pid={pid} data={data} res={res} inline={inline}",
 )
 BOX_DOORBELL = _declare(
     "box_doorbell",

@@ -165,13 +165,19 @@ Op = tuple[Any, ...]
 
 OP_RUN = 0  #: (OP_RUN, ns)                       burn user CPU time
 OP_SLEEP = 1  #: (OP_SLEEP, until_ns)             clock_nanosleep(TIMER_ABSTIME); a past time returns at once
-OP_IO_SUBMIT = 2  #: (OP_IO_SUBMIT, iocbs)        io_submit(); iocb = (data, rw, file, offset, length)
+OP_IO_SUBMIT = (
+    2  #: (OP_IO_SUBMIT, iocbs)        io_submit(); iocb = (data, rw, file, offset, length)
+)
 OP_IO_GETEVENTS = 3  #: (OP_IO_GETEVENTS, min_nr, nr)   io_getevents(), no timeout
 OP_RW = 4  #: (OP_RW, rw, file, offset, length)   pread()/pwrite() with O_DIRECT
 OP_YIELD = 5  #: (OP_YIELD,)                      sched_yield()
 OP_EXIT = 6  #: (OP_EXIT,)                        exit()
-OP_SLEEP_JIFFIES = 7  #: (OP_SLEEP_JIFFIES, n)    schedule_timeout(n): wakes in the tick of jiffy now + n
-OP_WRITEBACK = 8  #: (OP_WRITEBACK, file, offset, length)   one plugged batch of asynchronous page writes
+OP_SLEEP_JIFFIES = (
+    7  #: (OP_SLEEP_JIFFIES, n)    schedule_timeout(n): wakes in the tick of jiffy now + n
+)
+OP_WRITEBACK = (
+    8  #: (OP_WRITEBACK, file, offset, length)   one plugged batch of asynchronous page writes
+)
 
 READ = 0
 WRITE = 1
@@ -299,7 +305,9 @@ class MachineSpec:
     nr_cpus: int
     hz: int
     core: tuple[int, ...]  #: per CPU, the mask of its SMT siblings (itself included)
-    llc: tuple[int, ...]  #: per CPU, the mask of CPUs sharing its last-level cache; 0 if none shares
+    llc: tuple[
+        int, ...
+    ]  #: per CPU, the mask of CPUs sharing its last-level cache; 0 if none shares
     die: tuple[int, ...]  #: per CPU, the mask of its die or package
     node: tuple[int, ...]  #: per CPU, the mask of its NUMA node
     node_distance: tuple[tuple[int, ...], ...] = ((10,),)

@@ -283,9 +283,7 @@ class Balancer(NodeBase):
 
     def pay(self, run: Run, cost_ns: int) -> None:
         """Send BALANCE_PAY: the CPU spends the time, and says when it is over."""
-        self.send(
-            run.cpu, messages.BALANCE_PAY, (cost_ns,), self.clock_ns + self.coherence_ns
-        )
+        self.send(run.cpu, messages.BALANCE_PAY, (cost_ns,), self.clock_ns + self.coherence_ns)
 
     def run_over(self, run: Run) -> None:
         """Send BALANCE_DONE: tasks pulled, the CPU's new times and cost, stoppers woken for it."""

@@ -20,7 +20,6 @@ from emulator.boxfile.storage import disk_bytes
 from emulator.types import DiskSpec, FilesystemSpec, WorkloadSpec, cpulist_format
 from emulator.units import duration_parse, size_parse
 from emulator.workload import PARAMS
-from emulator.workload.random import seed_stream, splitmix64
 from emulator.workload.fio_job import (
     FioJob,
     JobProblem,
@@ -29,6 +28,7 @@ from emulator.workload.fio_job import (
     parse_sections,
     read_job,
 )
+from emulator.workload.random import seed_stream, splitmix64
 
 if TYPE_CHECKING:
     from emulator.config import Workload

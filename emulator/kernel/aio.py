@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, core, frames, iomap, mail, syscall
+from emulator.kernel import blk_mq, blk_mq_tag, core, frames, iomap, mail, syscall
 from emulator.kernel.process import WAIT_DIO, WAIT_RING, WAIT_RW, WAIT_TAG, Kioctx
 from emulator.kernel.request import DIO_SYNC, PAGES
 from emulator.types import WRITE
@@ -118,8 +118,8 @@ def submit_bio(cpu: Cpu, _arg: object) -> None:
     if blk_mq.plug_full(run.plug, q.nr_hw_queues):
         flush(cpu, p, facts.disk, "prep")
         return
-    if not blk_mq.get_tag(cpu, q):
-        blk_mq.wait_for_tag(cpu, q, p)
+    if not blk_mq_tag.get_tag(cpu, q):
+        blk_mq_tag.wait_for_tag(q, p)
         run.wait = WAIT_TAG
         sleep_plugged(cpu, p, frames.GET_TAG, 0)
         return
@@ -271,9 +271,7 @@ def getevents_end(cpu: Cpu, arg: list[int]) -> None:
         return
     p.run.wait = WAIT_RING
     p.run.wait_arg = arg[0]
-    core.block(
-        cpu, p, tp.TASK_INTERRUPTIBLE, frames.GETEVENTS, cpu.costs.io_getevents_ns, arg
-    )
+    core.block(cpu, p, tp.TASK_INTERRUPTIBLE, frames.GETEVENTS, cpu.costs.io_getevents_ns, arg)
 
 
 # -- pread() and pwrite() -----------------------------------------------------------------------
@@ -292,8 +290,8 @@ def rw_prep_end(cpu: Cpu, _arg: object) -> None:
     _data, rw, file, offset, length = run.submit[0][0]
     facts = cpu.files[file]
     q = cpu.queues[facts.disk]
-    if not blk_mq.get_tag(cpu, q):
-        blk_mq.wait_for_tag(cpu, q, p)
+    if not blk_mq_tag.get_tag(cpu, q):
+        blk_mq_tag.wait_for_tag(q, p)
         run.wait = WAIT_TAG
         core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.RW_PREP, 0)
         return
@@ -325,7 +323,7 @@ def sys_writeback(cpu: Cpu, p: Task, file: int, offset: int, length: int) -> Non
     facts = cpu.files[file]
     q = cpu.queues[facts.disk]
     for start in range(offset, offset + length, blk_mq.BLK_PLUG_FLUSH_SIZE):
-        if not blk_mq.get_tag(cpu, q):
+        if not blk_mq_tag.get_tag(cpu, q):
             break  # the flusher's next batch takes it up again
         size = min(blk_mq.BLK_PLUG_FLUSH_SIZE, offset + length - start)
         rq = blk_mq.new_request(cpu, p, facts.disk, WRITE, facts.start + start, size)

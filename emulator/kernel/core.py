@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emulator import tracepoints as tp
 from emulator import messages
+from emulator import tracepoints as tp
 from emulator.kernel import fair, frames, hrtimer, idle, mail, placement, stop_machine, workqueue
 from emulator.kernel.process import MAIL_WAITS, WAIT_NONE, WAIT_TIMER
 from emulator.kernel.sched import (
@@ -112,7 +112,7 @@ def pick_next_task(cpu: Cpu, prev: Task) -> None:
         assert following is not None, cpu.story("a fair queue with tasks gave none")
         context_switch(cpu, prev, following)
         return
-    if newidle_balance(cpu, prev):
+    if newidle_balance(cpu):
         return
     pick_idle(cpu, prev)
 
@@ -125,7 +125,7 @@ def pick_idle(cpu: Cpu, prev: Task) -> None:
     context_switch(cpu, prev, rq.idle)
 
 
-def newidle_balance(cpu: Cpu, prev: Task) -> bool:
+def newidle_balance(cpu: Cpu) -> bool:
     """Whether a newidle balance holds the switch up (D.10): the previous task is still ``curr``."""
     rq = cpu.rq
     rq.idle_stamp = rq.clock
@@ -214,9 +214,7 @@ def context_switch(cpu: Cpu, prev: Task, following: Task) -> None:
     if following is not prev:
         rq.nr_switches += 1
         cpu.cause = following.run.cause or cpu.cause
-        cpu.emit(
-            tp.SCHED_SWITCH, prev.pid, prev.prio, prev.state, following.pid, following.prio
-        )
+        cpu.emit(tp.SCHED_SWITCH, prev.pid, prev.prio, prev.state, following.pid, following.prio)
         prev.on_cpu = 0
         following.on_cpu = 1
         rq.curr = following
@@ -299,7 +297,9 @@ def wakeup_done(cpu: Cpu) -> None:
             wake_up(cpu, p, bool(sync))
 
 
-def try_to_wake_up(cpu: Cpu, p: Task, sync: bool = False, waker: tuple[int, int] | None = None) -> bool:
+def try_to_wake_up(
+    cpu: Cpu, p: Task, sync: bool = False, waker: tuple[int, int] | None = None
+) -> bool:
     """Wake a task that this CPU owns; ``waker`` is (cpu, pid) if another CPU's context wakes it.
 
     The caller has set the frame that goes on afterwards: the wakeup's frames are pushed over it.
@@ -324,7 +324,11 @@ def try_to_wake_up(cpu: Cpu, p: Task, sync: bool = False, waker: tuple[int, int]
         # Another CPU's context decides and pays; here only the outcome takes effect.
         choose_and_activate(cpu, p, wakeup, remote=True)
         return True
-    if p.nr_cpus_allowed == 1 and p.cpus_mask >> cpu.node_id & 1 and placement.is_cpu_allowed(cpu, p, cpu.node_id):
+    if (
+        p.nr_cpus_allowed == 1
+        and p.cpus_mask >> cpu.node_id & 1
+        and placement.is_cpu_allowed(cpu, p, cpu.node_id)
+    ):
         cpu.push(frames.TTWU, cpu.costs.ttwu_ns, wakeup, cpu.level, False)
     else:
         cpu.push(frames.TTWU_SELECT, cpu.costs.select_task_rq_ns, wakeup, cpu.level, False)
@@ -423,9 +427,7 @@ def check_preempt_curr(cpu: Cpu, p: Task, flags: int) -> None:
     elif p.sched_class == curr.sched_class:
         why = fair.check_preempt_wakeup(rq, p, flags)
         if why >= 0:
-            cpu.emit(
-                tp.BOX_CHECK_PREEMPT, p.pid, curr.pid, rq.preempt_vdiff, rq.preempt_gran, why
-            )
+            cpu.emit(tp.BOX_CHECK_PREEMPT, p.pid, curr.pid, rq.preempt_vdiff, rq.preempt_gran, why)
     elif p.sched_class < curr.sched_class:
         resched_curr(cpu)
     if rq.need_resched and curr.on_rq:

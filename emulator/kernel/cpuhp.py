@@ -35,7 +35,9 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
     blk_mq,
+    blk_mq_tag,
     core,
+    driver,
     fair,
     frames,
     holdings,
@@ -218,7 +220,7 @@ def cpu_up(cpu: Cpu) -> str:
     cpu.irqs_on = True
     walk(cpu, STEPS, down=False)
     for q in cpu.queues:
-        blk_mq.ask_for_tags(cpu, q)
+        blk_mq_tag.ask_for_tags(cpu, q)
     cpu.start(frames.IDLE_ENTRY, cpu.costs.idle_entry_ns)
     if cpu.stalled:
         cpu.f_end = cpu.costs.idle_entry_ns  # without the host: the time left
@@ -345,13 +347,13 @@ def take_completions(cpu: Cpu) -> list[list[int]]:
 def take_queue(cpu: Cpu, index: int, target: int) -> list[Any]:
     """Take what this CPU has of a disk's queue; its free tags go back to the device."""
     q = cpu.queues[index]
-    blk_mq.ring_doorbells(cpu, q)
+    driver.ring_doorbells(cpu, q)
     busy, q.busy = q.busy, []
     waiting = q.elevator.drain() if q.elevator is not None else []
     if q.elevator is not None:
         for rq in (*busy, *waiting):
             rq.ctx_cpu = target  # no driver tag yet: it will be one of the heir's
-    blk_mq.return_tags(cpu, q, q.lease, cpu.node_id)
+    blk_mq_tag.return_tags(cpu, q, q.lease, cpu.node_id)
     state = [
         [rq.pack() for rq in busy],
         [rq.pack() for rq in waiting],
@@ -398,7 +400,7 @@ def ghost(cpu: Cpu, message: Message) -> bool:
     elif op == messages.ADOPT:
         pass_on(cpu, cpu.adopter, op, args)
     elif op == messages.TAG_GRANT:
-        blk_mq.return_tags(cpu, cpu.queues[args[0]], args[1], cpu.node_id)
+        blk_mq_tag.return_tags(cpu, cpu.queues[args[0]], args[1], cpu.node_id)
     elif op == messages.STOP:
         stop_aborted(cpu, args[0])
     elif op != messages.NOHZ_KICK:
@@ -446,7 +448,7 @@ def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
         cpu.inflight[rq.cookie] = rq
     for done_ns, cookie, status in completions:
         stamp = max(done_ns, cpu.now)
-        completion = blk_mq.announced_completion(cpu, stamp, cpu.inflight[cookie], status)
+        completion = driver.announced_completion(cpu, stamp, cpu.inflight[cookie], status)
         heapq.heappush(cpu.inbox, completion)
         cpu.timer_armed(stamp)
     for expiry, kind, arg in timers:
@@ -455,7 +457,7 @@ def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
         hrtimer.add_jiffy_timer(cpu, jiffy, kind, arg)
     cpu.done_list += [Request.unpack(data) for data in done]
     for index, taken in enumerate(items):
-        workqueue.give_items(cpu, cpu.pools[index], taken)
+        workqueue.give_items(cpu.pools[index], taken)
     for index, queue in enumerate(queues):
         give_queue(cpu, index, queue)
     cpu.irqs.append((frames.IRQ_IPI, "adopt", cpu.costs.ipi_handler_ns))

@@ -78,8 +78,6 @@ SOFTIRQ_RCU = 53  # rcu_core()
 SOFTIRQ_DONE = 54  # the round is over, ksoftirqd has been woken
 
 
-
-
 #: Kinds in which a pending reschedule is acted on when an interrupt returns to them.
 PREEMPTIBLE = frozenset((USER, HALT))
 

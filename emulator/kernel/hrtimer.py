@@ -15,7 +15,7 @@ import heapq
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, core, frames, idle, smp, softirq
+from emulator.kernel import blk_mq, core, driver, frames, idle, smp, softirq
 from emulator.types import NEVER
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def hrtimer_end(cpu: Cpu, what: list[Any]) -> None:
     kind, arg = what
     cpu.start(frames.IRQ_DONE, 0)
     if kind == TIMER_REQUEST:
-        blk_mq.request_timer(cpu, arg)
+        driver.request_timer(cpu, arg)
     else:
         wake_sleeper(cpu, arg)
     if cpu.f_kind == frames.IRQ_DONE:
@@ -141,6 +141,6 @@ def ipi_end(cpu: Cpu, arg: Any) -> None:
 def device_end(cpu: Cpu, arg: Any) -> None:
     """The end of a device interrupt's handler."""
     cpu.start(frames.IRQ_DONE, 0)
-    blk_mq.device_interrupt(cpu, arg)
+    driver.device_interrupt(cpu, arg)
     if cpu.f_kind == frames.IRQ_DONE:
         interrupt_end(cpu)

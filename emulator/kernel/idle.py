@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emulator import tracepoints as tp
 from emulator import messages
+from emulator import tracepoints as tp
 from emulator.kernel import core, cpuhp, frames
 from emulator.types import NEVER, NOHZ_ENTER
 

@@ -19,15 +19,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from emulator import tracepoints as tp
 from emulator import messages
+from emulator import tracepoints as tp
 from emulator.kernel import aio, core, frames, workqueue
 from emulator.kernel.process import WAIT_DIO, WAIT_RW
 from emulator.types import READ
 
 if TYPE_CHECKING:
-    from emulator.kernel.request import Request
     from emulator.kernel.cpu import Cpu
+    from emulator.kernel.request import Request
     from emulator.kernel.sched import Task
     from emulator.types import BoxSpec
 
@@ -78,9 +78,7 @@ def dio_bio_end_io(cpu: Cpu, rq: Request) -> bool:
     if rq.rw == READ or cpu.files[rq.file].fs == "none":
         dio_complete(cpu, rq)
         return False
-    return workqueue.queue_work(
-        cpu, workqueue.WQ_DIO, workqueue.FN_DIO_COMPLETE, rq, cpu.work_id()
-    )
+    return workqueue.queue_work(cpu, workqueue.WQ_DIO, workqueue.FN_DIO_COMPLETE, rq, cpu.work_id())
 
 
 def submitter_holds(cpu: Cpu, rq: Request) -> bool:

@@ -130,9 +130,7 @@ def fork(
         start_new_task(cpu, p)
         core.smp_send_reschedule_here(cpu, asked)
     else:
-        core.send_task(
-            cpu, p, chosen, cpu.now + cpu.costs.ttwu_activate_ns, WF_FORK, cpu.node_id
-        )
+        core.send_task(cpu, p, chosen, cpu.now + cpu.costs.ttwu_activate_ns, WF_FORK, cpu.node_id)
     return p
 
 

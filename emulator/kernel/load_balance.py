@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emulator import tracepoints as tp
 from emulator import messages
+from emulator import tracepoints as tp
 from emulator.kernel import core, fair
 from emulator.kernel.process import unpack_task
 from emulator.kernel.sched import ENQUEUE_MIGRATED, Task

@@ -10,15 +10,17 @@ is read by ``io_getevents()``, the inode's count by an unaligned write.
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from emulator import tracepoints as tp
 from emulator import messages
+from emulator import tracepoints as tp
 from emulator.kernel import (
-    blk_mq,
+    blk_mq_tag,
     command,
     core,
     cpuhp,
+    driver,
     fair,
     frames,
     iomap,
@@ -28,8 +30,8 @@ from emulator.kernel import (
     smp,
     stop_machine,
 )
-from emulator.kernel.request import Request
 from emulator.kernel.process import unpack_task
+from emulator.kernel.request import Request
 from emulator.kernel.sched import ENQUEUE_MIGRATED, ENQUEUE_WAKEUP, WF_FORK
 from emulator.types import BALANCE_NEWIDLE, BALANCE_PERIODIC, Message
 
@@ -45,48 +47,9 @@ INTERRUPTING = frozenset((messages.NOHZ_KICK, messages.CALL_COMPLETE))
 
 def handle(cpu: Cpu, message: Message) -> None:
     """Let a message take effect now."""
-    op = message[4]
-    args = message[5]
     if not cpu.online and cpuhp.ghost(cpu, message):
         return
-    if op == messages.COMPLETION:
-        if cpu.handed and args[0] in cpu.handed:
-            del cpu.handed[args[0]]  # this CPU was offline meanwhile: its heir has completed it
-            return
-        cpu.irqs.append((frames.IRQ_DEVICE, [args[0], args[1]], cpu.costs.hrtimer_ns))
-    elif op == messages.ACTIVATE:
-        handle_activate(cpu, args)
-    elif op == messages.DIO_DONE:
-        handle_dio_done(cpu, message)
-    elif op == messages.DETACH:
-        load_balance.handle_detach(cpu, message)
-    elif op == messages.ATTACH:
-        load_balance.handle_attach(cpu, message)
-        for _pid, _data in args[0]:
-            deliver_held(cpu, _pid)
-    elif op == messages.BALANCE_DONE:
-        handle_balance_done(cpu, args)
-    elif op == messages.BALANCE_PAY:
-        handle_balance_pay(cpu, args[0])
-    elif op == messages.NOHZ_KICK:
-        handle_nohz_kick(cpu, args)
-    elif op == messages.STOP:
-        stop_machine.stop_one_cpu_nowait(cpu, args)
-    elif op == messages.CALL_COMPLETE:
-        handle_call(cpu, args)
-    elif op == messages.TAG_GRANT:
-        blk_mq.tags_granted(cpu, args[0], args[1])
-    elif op == messages.SCHEDULE:
-        blk_mq.schedule_renewed(cpu, args[0], args[1], args[2])
-    elif op == messages.RING_DOORBELLS:
-        blk_mq.ring_doorbells(cpu, cpu.queues[args[0]])
-    elif op == messages.PUBLISH_DOMAINS:
-        cpuhp.domains_rebuilt(cpu, args[0])
-    elif op == messages.ADOPT:
-        cpuhp.adopt(cpu, args[0], args[1])
-    else:
-        assert op == messages.COMMAND, cpu.story(f"unknown message {message}")
-        command.handle(cpu, args)
+    HANDLERS[message[4]](cpu, message)
 
 
 def drain(cpu: Cpu) -> None:
@@ -125,9 +88,9 @@ def deliver_held(cpu: Cpu, pid: int) -> None:
         handle(cpu, message)
 
 
-def handle_activate(cpu: Cpu, args: tuple[Any, ...]) -> None:
+def handle_activate(cpu: Cpu, message: Message) -> None:
     """A task woken, pushed or started elsewhere is put on this queue by who did it."""
-    pid, data, wake_flags, waker_cpu, cause = args
+    pid, data, wake_flags, waker_cpu, cause = message[5]
     p = unpack_task(data, cpu.make_program)
     load_balance.arrive(cpu, p)
     cpu.cause = cause
@@ -151,9 +114,25 @@ def handle_activate(cpu: Cpu, args: tuple[Any, ...]) -> None:
     deliver_held(cpu, pid)
 
 
-def handle_nohz_kick(cpu: Cpu, args: tuple[Any, ...]) -> None:
+def handle_attach(cpu: Cpu, message: Message) -> None:
+    """Tasks that a pass moves here, and what was waiting for them."""
+    load_balance.handle_attach(cpu, message)
+    for pid, _data in message[5][0]:
+        deliver_held(cpu, pid)
+
+
+def handle_completion(cpu: Cpu, message: Message) -> None:
+    """The device's interrupt for a request that was issued here."""
+    cookie, status = message[5][:2]
+    if cpu.handed and cookie in cpu.handed:
+        del cpu.handed[cookie]  # this CPU was offline meanwhile: its heir has completed it
+        return
+    cpu.irqs.append((frames.IRQ_DEVICE, [cookie, status], cpu.costs.hrtimer_ns))
+
+
+def handle_nohz_kick(cpu: Cpu, message: Message) -> None:
     """The kick's IPI has arrived; a kick that is pending already needs no second one."""
-    flags, cause = args
+    flags, cause = message[5]
     pending = cpu.nohz_flags
     cpu.nohz_flags |= flags
     cpu.kick_cause = cause
@@ -161,31 +140,92 @@ def handle_nohz_kick(cpu: Cpu, args: tuple[Any, ...]) -> None:
         cpu.irqs.append((frames.IRQ_IPI, "kick", cpu.costs.ipi_handler_ns))
 
 
-def handle_call(cpu: Cpu, args: tuple[Any, ...]) -> None:
+def handle_call(cpu: Cpu, message: Message) -> None:
     """A finished request was steered here: one IPI unless the call queue holds another already."""
-    rq = Request.unpack(args[0])
-    rq.cause = args[1]
+    data, cause = message[5]
+    rq = Request.unpack(data)
+    rq.cause = cause
     cpu.call_done.append(rq)
     if len(cpu.call_done) == 1:
         cpu.irqs.append((frames.IRQ_IPI, "call", cpu.costs.ipi_handler_ns))
 
 
-def handle_balance_pay(cpu: Cpu, cost_ns: int) -> None:
+def handle_balance_pay(cpu: Cpu, message: Message) -> None:
     """The balancer goes on after this CPU has spent the time of a further pass."""
+    (cost_ns,) = message[5]
     if cpu.balance_asked == BALANCE_NEWIDLE:
         cpu.answered(frames.NEWIDLE_WAIT, frames.NEWIDLE_PAY, None, cost_ns)
     else:
         cpu.answered(frames.SOFTIRQ_SCHED_WAIT, frames.SOFTIRQ_SCHED_PAY, None, cost_ns)
 
 
-def handle_balance_done(cpu: Cpu, args: tuple[Any, ...]) -> None:
+def handle_balance_done(cpu: Cpu, message: Message) -> None:
     """The balancer has finished what this CPU asked for: the softirq or the switch goes on."""
-    kind, pulled = args[0], args[1]
+    kind, pulled, _facts, kicked = message[5]
     cpu.balance_asked = -1
-    for target in args[3] if len(args) > 3 else ():
+    for target in kicked:
         cpu.emit(tp.SCHED_WAKING, kthread.stopper_pid(target), 0, target)
     if kind == BALANCE_NEWIDLE:
         cpu.answered(frames.NEWIDLE_WAIT, frames.NEWIDLE_DONE, bool(pulled))
         return
     cpu.busy_pass |= kind == BALANCE_PERIODIC
     cpu.answered(frames.SOFTIRQ_SCHED_WAIT, frames.SOFTIRQ_SCHED_DONE, None)
+
+
+def handle_stop(cpu: Cpu, message: Message) -> None:
+    """A failed pass has this CPU's stopper push the running task."""
+    stop_machine.stop_one_cpu_nowait(cpu, message[5])
+
+
+def handle_tag_grant(cpu: Cpu, message: Message) -> None:
+    """The device leases more tags to this CPU."""
+    index, nr = message[5]
+    blk_mq_tag.tags_granted(cpu, index, nr)
+
+
+def handle_schedule(cpu: Cpu, message: Message) -> None:
+    """The device announces the service time of more requests."""
+    index, service_ns, count = message[5]
+    driver.schedule_renewed(cpu, index, service_ns, count)
+
+
+def handle_ring_doorbells(cpu: Cpu, message: Message) -> None:
+    """A period of doorbells is over: they leave for the device's log."""
+    (index,) = message[5]
+    driver.ring_doorbells(cpu, cpu.queues[index])
+
+
+def handle_publish_domains(cpu: Cpu, message: Message) -> None:
+    """The balancer has built the sched domains anew."""
+    cpuhp.domains_rebuilt(cpu, message[5][0])
+
+
+def handle_adopt(cpu: Cpu, message: Message) -> None:
+    """What a CPU that goes down leaves to this one."""
+    tasks, state = message[5]
+    cpuhp.adopt(cpu, tasks, state)
+
+
+def handle_command(cpu: Cpu, message: Message) -> None:
+    """Somebody at the box wants something of this CPU."""
+    command.handle(cpu, message[5])
+
+
+HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
+    messages.ACTIVATE: handle_activate,
+    messages.ADOPT: handle_adopt,
+    messages.ATTACH: handle_attach,
+    messages.BALANCE_DONE: handle_balance_done,
+    messages.BALANCE_PAY: handle_balance_pay,
+    messages.CALL_COMPLETE: handle_call,
+    messages.COMMAND: handle_command,
+    messages.COMPLETION: handle_completion,
+    messages.DETACH: load_balance.handle_detach,
+    messages.DIO_DONE: handle_dio_done,
+    messages.NOHZ_KICK: handle_nohz_kick,
+    messages.PUBLISH_DOMAINS: handle_publish_domains,
+    messages.RING_DOORBELLS: handle_ring_doorbells,
+    messages.SCHEDULE: handle_schedule,
+    messages.STOP: handle_stop,
+    messages.TAG_GRANT: handle_tag_grant,
+}

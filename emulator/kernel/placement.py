@@ -99,9 +99,7 @@ def break_affinity(cpu: Cpu, p: Task, near: int) -> None:
 # -- select_task_rq -----------------------------------------------------------------------------
 
 
-def select_task_rq(
-    cpu: Cpu, p: Task, prev: int, waker_cpu: int, waker_pid: int, sync: bool
-) -> int:
+def select_task_rq(cpu: Cpu, p: Task, prev: int, waker_cpu: int, waker_pid: int, sync: bool) -> int:
     """Choose the CPU for a waking task, as its waker on ``waker_cpu`` does."""
     if p.nr_cpus_allowed > 1:
         target, chosen, rule = select_task_rq_fair(cpu, p, prev, waker_cpu, waker_pid, sync)
@@ -201,7 +199,9 @@ def wake_affine_idle(cpu: Cpu, this_cpu: int, prev: int, sync: bool) -> int:
 def wake_affine_weight(cpu: Cpu, p: Task, this_cpu: int, prev: int, sync: bool) -> int:
     """Compare the two CPUs' loads with the task moved; -1: undecided."""
     task_load = fair.task_h_load(p, cpu.rq)
-    current_load = fair.task_h_load(cpu.rq.curr, cpu.rq) if sync and cpu.rq.curr is not cpu.rq.idle else 0
+    current_load = (
+        fair.task_h_load(cpu.rq.curr, cpu.rq) if sync and cpu.rq.curr is not cpu.rq.idle else 0
+    )
     this = wake_affine_loads(
         runnable_load(cpu, this_cpu),
         runnable_load(cpu, prev),

@@ -201,7 +201,7 @@ class TaskRun:
         self.iocb_seq = 0
         #: io_submit() under way: [iocbs, next index, submitted]
         self.submit: list[Any] = []
-        #: requests (blk_mq.Request) collected under the plug; empty whenever the task is off its CPU
+        #: requests (request.Request) collected under the plug; empty whenever the task is off its CPU
         self.plug: list[Request] = []
         self.worker = -1  # pool index * 2**32 + worker id, for workqueue workers
         #: IOs outstanding that were submitted on other CPUs: their ends arrive as mail

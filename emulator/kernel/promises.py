@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator.kernel import frames, hrtimer, softirq
-from emulator.kernel.process import WAIT_TAG, MAIL_WAITS
+from emulator.kernel.process import MAIL_WAITS, WAIT_TAG
 from emulator.kernel.sched import PF_WQ_WORKER, Task
 from emulator.types import NEVER, Promise
 
@@ -77,9 +77,7 @@ def promise(cpu: Cpu) -> Promise:
     mail = mail_ns(cpu, soonest)
     if soonest < NEVER and quiet_frames(cpu):
         to_cpu, to_balancer = soonest_sends(cpu, soonest)
-    return Promise(
-        cpu.reached_ns, soonest, [to_cpu, soonest, to_balancer], mail, cpu.wants_view
-    )
+    return Promise(cpu.reached_ns, soonest, [to_cpu, soonest, to_balancer], mail, cpu.wants_view)
 
 
 def quiet_frames(cpu: Cpu) -> bool:
@@ -100,7 +98,7 @@ def soonest_sends(cpu: Cpu, soonest: int) -> tuple[int, int]:
     to_cpu = to_balancer = NEVER
     if cpu.tick_at < NEVER:
         to_cpu = cpu.tick_at + costs.tick_ns
-        to_balancer = to_cpu + costs.softirq_ns + costs.balance_pass_ns
+        to_balancer = to_cpu + costs.softirq_ns + (0 if cpu.nohz_flags else costs.nohz_cpu_ns)
     interrupt_ns = costs.hardirq_ns + costs.hrtimer_ns
     if cpu.timers:
         # A sleeper is woken: placed, or switched to here.
@@ -195,9 +193,11 @@ def submitter_blocks_ns(cpu: Cpu, p: Task, kind: int, soonest: int) -> int:
         if events < argument[1]:
             return soonest
         events -= argument[1]
-    if any(file in run.dio_count and facts.block_size > 512 for file, facts in cpu.files.items()):
-        if run.submit and unaligned_submit(cpu, p):
-            return soonest
+    zeroes = any(
+        file in run.dio_count and facts.block_size > 512 for file, facts in cpu.files.items()
+    )
+    if zeroes and run.submit and unaligned_submit(cpu, p):
+        return soonest
     quiet: int = run.program.quiet_ns(events)
     return max(soonest, cpu.now + quiet)
 

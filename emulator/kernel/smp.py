@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, core, cpuhp, frames, softirq
+from emulator.kernel import blk_softirq, core, cpuhp, frames, softirq
 from emulator.kernel.sched import ENQUEUE_MIGRATED, ENQUEUE_WAKEUP
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def handle_ipi(cpu: Cpu, arg: Any) -> None:
     """The handler's work: ``arg`` is "kick", "call", "adopt" (a CPU died), or None."""
     if arg == "call":
         cpu.emit(tp.CALL_FUNCTION_SINGLE_ENTRY, CALL_FUNCTION_SINGLE_VECTOR)
-        blk_mq.flush_call_queue(cpu)
+        blk_softirq.flush_call_queue(cpu)
         return
     if arg == "adopt":
         cpu.emit(tp.CALL_FUNCTION_SINGLE_ENTRY, CALL_FUNCTION_SINGLE_VECTOR)

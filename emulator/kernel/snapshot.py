@@ -12,7 +12,7 @@ from emulator.kernel.workqueue import WorkerPool
 from emulator.messages import message_from_list
 
 if TYPE_CHECKING:
-    from emulator.kernel.blk_mq import BlockQueue
+    from emulator.kernel.blk_queue import BlockQueue
     from emulator.kernel.cpu import Cpu
 
 #: Fields of a Cpu that are plain numbers (or plain lists of them) and are copied as they are.
@@ -100,12 +100,10 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     for name, value in zip(PLAIN, data[0], strict=True):
         setattr(cpu, name, value)
     cpu.stack[:] = [tuple(frame) for frame in data[1]]
-    for box, messages in zip(
-        (cpu.inbox, cpu.mail, cpu.outbox, cpu.deferred), data[2], strict=True
-    ):
+    for box, messages in zip((cpu.inbox, cpu.mail, cpu.outbox, cpu.deferred), data[2], strict=True):
         box[:] = [message_from_list(m) for m in messages]
     cpu.forward = {pid: (moves, target) for pid, moves, target in data[3]}
-    cpu.expect = {pid: nr for pid, nr in data[4]}
+    cpu.expect = dict(data[4])
     cpu.held = {pid: [message_from_list(m) for m in box] for pid, box in data[5]}
     cpu.mail_sleepers = dict.fromkeys(data[6], 1)
     cpu.wakeups[:] = [(pid, bool(sync)) for pid, sync in data[7]]
@@ -130,11 +128,11 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     requests = [Request.unpack(rq) for rq in data[17]]
     cpu.edge = 0
     cpu.inflight = {rq.cookie: rq for rq in requests}
-    cpu.counters = {name: value for name, value in data[18]}
+    cpu.counters = dict(data[18])
     cpu.ksoftirqd = by_pid[data[19]]
     cpu.rq.tun.unpack(data[20])
-    cpu.arrivals = {pid: arrival_ns for pid, arrival_ns in data[21]}
-    cpu.handed = {cookie: other for cookie, other in data[22]}
+    cpu.arrivals = dict(data[21])
+    cpu.handed = dict(data[22])
 
 
 def pack_queue(q: BlockQueue) -> list[Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, core, frames, hrtimer, rcu, tick
+from emulator.kernel import blk_softirq, core, frames, hrtimer, rcu, tick
 from emulator.kernel.process import WAIT_WORK
 from emulator.types import (
     BALANCE_NOHZ,
@@ -88,7 +88,7 @@ def next_vector(cpu: Cpu) -> None:
     vec = low.bit_length() - 1
     cpu.emit(tp.SOFTIRQ_ENTRY, vec)
     if vec == BLOCK:
-        blk_mq.blk_done_softirq(cpu)
+        blk_softirq.blk_done_softirq(cpu)
     elif vec == TIMER:
         cpu.start(frames.SOFTIRQ_TIMER, 0)
         tick.process_wheel(cpu)

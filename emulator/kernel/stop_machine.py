@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emulator import tracepoints as tp
 from emulator import messages
+from emulator import tracepoints as tp
 from emulator.kernel import core, cpuhp, fair, frames, load_balance
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.sched import TASK_WAKING, Task

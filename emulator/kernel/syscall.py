@@ -100,7 +100,5 @@ def nanosleep(cpu: Cpu, until_ns: int) -> None:
     p.run.wait = WAIT_TIMER
     state = tp.TASK_IDLE if p.flags & 0x200000 else tp.TASK_INTERRUPTIBLE
     since = cpu.now
-    hrtimer.add_jiffy_timer(
-        cpu, cpu.jiffies() - until_ns, hrtimer.WHEEL_SLEEP, [p.pid, since]
-    )
+    hrtimer.add_jiffy_timer(cpu, cpu.jiffies() - until_ns, hrtimer.WHEEL_SLEEP, [p.pid, since])
     core.block(cpu, p, state, frames.RET_USER, cpu.costs.syscall_ns, 0)

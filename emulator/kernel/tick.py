@@ -8,7 +8,9 @@ jiffies; only from v5.9 on does the tick know the next expiry), RCU if callbacks
 the current task's class gets its tick, then a balance pass that is due raises SCHED, and a busy CPU
 considers kicking an idle one (:func:`nohz_balancer_kick`).  The softirqs run at the end of the
 interrupt, the reschedule that the tick asked for after them.  So at HZ 250 every tick that lands
-inside a softirq round leaves ksoftirqd something to do.
+inside a softirq round leaves ksoftirqd something to do.  An idle CPU without a tick that is
+interrupted for a timer of the wheel does all of this too, so it looks whether a balance pass is
+due; only no next tick follows.
 
 Departures from the kernel: the whole work of the tick takes effect at its end, ``tick_ns`` after
 the grid point; timekeeping costs nothing extra.
@@ -48,8 +50,7 @@ def tick_sched_timer(cpu: Cpu, _arg: object) -> None:
         idle.start_tick(cpu)
     softirq.raise_softirq(cpu, softirq.TIMER)  # run_local_timers()
     rcu.rcu_sched_clock_irq(cpu)
-    if not cpu.tick_stopped:
-        scheduler_tick(cpu)
+    scheduler_tick(cpu)
     hrtimer.interrupt_end(cpu)
 
 

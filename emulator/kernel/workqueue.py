@@ -141,9 +141,9 @@ class WorkerPool:
         pool = cls(data[0], data[1])
         pool.worklist = [unpack_item(item) for item in data[2]]
         pool.nr_running, pool.idle = data[3], list(data[4])
-        pool.workers = {pid: flags for pid, flags in data[5]}
+        pool.workers = dict(data[5])
         pool.executing = {pid: unpack_item(item) for pid, item in data[6]}
-        pool.active = {wq: nr for wq, nr in data[7]}
+        pool.active = dict(data[7])
         pool.delayed = {wq: [unpack_item(item) for item in items] for wq, items in data[8]}
         pool.manager, pool.next_id, pool.disassociated = data[9:12]
         return pool
@@ -479,7 +479,7 @@ def carries_request(function: int) -> bool:
     return function == FN_DIO_COMPLETE
 
 
-def give_items(cpu: Cpu, pool: WorkerPool, items: list[list[Any]]) -> None:
+def give_items(pool: WorkerPool, items: list[list[Any]]) -> None:
     """Append a dead CPU's items to this pool; :func:`wake_up_worker` follows."""
     for data in items:
         item = unpack_item(data)

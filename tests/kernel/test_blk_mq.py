@@ -8,8 +8,10 @@ import pytest
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq
-from emulator.kernel.blk_mq import BlockQueue, blk_mq_map_queues, plug_full, steer, wake_batch
+from emulator.kernel import blk_mq, blk_mq_tag, blk_softirq
+from emulator.kernel.blk_mq import plug_full
+from emulator.kernel.blk_queue import BlockQueue, blk_mq_map_queues, wake_batch
+from emulator.kernel.blk_softirq import steer
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.request import Request
 from emulator.types import (
@@ -112,13 +114,13 @@ class Waiters:
 
     def wait(self, pid: int) -> None:
         """Let a new task wait."""
-        blk_mq.wait_for_tag(self.cpu, self.queue, sleeping_task(self.cpu, pid))
+        blk_mq_tag.wait_for_tag(self.queue, sleeping_task(self.cpu, pid))
 
     def free(self, nr: int = 1) -> list[str]:
         """Free tags; return who is woken."""
         self.woken.clear()
         for _ in range(nr):
-            blk_mq.wake_tag_waiter(self.cpu, self.queue)
+            blk_mq_tag.wake_tag_waiter(self.cpu, self.queue)
         return list(self.woken)
 
 
@@ -160,7 +162,7 @@ def test_A_3_an_elevator_waits_for_scheduler_tags() -> None:
     assert (queue.depth, queue.nr_requests) == (32, 64)
     assert queue.wait_cnt == [8] * 8  # of 64, not of 32
     taken = 0
-    while blk_mq.get_tag(cpu, queue):
+    while blk_mq_tag.get_tag(cpu, queue):
         taken += 1
     assert taken == 64
 
@@ -383,7 +385,7 @@ def complete_on(
     monkeypatch.setattr(blk_mq, "end_request", lambda _cpu, one: ended.append(one.cookie))
     cpu.level = 2
     cpu.outbox.clear()
-    blk_mq.blk_mq_complete_request(cpu, rq)
+    blk_softirq.blk_mq_complete_request(cpu, rq)
     assert not cpu.inflight
     return cpu, ended
 
@@ -428,7 +430,7 @@ def test_A_7_block_is_raised_only_if_the_done_list_was_empty() -> None:
     cpu, _, ring = lone_cpu(disk=scsi_debug(41 * US))
     cpu.level = 2
     for rq in requests(4096, 4096):
-        blk_mq.add_to_done_list(cpu, rq)
+        blk_softirq.add_to_done_list(cpu, rq)
     assert len(ring.records) == 1
     assert len(cpu.done_list) == 2
 

@@ -1,7 +1,5 @@
 """The fair class: the worked examples of the spec and the rules between them."""
 
-# ruff: noqa: N802 - examples are named as the spec numbers them
-
 from __future__ import annotations
 
 import msgpack

@@ -1,7 +1,5 @@
 """The fair class's sysctls: scaling with the CPUs, writes and their bounds."""
 
-# ruff: noqa: N802 - examples are named as the spec numbers them
-
 from __future__ import annotations
 
 import pytest

@@ -1,7 +1,5 @@
 """PELT: the worked examples of the spec, the flat updates against its pseudo-code, the moves."""
 
-# ruff: noqa: N802 - examples are named as the spec numbers them
-
 from __future__ import annotations
 
 import pytest

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from emulator import messages
-from emulator.kernel import blk_mq
-from emulator.kernel.blk_mq import BlockQueue
+from emulator.kernel import blk_queue, driver
+from emulator.kernel.blk_queue import BlockQueue
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.request import Request
 from emulator.types import (
@@ -30,7 +30,7 @@ def issue(cpu: Cpu, nr: int = 1) -> Iterator[Request]:
         cpu.io_seq += 1
         rq.cookie = cpu.node_id << 40 | cpu.io_seq
         cpu.now += US
-        blk_mq.queue_rq(cpu, q, rq)
+        driver.queue_rq(cpu, q, rq)
         yield rq
 
 
@@ -67,7 +67,7 @@ def test_half_of_a_schedule_used_asks_for_more_once_and_shows_all_doorbells() ->
     assert asked[5] == (2,)
     assert len(shown[5][0]) == 2
     assert shown[0] <= asked[0]
-    blk_mq.schedule_renewed(cpu, 0, 41 * US, SCHEDULE_REQUESTS // 2)
+    driver.schedule_renewed(cpu, 0, 41 * US, SCHEDULE_REQUESTS // 2)
     assert q.announced == SCHEDULE_REQUESTS - 2
     assert not q.schedule_asked
 
@@ -75,13 +75,13 @@ def test_half_of_a_schedule_used_asks_for_more_once_and_shows_all_doorbells() ->
 def test_without_a_schedule_a_request_is_asked_and_more_is_not() -> None:
     cpu, q = cpu_with(scsi_debug(41 * US), 1)
     first, second = issue(cpu, 2)
-    blk_mq.schedule_renewed(cpu, 0, 41 * US, 0)
+    driver.schedule_renewed(cpu, 0, 41 * US, 0)
     (third,) = issue(cpu)
     assert completions(cpu) == [(first.done_ns, first.cookie)]
     asked = [m[5] for m in cpu.outbox if m[4] == messages.DOORBELL]
     assert asked == [(rq.cookie, rq.done_ns) for rq in (second, third)]
     assert ops(cpu).count(messages.SCHEDULE_REQUEST) == 1
-    blk_mq.schedule_renewed(cpu, 0, 41 * US, SCHEDULE_REQUESTS)
+    driver.schedule_renewed(cpu, 0, 41 * US, SCHEDULE_REQUESTS)
     (fourth,) = issue(cpu)
     assert (fourth.done_ns, fourth.cookie) in completions(cpu)
     assert q.rings == 4
@@ -110,8 +110,8 @@ def test_a_service_shorter_than_question_and_answer_is_never_asked(
 
 def test_cpus_that_take_turns_never_ask() -> None:
     disk = replace(scsi_debug(41 * US), schedules=False)
-    assert blk_mq.initial_schedule(disk, take_turns=True) == NEVER
-    assert blk_mq.initial_schedule(disk, take_turns=False) == 0
+    assert blk_queue.initial_schedule(disk, take_turns=True) == NEVER
+    assert blk_queue.initial_schedule(disk, take_turns=False) == 0
 
 
 @pytest.mark.parametrize("schedules", [True, False], ids=["on", "off"])

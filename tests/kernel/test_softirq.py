@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from emulator.kernel import blk_mq, frames, softirq
+from emulator.kernel import blk_softirq, frames, softirq
 from emulator.kernel.cpu import Cpu
 from emulator.types import NEVER, OP_IO_GETEVENTS, OP_IO_SUBMIT, OP_RUN, WRITE
 from tests.kernel.box import MS, US, Box, Event, Job, Steps, costs, null_blk, scsi_debug
@@ -39,7 +39,7 @@ def raise_in_interrupt(box: Box, at_ns: int, vec: int = softirq.BLOCK) -> None:
 
 def block_handler(monkeypatch: pytest.MonkeyPatch, handler: Handler) -> None:
     """Let a test's own handler stand for the BLOCK vector's."""
-    monkeypatch.setattr(blk_mq, "blk_done_softirq", handler)
+    monkeypatch.setattr(blk_softirq, "blk_done_softirq", handler)
 
 
 # -- B.7 ------------------------------------------------------------------------------------------

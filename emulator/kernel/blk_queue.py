@@ -1,0 +1,144 @@
+"""What one CPU has of a disk's queue: its ctx, its part of the elevator, its lease of tags.
+
+Kernel: ``struct request_queue`` with ``struct blk_mq_ctx`` and ``struct blk_mq_hw_ctx``, and
+``blk_mq_map_queues()`` of ``block/blk-mq-cpumap.c``, v5.4.
+"""
+
+from __future__ import annotations
+
+from emulator.kernel import mq_deadline
+from emulator.kernel.request import Request
+from emulator.types import NEVER, SCHEDULE_REQUESTS, BoxSpec, Costs, DiskSpec
+
+SBQ_WAIT_QUEUES = 8
+
+
+def blk_mq_map_queues(nr_cpus: int, core_masks: tuple[int, ...], nr_queues: int) -> list[int]:
+    """Return the hardware queue of each CPU by the generic map of v5.4 (A.2); all CPUs present."""
+    queue_of = [-1] * nr_cpus
+    k = 0
+    for cpu in range(nr_cpus):
+        if k >= nr_queues:
+            break
+        queue_of[cpu] = k % nr_queues
+        k += 1
+    for cpu in range(nr_cpus):
+        if queue_of[cpu] >= 0:
+            continue
+        first = (core_masks[cpu] & -core_masks[cpu]).bit_length() - 1
+        if k < nr_queues or first == cpu:
+            queue_of[cpu] = k % nr_queues
+            k += 1
+        else:
+            queue_of[cpu] = queue_of[first]
+    return queue_of
+
+
+class BlockQueue:
+    """What one CPU has of a disk's queue: its ctx, its part of the elevator, its lease of tags."""
+
+    __slots__ = (
+        "announced",
+        "asks",
+        "busy",
+        "depth",
+        "doorbells",
+        "driver",
+        "elevator",
+        "hctx",
+        "index",
+        "lease",
+        "lease_step",
+        "name",
+        "nr_hw_queues",
+        "nr_requests",
+        "params",
+        "ring_at",
+        "rings",
+        "rq_affinity",
+        "run_queued",
+        "sched_tags",
+        "schedule_asked",
+        "service_ns",
+        "tag_asked",
+        "wait_cnt",
+        "wait_index",
+        "waiters",
+        "wake_index",
+    )
+
+    def __init__(self, spec: BoxSpec, index: int, cpu: int) -> None:
+        disk = spec.disks[index]
+        self.index = index
+        self.name = disk.name
+        self.driver = disk.driver
+        self.params = disk.params
+        self.nr_hw_queues = disk.params.get("submit_queues", 1)
+        machine = spec.machine
+        self.hctx = blk_mq_map_queues(machine.nr_cpus, machine.core, self.nr_hw_queues)[cpu]
+        self.rq_affinity = disk.rq_affinity
+        self.nr_requests = disk.nr_requests
+        self.elevator = mq_deadline.DeadlineQueue() if disk.scheduler == "mq-deadline" else None
+        self.depth = disk.params.get("max_queue", disk.params.get("hw_queue_depth", 64))
+        self.service_ns = service_time(disk.driver, disk.params)
+        self.asks = self.service_ns >= question_ns(spec.costs)
+        self.announced = initial_schedule(disk, machine.take_turns)  # requests left of it
+        self.schedule_asked = False
+        self.sched_tags = 0  # requests allocated and not freed here
+        nr_tags = self.depth * (self.nr_hw_queues if disk.driver == "null_blk" else 1)
+        self.lease = initial_lease(nr_tags, machine.nr_cpus)
+        # As many as leave each CPU a share: what one CPU has leased it keeps.
+        self.lease_step = max(1, nr_tags // machine.nr_cpus - self.lease)
+        self.tag_asked = False
+        self.busy: list[Request] = []  # hctx.dispatch: requests that found no driver tag
+        self.run_queued = False  # hctx.run_work is pending
+        self.doorbells: list[list[int]] = []
+        self.rings = 0  # doorbells in all
+        self.ring_at = 0  # end of the period in which one was last noted
+        self.waiters: list[list[int]] = [[] for _ in range(SBQ_WAIT_QUEUES)]
+        self.wait_index = 0
+        self.wake_index = 0
+        depth = self.nr_requests if self.elevator is not None else self.depth
+        self.wait_cnt = [wake_batch(depth)] * SBQ_WAIT_QUEUES
+
+    def take_waiters(self) -> list[list[int]]:
+        """Empty the wait queues, for the CPU that takes over."""
+        waiters, self.waiters = self.waiters, [[] for _ in range(SBQ_WAIT_QUEUES)]
+        return waiters
+
+    def has_work(self) -> bool:
+        """Whether anything waits to be dispatched."""
+        return bool(self.busy) or (self.elevator is not None and self.elevator.has_work())
+
+
+def service_time(driver: str, params: dict[str, int]) -> int:
+    """Return the driver's fixed service time in ns; 0 completes inside ``queue_rq``."""
+    if driver == "scsi_debug":
+        return params.get("ndelay", 0)
+    irqmode = params.get("irqmode", 1)
+    return params.get("completion_nsec", 10_000) if irqmode == 2 else 0
+
+
+def initial_lease(depth: int, nr_cpus: int) -> int:
+    """Return the tags a CPU holds at boot: a quarter of all are spread, the device keeps the rest."""
+    return max(1, depth // (4 * nr_cpus))
+
+
+def initial_schedule(disk: DiskSpec, take_turns: bool) -> int:
+    """Return the requests announced at boot.
+
+    CPUs that take turns see each other's timers, so theirs must be known ahead: never asked.
+    """
+    if take_turns:
+        return NEVER
+    return SCHEDULE_REQUESTS if disk.schedules else 0
+
+
+def question_ns(costs: Costs) -> int:
+    """Return the least time between a doorbell that asks and the completion that answers it."""
+    return costs.coherence_ns + max(costs.coherence_ns, min(costs.ttwu_activate_ns, costs.ipi_ns))
+
+
+def wake_batch(depth: int) -> int:
+    """Return how many frees wake one batch of waiters (A.3)."""
+    return min(max(depth // SBQ_WAIT_QUEUES, 1), 8)

@@ -1,0 +1,138 @@
+"""Where a completed request is ended: ``block/blk-softirq.c`` with the steering of ``blk-mq.c``, v5.4.
+
+Theory of operation
+-------------------
+The driver's completion arrives on some CPU D and is steered (A.7): with one hardware queue it
+becomes work of the BLOCK softirq, on D or, by IPI, on the CPU that allocated the request; with
+several it is ended in the interrupt.  The vector takes the whole list, without a budget.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emulator import messages
+from emulator.kernel import blk_mq, frames, softirq, workqueue
+from emulator.kernel.request import Request
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+
+def blk_mq_complete_request(cpu: Cpu, rq: Request) -> None:
+    """Steer a finished request to where it is ended."""
+    q = cpu.queues[rq.queue]
+    here = cpu.node_id
+    ctx = rq.ctx_cpu
+    context, where = steer(
+        here,
+        ctx,
+        q.rq_affinity,
+        q.nr_hw_queues,
+        bool(cpu.llc_mask >> ctx & 1),
+        ctx == here or cpu.cpu_online(ctx),
+    )
+    del cpu.inflight[rq.cookie]
+    if where != here:
+        cpu.send(
+            where,
+            messages.CALL_COMPLETE,
+            (rq.pack(), cpu.cause),
+            cpu.now + cpu.costs.ipi_ns,
+            cpu.costs.hardirq_ns,
+        )
+    elif context == "hardirq":
+        blk_mq.end_request(cpu, rq)
+    else:
+        add_to_done_list(cpu, rq)
+
+
+def steer(
+    here: int, ctx_cpu: int, rq_affinity: int, nr_hw_queues: int, share_cache: bool, online: bool
+) -> tuple[str, int]:
+    """Return (context, CPU) in which a completion that arrived on ``here`` is finished (A.7)."""
+    context = "softirq" if nr_hw_queues == 1 else "hardirq"
+    if rq_affinity == 0 or ctx_cpu == here or not online:
+        return context, here
+    if rq_affinity == 1 and share_cache:
+        return context, here
+    return context, ctx_cpu
+
+
+def add_to_done_list(cpu: Cpu, rq: Request) -> None:
+    """Append to ``blk_cpu_done``; the first entry raises BLOCK."""
+    rq.cause = cpu.cause
+    cpu.done_list.append(rq)
+    if len(cpu.done_list) == 1:
+        softirq.raise_softirq(cpu, softirq.BLOCK)
+
+
+def flush_call_queue(cpu: Cpu) -> None:
+    """The call-function IPI's handler: finish what other CPUs steered here."""
+    arrived, cpu.call_done = cpu.call_done, []
+    for rq in arrived:
+        cpu.cause = rq.cause
+        if cpu.queues[rq.queue].nr_hw_queues == 1:
+            add_to_done_list(cpu, rq)
+        else:
+            blk_mq.end_request(cpu, rq)
+
+
+def blk_done_softirq(cpu: Cpu) -> None:
+    """The BLOCK vector: take the whole list, end every request in order, without a budget."""
+    cpu.sirq_block = cpu.done_list
+    cpu.done_list = []
+    if cpu.sirq_block:
+        cpu.start(frames.BLOCK_START, cpu.costs.blk_start_request_ns)
+    else:
+        cpu.start(frames.BLOCK_TAIL, cpu.costs.softirq_tail_ns)
+
+
+def block_start(cpu: Cpu, _arg: object) -> None:
+    """One request of the round has got as far as ``block_rq_complete``."""
+    rq = cpu.sirq_block[0]
+    cpu.cause = rq.cause
+    rq.cause = blk_mq.trace_complete(cpu, rq)
+    cpu.start(frames.BLOCK_END, cpu.costs.blk_end_request_ns)
+
+
+def block_end(cpu: Cpu, _arg: object) -> None:
+    """One request of the round has reached its bio's end: its work is queued, its tag freed."""
+    rq = cpu.sirq_block.pop(0)
+    cpu.cause = rq.cause
+    q = cpu.queues[rq.queue]
+    cpu.start(frames.BLOCK_QUEUED, 0)
+    if blk_mq.bio_endio(cpu, rq):
+        cpu.start(frames.BLOCK_QUEUE, cpu.costs.queue_work_ns)
+    blk_mq.free_request(cpu, rq)
+    if q.driver == "scsi_debug":
+        blk_mq.run_hw_queue_async(cpu, q)  # scsi_end_request() runs all queues after every command
+    if cpu.f_kind == frames.BLOCK_QUEUED:
+        block_next(cpu)
+
+
+def block_queue(cpu: Cpu, _arg: object) -> None:
+    """The end of queue_work(): a worker is woken, then the round goes on."""
+    cpu.start(frames.BLOCK_QUEUED, 0)
+    workqueue.wake_up_worker(cpu, cpu.pools[0])
+    if cpu.f_kind == frames.BLOCK_QUEUED:
+        block_next(cpu)
+
+
+def block_queued(cpu: Cpu, _arg: object) -> None:
+    """Go on with the round after a wakeup."""
+    block_next(cpu)
+
+
+def block_next(cpu: Cpu) -> None:
+    """The rest of one request, and the start of the next, or the round's tail."""
+    costs = cpu.costs
+    if cpu.sirq_block:
+        cpu.start(frames.BLOCK_START, costs.blk_done_request_ns + costs.blk_start_request_ns)
+    else:
+        cpu.start(frames.BLOCK_TAIL, costs.blk_done_request_ns + costs.softirq_tail_ns)
+
+
+def block_tail(cpu: Cpu, _arg: object) -> None:
+    """The end of the BLOCK vector."""
+    softirq.vector_done(cpu, softirq.BLOCK)

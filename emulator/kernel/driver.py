@@ -1,0 +1,146 @@
+"""The driver below the block layer: ``scsi_debug.c`` and ``null_blk_main.c``, v5.4.
+
+Theory of operation
+-------------------
+:func:`queue_rq` starts a request's timer at the device and :func:`device_interrupt` is that timer's
+expiry.  For a stretch of requests the device has announced how long each will take (a *schedule*):
+their completion interrupts are put into this CPU's inbox right away.  When half of the stretch is
+used the next one is asked for.  Without a schedule each request is asked: a DOORBELL, and the
+COMPLETION comes back.  Either way the doorbells are noted for the device's log and go there as
+mail, at the latest at the end of the period of :data:`~emulator.types.DOORBELL_PERIOD_NS` in which
+they rang.  A service too short for a question and its answer is never asked for.
+
+Departures from the kernel: none in what a request sees; the drivers' error handling is left out.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING
+
+from emulator import messages
+from emulator import tracepoints as tp
+from emulator.kernel import blk_mq, blk_softirq
+from emulator.kernel.blk_queue import BlockQueue
+from emulator.kernel.request import Request
+from emulator.types import DOORBELL_PERIOD_NS, NEVER, SCHEDULE_REQUESTS, Message
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+DOORBELL_BATCH = 256
+
+TIMER_FUNCTIONS = {
+    "scsi_debug": "sdebug_q_cmd_hrt_complete",
+    "null_blk": "null_cmd_timer_expired",
+}
+
+
+def queue_rq(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
+    """The driver takes the request: its timer starts, or it ends at once."""
+    blk_mq.trace_request(cpu, tp.BLOCK_RQ_ISSUE, rq)
+    cpu.inflight[rq.cookie] = rq
+    rq.done_ns = cpu.now + q.service_ns
+    note_doorbell(cpu, q, rq)
+    if not q.service_ns:
+        complete_inline(cpu, q, rq)
+    elif q.announced or not q.asks:
+        complete_by_schedule(cpu, q, rq)
+    else:
+        cpu.send(
+            cpu.device_nodes[q.index],
+            messages.DOORBELL,
+            (rq.cookie, rq.done_ns),
+            cpu.now + cpu.costs.coherence_ns,
+            q.service_ns - cpu.costs.coherence_ns,
+        )
+
+
+def complete_by_schedule(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
+    """The completion is known now: it takes the very place its message would."""
+    heapq.heappush(cpu.inbox, announced_completion(cpu, rq.done_ns, rq, 0))
+    cpu.timer_armed(rq.done_ns)
+    if q.asks and q.announced < NEVER:
+        q.announced -= 1
+        if q.announced <= SCHEDULE_REQUESTS // 2 and not q.schedule_asked:
+            ask_for_schedule(cpu, q)
+
+
+def complete_inline(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
+    """null_blk's irq modes 0 and 1: the request is finished inside ``queue_rq``."""
+    if q.params.get("irqmode", 1) == 0:
+        del cpu.inflight[rq.cookie]
+        blk_mq.end_request(cpu, rq)
+    else:
+        blk_softirq.blk_mq_complete_request(cpu, rq)
+
+
+def device_interrupt(cpu: Cpu, arg: list[int]) -> None:
+    """The driver's completion function, in its interrupt (or per-request timer) on this CPU."""
+    cookie, status = arg
+    rq = cpu.inflight.get(cookie)
+    assert rq is not None, cpu.story(f"request {cookie:#x} completes twice")
+    rq.error = status
+    q = cpu.queues[rq.queue]
+    cpu.cause = rq.cause
+    cpu.cause = cpu.emit(
+        tp.HRTIMER_EXPIRE_ENTRY, cookie, cpu.names[TIMER_FUNCTIONS[q.driver]], cpu.now
+    )
+    if q.driver == "null_blk":
+        del cpu.inflight[cookie]
+        blk_mq.end_request(cpu, rq)  # no steering, no softirq: null_blk ends it in the timer
+    else:
+        blk_softirq.blk_mq_complete_request(cpu, rq)
+
+
+def request_timer(cpu: Cpu, cookie: int) -> None:
+    """A per-request timer kept as an hrtimer (moved here by hotplug) expired."""
+    device_interrupt(cpu, [cookie, 0])
+
+
+def announced_completion(cpu: Cpu, done_ns: int, rq: Request, status: int) -> Message:
+    """Return a completion that this CPU knows of ahead; its cookie is its sequence number."""
+    device = cpu.device_nodes[rq.queue]
+    args = (rq.cookie, status, 1)
+    return (done_ns, device, rq.cookie, cpu.node_id, messages.COMPLETION, args)
+
+
+def ask_for_schedule(cpu: Cpu, q: BlockQueue) -> None:
+    """Half of the schedule is used: show the device all doorbells so far and ask for more."""
+    q.schedule_asked = True
+    ring_doorbells(cpu, q)
+    cpu.send(
+        cpu.device_nodes[q.index],
+        messages.SCHEDULE_REQUEST,
+        (q.rings,),
+        cpu.now + max(cpu.costs.request_ns, cpu.costs.coherence_ns),
+        cpu.costs.coherence_ns,
+    )
+
+
+def schedule_renewed(cpu: Cpu, index: int, service_ns: int, count: int) -> None:
+    """The device announces the service time of ``count`` more requests; of none: they are asked."""
+    q = cpu.queues[index]
+    q.service_ns = service_ns
+    q.announced += count
+    q.schedule_asked = count == 0
+
+
+def note_doorbell(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
+    """Note a doorbell for the device's log."""
+    q.rings += 1
+    q.doorbells.append([cpu.now, rq.cookie, rq.sector, rq.nr_sector, rq.rw, rq.done_ns])
+    if cpu.now >= q.ring_at:
+        # A note to itself: whatever this CPU does then, the period's doorbells leave.
+        q.ring_at = (cpu.now // DOORBELL_PERIOD_NS + 1) * DOORBELL_PERIOD_NS
+        note = (q.ring_at, cpu.node_id, q.rings, cpu.node_id, messages.RING_DOORBELLS, (q.index,))
+        heapq.heappush(cpu.inbox, note)
+    if len(q.doorbells) >= DOORBELL_BATCH:
+        ring_doorbells(cpu, q)
+
+
+def ring_doorbells(cpu: Cpu, q: BlockQueue) -> None:
+    """Send the device what was rung, for its log."""
+    if q.doorbells:
+        cpu.send_mail(cpu.device_nodes[q.index], messages.DOORBELLS, (q.doorbells,))
+        q.doorbells = []
