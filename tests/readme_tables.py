@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from emulator.kernel import cpu, cpuhp, frames
+from emulator.kernel import cpuhp, frames
 from emulator.kernel.cpuhp import FIRST_AT_COMMAND, STEPS
+from emulator.kernel.frame_ends import ENDS
 from emulator.messages import OPS
 
 CHECKOUT = Path(__file__).parent.parent
@@ -140,7 +141,7 @@ def frame_kinds() -> str:
 
 
 def _ender(kind: int) -> str:
-    handler = cpu.HANDLERS[kind]
+    handler = ENDS[kind]
     if handler.__name__ == "impossible":
         return "a message or an interrupt"
     return f"`{handler.__module__.rpartition('.')[2]}.{handler.__name__}()`"

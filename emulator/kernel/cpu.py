@@ -13,7 +13,7 @@ of three things happens:
 
 At one instant messages come first, then hard interrupts, then the frame.  The mechanisms
 themselves are in the files named after the kernel's; they are functions of a :class:`Cpu`, and
-:data:`HANDLERS` says which of them ends which frame.
+:data:`~emulator.kernel.frame_ends.ENDS` says which of them ends which frame.
 
 Departures from the kernel: another CPU's operation on this runqueue takes effect at its stamp even
 while this CPU would hold the lock (the lock's wait is not modelled); ``jiffies`` is the number of
@@ -30,9 +30,6 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
     aio,
-    blk_mq,
-    blk_softirq,
-    core,
     cpuhp,
     driver,
     fair,
@@ -43,15 +40,11 @@ from emulator.kernel import (
     kthread,
     mail,
     promises,
-    rcu,
     snapshot,
-    softirq,
-    stop_machine,
-    syscall,
-    tick,
     workqueue,
 )
 from emulator.kernel.blk_queue import BlockQueue
+from emulator.kernel.frame_ends import ENDS
 from emulator.kernel.process import WAIT_NAMES, TaskRun
 from emulator.kernel.request import Request
 from emulator.kernel.sched import Rq, Task
@@ -67,7 +60,6 @@ from emulator.types import (
     Board,
     Books,
     BoxSpec,
-    Costs,
     Message,
     Program,
     Promise,
@@ -237,7 +229,7 @@ class Cpu:
         self.horizon = 0
         self.mail_safe_ns = 0
         self.asleep = 0
-        self.wake_reply_ns = wake_reply_ns(spec.costs)
+        self.wake_reply_ns = promises.wake_reply_ns(spec.costs)
         self.wants_view = False
         self.edge = 0  # no message, timer or tick is earlier; 0: look
         self.stalled = False
@@ -362,7 +354,7 @@ class Cpu:
 
     def run(self) -> int:  # noqa: C901 - the one hot loop: what is not called costs nothing
         """Process events until a limit; return the time before which all are processed."""
-        handlers = HANDLERS
+        handlers = ENDS
         reads = frames.READS
         inbox, mailbox, timers = self.inbox, self.mail, self.timers
         while True:
@@ -763,17 +755,6 @@ class Cpu:
         snapshot.unpack(self, state)
 
 
-def wake_reply_ns(costs: Costs) -> tuple[int, int]:
-    """Return how soon a task enqueued elsewhere can make itself felt: on a CPU at work, asleep.
-
-    At work it must be switched to and block again; asleep an IPI and the idle exit come first, and
-    the tick that the exit restarts may come before the switch.
-    """
-    interrupt_ns = costs.ipi_ns + costs.hardirq_ns + costs.ipi_handler_ns
-    at_work = min(costs.ipi_ns, costs.context_switch_ns)
-    return at_work, interrupt_ns + min(costs.idle_exit_ns + costs.context_switch_ns, costs.tick_ns)
-
-
 def traced_names(workqueues: dict[int, workqueue.Workqueue]) -> list[str]:
     """Return every name that this CPU's records intern, in a fixed order."""
     return [
@@ -783,66 +764,3 @@ def traced_names(workqueues: dict[int, workqueue.Workqueue]) -> list[str]:
         "WS",
         "R",
     ]
-
-
-def _handlers() -> list[Callable[[Cpu, Any], None]]:
-    # frame kind -> what happens at its end; one line per kind.
-    def impossible(cpu: Cpu, _arg: Any) -> None:
-        raise AssertionError(cpu.story(f"frame {cpu.f_kind} has no end"))
-
-    table: list[Callable[[Cpu, Any], None]] = [impossible] * frames.NR_KINDS
-    table[frames.USER] = syscall.user_end
-    table[frames.RET_USER] = syscall.ret_user
-    table[frames.IDLE_ENTRY] = idle.enter
-    table[frames.IDLE_EXIT] = idle.idle_exit_end
-    table[frames.SCHEDULE] = core.schedule_end
-    table[frames.NEWIDLE] = core.newidle_end
-    table[frames.NEWIDLE_PAY] = core.newidle_paid
-    table[frames.NEWIDLE_DONE] = core.newidle_finished
-    table[frames.SUBMIT_PREP] = aio.submit_prep_end
-    table[frames.SUBMIT_LOCKED] = aio.submit_locked
-    table[frames.DISPATCH] = blk_mq.dispatch_end
-    table[frames.DISPATCHED] = blk_mq.dispatch_loop
-    table[frames.SUBMIT_EXIT] = aio.submit_exit
-    table[frames.DIO_WAITED] = aio.dio_waited
-    table[frames.GETEVENTS] = aio.getevents_end
-    table[frames.NANOSLEEP] = syscall.nanosleep
-    table[frames.RW_PREP] = aio.rw_prep_end
-    table[frames.RW_EXIT] = aio.rw_exit
-    table[frames.GET_TAG] = aio.submit_bio
-    table[frames.WORKER_START] = workqueue.worker_start
-    table[frames.WORK_BODY] = workqueue.work_body
-    table[frames.WORK_TAIL] = iomap.dio_tail_end
-    table[frames.WORK_NEXT] = workqueue.work_next
-    table[frames.WORK_RESCHED] = workqueue.after_cond_resched
-    table[frames.WORKER_SLEEP] = workqueue.worker_sleep
-    table[frames.WORKER_CREATE] = workqueue.worker_created
-    table[frames.KSOFTIRQD] = softirq.run_ksoftirqd
-    table[frames.STOPPER] = stop_machine.cpu_stopper_thread
-    table[frames.STOPPER_WORK] = stop_machine.work_end
-    table[frames.STOPPER_TAIL] = stop_machine.cpu_stopper_thread
-    table[frames.TTWU] = core.ttwu_end
-    table[frames.TTWU_SELECT] = core.ttwu_select_end
-    table[frames.TTWU_ACTIVATE] = core.ttwu_activate_end
-    table[frames.IRQ_HRTIMER] = hrtimer.hrtimer_end
-    table[frames.IRQ_TICK] = tick.tick_sched_timer
-    table[frames.IRQ_IPI] = hrtimer.ipi_end
-    table[frames.IRQ_DEVICE] = hrtimer.device_end
-    table[frames.IRQ_DONE] = hrtimer.interrupt_done
-    table[frames.SOFTIRQ_ENTRY] = softirq.pass_begin
-    table[frames.BLOCK_START] = blk_softirq.block_start
-    table[frames.BLOCK_END] = blk_softirq.block_end
-    table[frames.BLOCK_QUEUE] = blk_softirq.block_queue
-    table[frames.BLOCK_QUEUED] = blk_softirq.block_queued
-    table[frames.BLOCK_TAIL] = blk_softirq.block_tail
-    table[frames.SOFTIRQ_TIMER] = softirq.timer_done
-    table[frames.SOFTIRQ_SCHED] = softirq.ask_balancer
-    table[frames.SOFTIRQ_SCHED_PAY] = softirq.balance_paid
-    table[frames.SOFTIRQ_SCHED_DONE] = softirq.sched_done
-    table[frames.SOFTIRQ_RCU] = rcu.rcu_core_done
-    table[frames.SOFTIRQ_DONE] = softirq.round_done
-    return table
-
-
-#: What ends each kind of frame.
-HANDLERS = _handlers()

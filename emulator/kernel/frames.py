@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 A CPU executes one frame at a time: a kind, the time at which it ends, and an argument.  A hard
 interrupt pushes a frame over whatever ran; so does a softirq round; so does a subroutine such as a
-wakeup.  When a frame ends, the handler of its kind runs (:data:`emulator.kernel.cpu.HANDLERS`): it
+wakeup.  When a frame ends, the handler of its kind runs (:data:`emulator.kernel.frame_ends.ENDS`): it
 has its effect, and either starts the next frame of the same context or returns to the frame below,
 which goes on with the time it had left.  Frames are plain numbers, so that a CPU can be written to
 a snapshot in the middle of anything.

@@ -20,7 +20,7 @@ from emulator import messages
 from emulator.kernel import frames, hrtimer, softirq
 from emulator.kernel.process import MAIL_WAITS, WAIT_TAG
 from emulator.kernel.sched import PF_WQ_WORKER, Task
-from emulator.types import NEVER, Promise
+from emulator.types import NEVER, Costs, Promise
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -220,3 +220,14 @@ def mail_ns(cpu: Cpu, soonest: int) -> int:
                 return max(soonest, blocks_ns(cpu, soonest))
             return soonest
     return NEVER
+
+
+def wake_reply_ns(costs: Costs) -> tuple[int, int]:
+    """Return how soon a task enqueued elsewhere can make itself felt: on a CPU at work, asleep.
+
+    At work it must be switched to and block again; asleep an IPI and the idle exit come first, and
+    the tick that the exit restarts may come before the switch.
+    """
+    interrupt_ns = costs.ipi_ns + costs.hardirq_ns + costs.ipi_handler_ns
+    at_work = min(costs.ipi_ns, costs.context_switch_ns)
+    return at_work, interrupt_ns + min(costs.idle_exit_ns + costs.context_switch_ns, costs.tick_ns)

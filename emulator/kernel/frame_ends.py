@@ -1,0 +1,88 @@
+"""What happens at the end of each kind of frame; one line per kind of :mod:`frames`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from emulator.kernel import (
+    aio,
+    blk_mq,
+    blk_softirq,
+    core,
+    frames,
+    hrtimer,
+    idle,
+    iomap,
+    rcu,
+    softirq,
+    stop_machine,
+    syscall,
+    tick,
+    workqueue,
+)
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+
+
+def _ends() -> list[Callable[[Cpu, Any], None]]:
+    def impossible(cpu: Cpu, _arg: Any) -> None:
+        raise AssertionError(cpu.story(f"frame {cpu.f_kind} has no end"))
+
+    table: list[Callable[[Cpu, Any], None]] = [impossible] * frames.NR_KINDS
+    table[frames.USER] = syscall.user_end
+    table[frames.RET_USER] = syscall.ret_user
+    table[frames.IDLE_ENTRY] = idle.enter
+    table[frames.IDLE_EXIT] = idle.idle_exit_end
+    table[frames.SCHEDULE] = core.schedule_end
+    table[frames.NEWIDLE] = core.newidle_end
+    table[frames.NEWIDLE_PAY] = core.newidle_paid
+    table[frames.NEWIDLE_DONE] = core.newidle_finished
+    table[frames.SUBMIT_PREP] = aio.submit_prep_end
+    table[frames.SUBMIT_LOCKED] = aio.submit_locked
+    table[frames.DISPATCH] = blk_mq.dispatch_end
+    table[frames.DISPATCHED] = blk_mq.dispatch_loop
+    table[frames.SUBMIT_EXIT] = aio.submit_exit
+    table[frames.DIO_WAITED] = aio.dio_waited
+    table[frames.GETEVENTS] = aio.getevents_end
+    table[frames.NANOSLEEP] = syscall.nanosleep
+    table[frames.RW_PREP] = aio.rw_prep_end
+    table[frames.RW_EXIT] = aio.rw_exit
+    table[frames.GET_TAG] = aio.submit_bio
+    table[frames.WORKER_START] = workqueue.worker_start
+    table[frames.WORK_BODY] = workqueue.work_body
+    table[frames.WORK_TAIL] = iomap.dio_tail_end
+    table[frames.WORK_NEXT] = workqueue.work_next
+    table[frames.WORK_RESCHED] = workqueue.after_cond_resched
+    table[frames.WORKER_SLEEP] = workqueue.worker_sleep
+    table[frames.WORKER_CREATE] = workqueue.worker_created
+    table[frames.KSOFTIRQD] = softirq.run_ksoftirqd
+    table[frames.STOPPER] = stop_machine.cpu_stopper_thread
+    table[frames.STOPPER_WORK] = stop_machine.work_end
+    table[frames.STOPPER_TAIL] = stop_machine.cpu_stopper_thread
+    table[frames.TTWU] = core.ttwu_end
+    table[frames.TTWU_SELECT] = core.ttwu_select_end
+    table[frames.TTWU_ACTIVATE] = core.ttwu_activate_end
+    table[frames.IRQ_HRTIMER] = hrtimer.hrtimer_end
+    table[frames.IRQ_TICK] = tick.tick_sched_timer
+    table[frames.IRQ_IPI] = hrtimer.ipi_end
+    table[frames.IRQ_DEVICE] = hrtimer.device_end
+    table[frames.IRQ_DONE] = hrtimer.interrupt_done
+    table[frames.SOFTIRQ_ENTRY] = softirq.pass_begin
+    table[frames.BLOCK_START] = blk_softirq.block_start
+    table[frames.BLOCK_END] = blk_softirq.block_end
+    table[frames.BLOCK_QUEUE] = blk_softirq.block_queue
+    table[frames.BLOCK_QUEUED] = blk_softirq.block_queued
+    table[frames.BLOCK_TAIL] = blk_softirq.block_tail
+    table[frames.SOFTIRQ_TIMER] = softirq.timer_done
+    table[frames.SOFTIRQ_SCHED] = softirq.ask_balancer
+    table[frames.SOFTIRQ_SCHED_PAY] = softirq.balance_paid
+    table[frames.SOFTIRQ_SCHED_DONE] = softirq.sched_done
+    table[frames.SOFTIRQ_RCU] = rcu.rcu_core_done
+    table[frames.SOFTIRQ_DONE] = softirq.round_done
+    return table
+
+
+#: By frame kind: what is called at its end, with the CPU and the frame's argument.
+ENDS = _ends()
