@@ -155,6 +155,9 @@ class Kernel(_Model):
     rcu_callbacks: bool = Field(
         False, description="IO leaves RCU callbacks, so the next tick of its CPU raises RCU"
     )
+    rcu_needs_cpu: bool = Field(
+        False, description="with `rcu_callbacks`: a CPU that idles keeps its tick for them"
+    )
 
 
 def _costs_schema(schema: dict[str, Any]) -> None:

@@ -118,14 +118,15 @@ def _kernel_to_plain(kernel: KernelSpec) -> list[Any]:
         dict(kernel.sysctls),
         list(kernel.policies),
         kernel.rcu_callbacks,
+        kernel.rcu_needs_cpu,
     ]
     assert len(plain) == len(fields(KernelSpec)), "KernelSpec has a field that plain.py forgets"
     return plain
 
 
 def _kernel_from_plain(plain: list[Any]) -> KernelSpec:
-    version, features, sysctls, policies, rcu_callbacks = plain
-    return KernelSpec(version, dict(features), dict(sysctls), tuple(policies), rcu_callbacks)
+    version, features, sysctls, policies, callbacks, needs_cpu = plain
+    return KernelSpec(version, dict(features), dict(sysctls), tuple(policies), callbacks, needs_cpu)
 
 
 def _disk_to_plain(disk: DiskSpec) -> list[Any]:

@@ -157,7 +157,6 @@ class Cpu:
         "published_nr",
         "queues",
         "rcu_io_seq",
-        "rcu_until",
         "reached_ns",
         "ring_base",
         "rq",
@@ -284,7 +283,6 @@ class Cpu:
         self.tick_stopped = False
         self.nohz_told = 0
         self.in_nohz_mask = False
-        self.rcu_until = 0
         self.rcu_io_seq = 0  # io_seq when the last tick looked
         self.nohz_flags = 0
         self.kick_cause = 0

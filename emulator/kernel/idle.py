@@ -7,12 +7,11 @@ interrupt ends the halt; if it made a task runnable, the loop is left: the tick 
 common grid and a reschedule follows.  A stopped tick puts the CPU into ``nohz.idle_cpus_mask``; it
 leaves the mask at its first busy tick, not when it wakes.
 
-The tick is kept while a softirq is pending, RCU callbacks of this CPU wait for a grace period
-(``rcu_until``), or the next timer of the wheel is at most one tick away.
+The tick is kept while a softirq is pending, RCU needs the CPU, or the next timer of the wheel is at
+most one tick away.
 
 Departures from the kernel: ``nohz.has_blocked`` is set at a CPU's first idle entry after it left the
-mask and then every 32 ms, not at every one; no cpuidle governor; nothing sets ``rcu_until`` yet, not
-even ``kernel.rcu_callbacks``, because how often callbacks keep the tick of an idle CPU is not known.
+mask and then every 32 ms, not at every one; no cpuidle governor.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import core, cpuhp, frames
+from emulator.kernel import core, cpuhp, frames, rcu
 from emulator.types import NEVER, NOHZ_ENTER
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def stop_tick(cpu: Cpu) -> None:
     """``tick_nohz_stop_tick()``: stop the tick if nothing needs it in the next period."""
     if cpu.tick_stopped or cpu.softirq_pending or not cpu.online:
         return
-    if cpu.now < cpu.rcu_until:
+    if rcu.rcu_needs_cpu(cpu):
         return
     if cpu.jiffy_timers and cpu.jiffy_timers[0][0] <= cpu.jiffies() + 1:
         return

@@ -4,12 +4,13 @@ Theory of operation
 -------------------
 Submitting an IO leaves callbacks that wait for a grace period, so at the next tick of that CPU
 ``rcu_pending()`` finds work and raises RCU.  The work itself is this CPU's alone and only takes
-time (``rcu_softirq_ns``).  ``kernel.rcu_callbacks`` switches it on; without it RCU is never raised.
+time (``rcu_softirq_ns``).  ``kernel.rcu_callbacks`` switches it on; without it RCU is never raised.  Until that tick the
+callbacks may keep the tick of a CPU that goes idle (:func:`rcu_needs_cpu`).
 
 Departures from the kernel: callbacks are pending if this CPU has made a request since its last
 tick, whatever the state of the grace period; what they free is not modelled; quiescent states are not, so
-no tick wakes ``rcu_sched`` (its own timeout does, see the program ``rcu_gp``); an idle CPU does not
-keep its tick for them, because how often that happens is not known.
+no tick wakes ``rcu_sched`` (its own timeout does, see the program ``rcu_gp``).  How often callbacks
+keep the tick of an idle CPU is not known, so ``kernel.rcu_needs_cpu`` is a switch, off by default.
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ def rcu_sched_clock_irq(cpu: Cpu) -> None:
 def rcu_pending(cpu: Cpu) -> bool:
     """Whether callbacks wait: an IO has been submitted here since the last tick."""
     return cpu.spec.kernel.rcu_callbacks and cpu.io_seq != cpu.rcu_io_seq
+
+
+def rcu_needs_cpu(cpu: Cpu) -> bool:
+    """``rcu_needs_cpu()``: whether an idle CPU keeps its tick for its callbacks."""
+    return cpu.spec.kernel.rcu_needs_cpu and rcu_pending(cpu)
 
 
 def rcu_core(cpu: Cpu) -> None:

@@ -44,7 +44,6 @@ PLAIN = (
     "tick_stopped",
     "nohz_told",
     "in_nohz_mask",
-    "rcu_until",
     "rcu_io_seq",
     "nohz_flags",
     "kick_cause",

@@ -175,6 +175,7 @@ def box_spec(
     sysctls: dict[str, int] | None = None,
     features: dict[str, bool] | None = None,
     rcu_callbacks: bool = False,
+    rcu_needs_cpu: bool = False,
 ) -> BoxSpec:
     """Return the box of these parts; mounts are ``/xfs`` and ``/raw``, both on the one disk."""
     mounts = () if disk is None else (("/xfs", "xfs", block_size), ("/raw", "none", 512))
@@ -201,7 +202,11 @@ def box_spec(
         warmup_ns=0,
         machine=spec,
         kernel=KernelSpec(
-            "5.4", FEATURES["5.4"] | (features or {}), sysctls or {}, rcu_callbacks=rcu_callbacks
+            "5.4",
+            FEATURES["5.4"] | (features or {}),
+            sysctls or {},
+            rcu_callbacks=rcu_callbacks,
+            rcu_needs_cpu=rcu_needs_cpu,
         ),
         costs=charges,
         disks=() if disk is None else (disk,),
@@ -252,6 +257,7 @@ class Box:
         sysctls: dict[str, int] | None = None,
         features: dict[str, bool] | None = None,
         rcu_callbacks: bool = False,
+        rcu_needs_cpu: bool = False,
     ) -> None:
         topology = machine(nr_cpus, hz=hz, llc=llc, core=core, node=node)
         self.jobs = list(jobs)
@@ -264,6 +270,7 @@ class Box:
             sysctls,
             features,
             rcu_callbacks,
+            rcu_needs_cpu,
         )
         nr_nodes = nr_cpus + 1 + len(self.spec.disks)
         board = HistoryBoard(nr_nodes)

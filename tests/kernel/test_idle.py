@@ -80,18 +80,6 @@ def test_D_4_the_tick_is_kept_for_a_wheel_timer_one_tick_away() -> None:
     assert box.times("sched_waking", pid=box.pid(0)) == [11 * MS, 16 * MS]
 
 
-def test_D_4_the_tick_is_kept_while_rcu_callbacks_are_pending() -> None:
-    cpu, _, _ = lone_cpu(0, 2)
-    cpu.rcu_until = 2_500 * US
-    cpu.advance(2_400 * US, 1 << 62)
-    assert cpu.is_halted()
-    assert not tick_stopped(cpu)
-    assert cpu.tick_at == 3 * MS
-    cpu.advance(3 * MS + 1, 1 << 62)
-    assert tick_stopped(cpu)
-    assert cpu.tick_at == NEVER
-
-
 def test_D_4_the_mask_is_left_at_the_first_busy_tick_not_at_the_wakeup() -> None:
     box = Box(
         Job(lambda: sleeper(100 * US, 5_300 * US), name="task", start_ns=1_700 * US), nr_cpus=2

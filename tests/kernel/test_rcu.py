@@ -24,7 +24,12 @@ def one_write_then_burn() -> Steps:
 
 
 def rcu_box(
-    steps: Callable[[], Steps], *, on: bool = True, hz: int = 1000, start_ns: int = 100 * US
+    steps: Callable[[], Steps],
+    *,
+    on: bool = True,
+    needs_cpu: bool = False,
+    hz: int = 1000,
+    start_ns: int = 100 * US,
 ) -> Box:
     """Return a box of two CPUs and one task on CPU 0 that does IO; RCU's work takes 20 µs."""
     return Box(
@@ -35,6 +40,7 @@ def rcu_box(
         disk=scsi_debug(41 * US),
         sysctls=NO_PREEMPT,
         rcu_callbacks=on,
+        rcu_needs_cpu=needs_cpu,
     )
 
 
@@ -66,13 +72,15 @@ def test_another_cpu_has_no_callbacks_of_it() -> None:
     assert [rcu.rcu_pending(cpu) for cpu in box.cpus] == [True, False]
 
 
-def test_an_idle_cpu_does_not_keep_its_tick_for_callbacks() -> None:
-    def write_and_sleep() -> Steps:
-        yield write(0)
-        yield (OP_IO_GETEVENTS, 1, 1)
-        yield (OP_SLEEP, 7_500 * US)
-        yield (OP_RUN, NEVER >> 1)
+def write_and_sleep() -> Steps:
+    """Submit one IO, wait for it, sleep, burn CPU for ever."""
+    yield write(0)
+    yield (OP_IO_GETEVENTS, 1, 1)
+    yield (OP_SLEEP, 7_500 * US)
+    yield (OP_RUN, NEVER >> 1)
 
+
+def test_an_idle_cpu_does_not_keep_its_tick_for_callbacks_by_default() -> None:
     box = rcu_box(write_and_sleep).run(7 * MS)
     cpu = box.cpus[0]
     assert cpu.tick_stopped
@@ -80,6 +88,17 @@ def test_an_idle_cpu_does_not_keep_its_tick_for_callbacks() -> None:
     # They wait for the first tick that this CPU has again.
     box.run(9 * MS)
     assert box.times("softirq_raise", vec=softirq.RCU) == [8 * MS + 2 * US]
+
+
+def test_D_4_the_tick_is_kept_while_rcu_needs_the_cpu() -> None:
+    box = rcu_box(write_and_sleep, needs_cpu=True).run(900 * US)
+    cpu = box.cpus[0]
+    assert cpu.is_halted()
+    assert not cpu.tick_stopped
+    # The next tick serves them, and the tick stops.
+    box.run(2 * MS)
+    assert box.times("softirq_raise", vec=softirq.RCU) == [1 * MS + 2 * US]
+    assert cpu.tick_stopped
 
 
 def test_B_3_a_tick_inside_a_round_leaves_rcu_to_ksoftirqd_at_hz_250() -> None:
