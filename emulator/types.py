@@ -325,7 +325,7 @@ class KernelSpec:
     sysctls: dict[str, int]  #: ``kernel.sched_…`` and others by kernel name, complete; ns
     policies: tuple[str, ...] = ()
     rcu_callbacks: bool = False  #: IO leaves RCU callbacks: the CPU's next tick raises RCU
-    rcu_needs_cpu: bool = False  #: until then an idle CPU keeps its tick
+    rcu_needs_cpu: bool = True  #: until then an idle CPU keeps its tick
 
 
 @dataclass(frozen=True, slots=True)

@@ -420,7 +420,6 @@ def test_impossible_machines_and_workloads(tmp_path: Path, old: str, new: str, s
         ("kernel: {sysctl: {kernel.sched_latency_ns: 1}}", "1 is outside 100000..1000000000"),
         ("kernel: {sysctl: {kernel.sched_latency_ns: 6ms}}", "'6ms' is not a whole number"),
         ("kernel: {policies: [f1]}", "no policy is built yet"),
-        ("kernel: {rcu_needs_cpu: true}", "nothing needs the CPU without `rcu_callbacks: true`"),
         ("costs: {preset: laptop}", "no such preset; there are icount, server"),
         ("costs: {context_switch: 5}", "no such cost; did you mean context_switch_ns?"),
         ("costs: {tick_ns: -5}", "-5 is not a whole number from 0"),

@@ -94,9 +94,6 @@ def resolve_kernel(
         written[name] = value
     for index, policy in enumerate(kernel.policies):
         report.at(("kernel", "policies", index), f"no policy is built yet, so not {policy!r}")
-    if kernel.rcu_needs_cpu and not kernel.rcu_callbacks:
-        message = "nothing needs the CPU without `rcu_callbacks: true`"
-        report.at(("kernel", "rcu_needs_cpu"), message)
     if len(report.problems) > before:
         return None
     defaults = {name: rule[2] for name, rule in SYSCTLS.items() if rule[2] is not None}

@@ -135,6 +135,7 @@ def note_doorbell(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
         q.ring_at = (cpu.now // DOORBELL_PERIOD_NS + 1) * DOORBELL_PERIOD_NS
         note = (q.ring_at, cpu.node_id, q.rings, cpu.node_id, messages.RING_DOORBELLS, (q.index,))
         heapq.heappush(cpu.inbox, note)
+        cpu.edge = min(cpu.edge, q.ring_at)
     if len(q.doorbells) >= DOORBELL_BATCH:
         ring_doorbells(cpu, q)
 

@@ -4,13 +4,14 @@ Theory of operation
 -------------------
 Submitting an IO leaves callbacks that wait for a grace period, so at the next tick of that CPU
 ``rcu_pending()`` finds work and raises RCU.  The work itself is this CPU's alone and only takes
-time (``rcu_softirq_ns``).  ``kernel.rcu_callbacks`` switches it on; without it RCU is never raised.  Until that tick the
-callbacks may keep the tick of a CPU that goes idle (:func:`rcu_needs_cpu`).
+time (``rcu_softirq_ns``).  Until then a CPU that goes idle keeps its tick (:func:`rcu_needs_cpu`): it
+balances for itself at that tick, and the idle load balancer does not see it if it was busy before.
+``kernel.rcu_callbacks`` switches the callbacks on, ``kernel.rcu_needs_cpu`` the kept tick off.
 
 Departures from the kernel: callbacks are pending if this CPU has made a request since its last
-tick, whatever the state of the grace period; what they free is not modelled; quiescent states are not, so
-no tick wakes ``rcu_sched`` (its own timeout does, see the program ``rcu_gp``).  How often callbacks
-keep the tick of an idle CPU is not known, so ``kernel.rcu_needs_cpu`` is a switch, off by default.
+tick, whatever the state of the grace period, so a kept tick is kept for one period; what they free
+is not modelled; quiescent states are not, so no tick wakes ``rcu_sched`` (its own timeout does, see
+the program ``rcu_gp``).
 """
 
 from __future__ import annotations

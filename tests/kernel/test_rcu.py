@@ -80,7 +80,7 @@ def write_and_sleep() -> Steps:
     yield (OP_RUN, NEVER >> 1)
 
 
-def test_an_idle_cpu_does_not_keep_its_tick_for_callbacks_by_default() -> None:
+def test_without_the_rule_an_idle_cpu_does_not_keep_its_tick_for_callbacks() -> None:
     box = rcu_box(write_and_sleep).run(7 * MS)
     cpu = box.cpus[0]
     assert cpu.tick_stopped
