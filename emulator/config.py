@@ -156,7 +156,7 @@ class Kernel(_Model):
         False, description="IO leaves RCU callbacks, so the next tick of its CPU raises RCU"
     )
     rcu_needs_cpu: bool = Field(
-        True, description="with `rcu_callbacks`: a CPU that idles keeps its tick for them"
+        False, description="with `rcu_callbacks`: a CPU that idles keeps its tick for them"
     )
 
 

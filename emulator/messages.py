@@ -45,6 +45,7 @@ ACTIVATE = _op(16, "activate", "cpu", "cpu", "pid task wake_flags waker_cpu caus
 NOHZ_KICK = _op(18, "nohz_kick", "cpu", "cpu", "flags cause")
 CALL_COMPLETE = _op(19, "call_complete", "cpu", "cpu", "request cause")
 ADOPT = _op(20, "adopt", "cpu", "cpu", "tasks state")
+RCU_REPORT = _op(21, "rcu_report", "cpu", "cpu", "gp_seq waker_pid cause")
 # CPU and balancer.
 BALANCE = _op(32, "balance", "cpu", "balancer", "kind value avg_idle cause")
 BALANCE_DONE = _op(33, "balance_done", "balancer", "cpu", "kind pulled facts kicked")
@@ -105,6 +106,7 @@ __all__ = [
     "OPS",
     "PASSIVE_OPS_END",
     "PUBLISH_DOMAINS",
+    "RCU_REPORT",
     "RING_DOORBELLS",
     "SCHEDULE",
     "SCHEDULE_REQUEST",

@@ -179,6 +179,9 @@ OP_WRITEBACK = (
     8  #: (OP_WRITEBACK, file, offset, length)   one plugged batch of asynchronous page writes
 )
 
+OP_RCU_FQS = 9  #: (OP_RCU_FQS, gp_seq)           whether the grace period is over: returns 0 or 1
+OP_RCU_GP_INIT = 10  #: (OP_RCU_GP_INIT, gp_seq)      begin a grace period
+
 READ = 0
 WRITE = 1
 
@@ -325,7 +328,7 @@ class KernelSpec:
     sysctls: dict[str, int]  #: ``kernel.sched_…`` and others by kernel name, complete; ns
     policies: tuple[str, ...] = ()
     rcu_callbacks: bool = False  #: IO leaves RCU callbacks: the CPU's next tick raises RCU
-    rcu_needs_cpu: bool = True  #: until then an idle CPU keeps its tick
+    rcu_needs_cpu: bool = False  #: until then an idle CPU keeps its tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,7 +415,10 @@ RQ_UTIL_SUM = 10
 RQ_PERIOD_CONTRIB = 11
 RQ_LOAD_WEIGHT = 12  #: cfs.load.weight, full
 RQ_OVERLOAD_NS = 13  #: when nr_running last rose above 1, -1 never; see BAL_OVERLOAD_NS
-RQ_FACTS = 14
+RQ_GP_SEQ = 14  #: the last grace period that rcu_sched began here
+RQ_GP_LEFT = 15  #: CPUs that rcu_sched, asleep here, still waits for; 0 if it has not looked yet
+RQ_QS_SEQ = 16  #: the last grace period to which this CPU reported a quiescent state
+RQ_FACTS = 17
 
 RQF_IDLE = 1  #: idle_cpu(): curr is the idle task, nothing queued, no wakeup pending
 RQF_SCHED_IDLE = 2  #: sched_idle_cpu(): only SCHED_IDLE tasks

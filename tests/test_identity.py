@@ -292,6 +292,49 @@ def test_replies_in_any_order_leave_the_rings_of_plain_time_order(
         pytest.fail(first_difference(expected, found))
 
 
+# -- Grace periods ----------------------------------------------------------------------------------
+
+RCU = """
+description: grace periods beside two submitters, and ticks kept for callbacks
+duration: 100ms
+machine: {cpus: 4, hz: 250}
+kernel: {preset: throughput-performance, rcu_callbacks: true, rcu_needs_cpu: true}
+disks: {sda: {driver: scsi_debug, scheduler: mq-deadline, ndelay: 41us, dev_size_mb: 256}}
+filesystems: {/mnt: {type: xfs, disk: sda, block_size: 4k}}
+workloads:
+  - {fio: job.fio}
+  - {program: rcu_gp}
+  - {program: fio_main}
+events:
+  - {at: 50ms, do: cpu offline 1}
+  - {at: 80ms, do: cpu online 1}
+"""
+
+
+@pytest.mark.box
+@pytest.mark.timeout(120)
+def test_grace_periods_are_the_same_across_processes(tmp_path: Path) -> None:
+    (tmp_path / "job.fio").write_text(JOB)
+    box = tmp_path / "rcu.yaml"
+    box.write_text(RCU)
+    ways = [Way(INLINE), Way(STRICT), Way(PROCESSES)]
+    directory, _ = assert_identical(str(box), "200ms", ways, tmp_path)
+    (pid,) = {
+        pid
+        for reader in open_rings(directory)
+        for pid, comm in reader.comms.items()
+        if comm.startswith("rcu_sched")
+    }
+    wakers = [
+        record[4]
+        for reader in open_rings(directory)
+        for record in reader.records()
+        if record[1] == tp.SCHED_WAKING and record[6] == pid
+    ]
+    assert len(wakers) > 20
+    assert any(wakers), "no report has ever woken rcu_sched"
+
+
 # -- null_blk ---------------------------------------------------------------------------------------
 
 NULL_BLK = """

@@ -10,13 +10,12 @@ steps of a run the box goes on.  :meth:`Rebalancer.step` takes a run as far as i
 instant, that is until the CPU must spend time (``run.pay_ns``), a source must be asked (PH_WAIT) or
 the run is over (PH_OVER).
 
-The time of the first pass of a periodic or newly idle run was spent by the CPU before it asked.
+The time of the first pass of a newly idle run was spent by the CPU before it asked.
 
 Departures
 * A hotplug rebuild does not wait for passes under way; a run that finds its domains gone ends its
   walk over them.
-* The SERIALIZE lock is taken when a pass's time begins and held until it is decided; the first pass
-  of a periodic or newly idle run holds it only for the instant of its decision.
+* The SERIALIZE lock is taken when a pass's time begins and held until it is decided.
 * Of the idle CPUs that the ilb visits, those not due are looked at at once, together with the next
   that is; their time goes by together, with that of the first pass there, and need_resched is
   looked at before it, not within.

@@ -66,6 +66,7 @@ def schedule(cpu: Cpu) -> None:
     assert not cpu.stack, cpu.story("schedule() inside an interrupt")
     rq = cpu.rq
     cpu.irqs_on = False
+    cpu.rcu.quiescent = True  # rcu_note_context_switch()
     # The clock is read here, so the time of the switch is the next task's.
     rq.skip_clock_update <<= 1
     fair.update_rq_clock(rq, cpu.now)
@@ -134,6 +135,7 @@ def newidle_balance(cpu: Cpu) -> bool:
     if rq.avg_idle < rq.tun.migration_cost:
         newidle_skipped(cpu)
         return False
+    cpu.publish()  # passes, its own too, see the queue without the task that blocked
     cpu.start(frames.NEWIDLE, cpu.costs.newidle_ns)
     return True
 

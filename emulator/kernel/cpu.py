@@ -40,6 +40,7 @@ from emulator.kernel import (
     kthread,
     mail,
     promises,
+    rcu,
     snapshot,
     workqueue,
 )
@@ -156,7 +157,7 @@ class Cpu:
         "programs",
         "published_nr",
         "queues",
-        "rcu_io_seq",
+        "rcu",
         "reached_ns",
         "ring_base",
         "rq",
@@ -283,7 +284,7 @@ class Cpu:
         self.tick_stopped = False
         self.nohz_told = 0
         self.in_nohz_mask = False
-        self.rcu_io_seq = 0  # io_seq when the last tick looked
+        self.rcu = rcu.RcuData(spec)
         self.nohz_flags = 0
         self.kick_cause = 0
         # Softirqs.
@@ -679,6 +680,9 @@ class Cpu:
                 avg.period_contrib,
                 cfs.load_weight,
                 rq.overload_ns,
+                self.rcu.gp_seq,
+                self.rcu.gp_left,
+                self.rcu.reported,
             ),
         )
 

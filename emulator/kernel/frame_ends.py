@@ -80,6 +80,8 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.SOFTIRQ_SCHED_PAY] = softirq.balance_paid
     table[frames.SOFTIRQ_SCHED_DONE] = softirq.sched_done
     table[frames.SOFTIRQ_RCU] = rcu.rcu_core_done
+    table[frames.SOFTIRQ_RCU_END] = rcu.rcu_core_end
+    table[frames.RCU_FQS] = syscall.rcu_fqs_end
     table[frames.SOFTIRQ_DONE] = softirq.round_done
     return table
 

@@ -76,6 +76,8 @@ SOFTIRQ_SCHED_PAY = 51  # run_rebalance_domains(): the time of a further pass
 SOFTIRQ_SCHED_DONE = 52  # run_rebalance_domains(), answered while interrupted
 SOFTIRQ_RCU = 53  # rcu_core()
 SOFTIRQ_DONE = 54  # the round is over, ksoftirqd has been woken
+SOFTIRQ_RCU_END = 55  # rcu_core(), after the wakeup of rcu_sched
+RCU_FQS = 56  # rcu_sched looks which CPUs are idle
 
 
 #: Kinds in which a pending reschedule is acted on when an interrupt returns to them.
@@ -95,7 +97,9 @@ READS = frozenset(
         GETEVENTS,
         IRQ_HRTIMER,
         STOPPER_WORK,
+        SOFTIRQ_RCU,
+        RCU_FQS,
     )
 )
 
-NR_KINDS = 55
+NR_KINDS = 57

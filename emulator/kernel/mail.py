@@ -27,6 +27,7 @@ from emulator.kernel import (
     kthread,
     load_balance,
     placement,
+    rcu,
     smp,
     stop_machine,
 )
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
 #: Messages whose handling may read what other nodes published.
-READING = frozenset((messages.DIO_DONE, messages.COMMAND, messages.ADOPT))
+READING = frozenset((messages.DIO_DONE, messages.COMMAND, messages.ADOPT, messages.RCU_REPORT))
 
 #: Messages that are interrupts: whoever is sent one has something to execute.
 INTERRUPTING = frozenset((messages.NOHZ_KICK, messages.CALL_COMPLETE))
@@ -121,6 +122,11 @@ def handle_attach(cpu: Cpu, message: Message) -> None:
         deliver_held(cpu, pid)
 
 
+def handle_detach(cpu: Cpu, message: Message) -> None:
+    """A pass found this CPU the busiest: it says what may go, and lets it go."""
+    load_balance.handle_detach(cpu, message)
+
+
 def handle_completion(cpu: Cpu, message: Message) -> None:
     """The device's interrupt for a request that was issued here."""
     cookie, status = message[5][:2]
@@ -189,6 +195,11 @@ def handle_schedule(cpu: Cpu, message: Message) -> None:
     driver.schedule_renewed(cpu, index, service_ns, count)
 
 
+def handle_rcu_report(cpu: Cpu, message: Message) -> None:
+    """The last CPU has passed a quiescent state."""
+    rcu.handle_report(cpu, message)
+
+
 def handle_ring_doorbells(cpu: Cpu, message: Message) -> None:
     """A period of doorbells is over: they leave for the device's log."""
     (index,) = message[5]
@@ -220,10 +231,11 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.CALL_COMPLETE: handle_call,
     messages.COMMAND: handle_command,
     messages.COMPLETION: handle_completion,
-    messages.DETACH: load_balance.handle_detach,
+    messages.DETACH: handle_detach,
     messages.DIO_DONE: handle_dio_done,
     messages.NOHZ_KICK: handle_nohz_kick,
     messages.PUBLISH_DOMAINS: handle_publish_domains,
+    messages.RCU_REPORT: handle_rcu_report,
     messages.RING_DOORBELLS: handle_ring_doorbells,
     messages.SCHEDULE: handle_schedule,
     messages.STOP: handle_stop,

@@ -39,6 +39,7 @@ SENDING = frozenset(
         frames.SOFTIRQ_TIMER,
         frames.SOFTIRQ_SCHED,
         frames.SOFTIRQ_SCHED_PAY,
+        frames.SOFTIRQ_RCU,
         frames.STOPPER,
         frames.STOPPER_TAIL,
         frames.STOPPER_WORK,
@@ -85,6 +86,8 @@ def quiet_frames(cpu: Cpu) -> bool:
     if cpu.waking or cpu.stop_works or cpu.deferred or not cpu.online:
         return False
     pending = cpu.softirq_pending | cpu.sirq_mask
+    if pending >> softirq.RCU & 1 and cpu.rcu.driven:
+        return False
     if pending >> softirq.SCHED & 1 or (pending >> softirq.TIMER & 1 and cpu.jiffy_timers):
         return False
     if cpu.f_kind in SENDING:

@@ -44,7 +44,6 @@ PLAIN = (
     "tick_stopped",
     "nohz_told",
     "in_nohz_mask",
-    "rcu_io_seq",
     "nohz_flags",
     "kick_cause",
     "softirq_pending",
@@ -91,6 +90,7 @@ def pack(cpu: Cpu) -> list[Any]:
         cpu.rq.tun.pack(),
         [[pid, arrival_ns] for pid, arrival_ns in cpu.arrivals.items()],
         [[cookie, other] for cookie, other in cpu.handed.items()],
+        cpu.rcu.pack(),
     ]
 
 
@@ -132,6 +132,7 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     cpu.rq.tun.unpack(data[20])
     cpu.arrivals = dict(data[21])
     cpu.handed = dict(data[22])
+    cpu.rcu.unpack(data[23])
 
 
 def pack_queue(q: BlockQueue) -> list[Any]:

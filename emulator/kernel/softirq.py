@@ -173,7 +173,7 @@ def run_rebalance_domains(cpu: Cpu) -> None:
 
 
 def ask_balancer(cpu: Cpu, arg: list[int]) -> None:
-    """The first pass's time is over: the balancer decides now."""
+    """Ask the balancer, who lets this CPU spend the time of each pass that is due."""
     kind, value = arg
     cpu.balance_asked = kind
     cpu.wait(frames.SOFTIRQ_SCHED_WAIT)

@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import aio, core, fair, frames, hrtimer, kthread
+from emulator.kernel import aio, core, fair, frames, hrtimer, kthread, rcu
 from emulator.kernel.process import WAIT_TIMER
 from emulator.types import (
     NEVER,
     OP_EXIT,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
+    OP_RCU_FQS,
+    OP_RCU_GP_INIT,
     OP_RUN,
     OP_RW,
     OP_SLEEP,
@@ -68,9 +70,19 @@ def next_operation(cpu: Cpu, result: Any) -> None:
         p.run.left = cpu.costs.syscall_ns
         p.run.arg = 0
         core.schedule(cpu)
+    elif code == OP_RCU_FQS:
+        cpu.start(frames.RCU_FQS, 0, op[1])
+    elif code == OP_RCU_GP_INIT:
+        rcu.rcu_gp_init(cpu, p, op[1])
+        next_operation(cpu, 0)
     else:
         assert code == OP_EXIT, cpu.story(f"{p.comm}/{p.pid} asks for operation {op!r}")
         kthread.do_exit(cpu, None)
+
+
+def rcu_fqs_end(cpu: Cpu, gp_seq: int) -> None:
+    """``rcu_sched`` has looked; its program goes on with what it has seen."""
+    next_operation(cpu, int(rcu.rcu_gp_fqs(cpu, gp_seq)))
 
 
 def user_end(cpu: Cpu, _arg: object) -> None:

@@ -104,7 +104,7 @@ def rq_facts(
     overload_ns = 0 if nr_running > 1 else -1
     return (
         *(flags, nr_running, h_nr, load, load, util, 0, last_update_time),
-        *(*sums, load << 10, 1 if nr_running else 0, overload_ns),
+        *(*sums, load << 10, overload_ns, 0, 0, 0),
     )
 
 

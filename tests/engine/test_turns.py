@@ -125,12 +125,21 @@ def test_one_executes_at_a_time_until_it_halts() -> None:
 
 
 def test_a_timer_of_any_cpu_ends_the_turn_and_what_was_executed_keeps_its_rest() -> None:
+    box, cpus = turns([], [(1_000, "halt", 0)])
+    cpus[0].timers = [400]
+    box.run(10_000)
+    # The slice of CPU 1 is 200; nobody else wants the host until the timer.
+    assert cpus[0].done == [(400, "timer"), (410, "halt")]
+    assert cpus[1].done == [(1_010, "halt")]
+
+
+def test_when_a_timer_expires_the_round_begins_anew_at_the_lowest_cpu() -> None:
     box, cpus = turns([(1_000, "halt", 0)], [])
     cpus[1].timers = [400]
     box.run(10_000)
-    # The slice of CPU 0 is 200; nobody else wants the host until the timer.
-    assert cpus[1].done == [(400, "timer"), (410, "halt")]
-    assert cpus[0].done == [(1_010, "halt")]
+    # CPU 0 loses the host to the timer and is the first to get it again; nothing else is pending.
+    assert cpus[0].done == [(1_000, "halt")]
+    assert cpus[1].done == [(1_000, "timer"), (1_010, "halt")]
 
 
 def test_a_slice_is_the_time_to_the_next_timer_shared_by_all_cpus() -> None:

@@ -404,8 +404,8 @@ def facts(
     """Return the facts of a runqueue, by default of an idle, active CPU."""
     if flags is None:
         flags = RQF_ONLINE | RQF_ACTIVE | (0 if nr_running else RQF_IDLE)
-    sums = (0, 0, 0, 0, 0, 0, 0, -1)
-    return (flags, nr_running, nr_running, runnable_load, load, 0, 0, idle_since, *sums[1:])
+    rest = (0, 0, 0, 0, 0, -1, 0, 0, 0)
+    return (flags, nr_running, nr_running, runnable_load, load, 0, 0, idle_since, *rest)
 
 
 def balancer_facts(

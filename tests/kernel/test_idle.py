@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from emulator import messages
-from emulator.kernel import core, frames, hrtimer
+from emulator.kernel import core, frames, hrtimer, softirq
 from emulator.kernel.cpu import Cpu
 from emulator.types import (
+    BALANCE_PERIODIC,
+    CPU_IDLE,
     NEVER,
     NOHZ_ENTER,
     NOHZ_EXIT,
     NOHZ_NEWIDLE,
+    NOHZ_STATS_KICK,
     OP_RUN,
     OP_SLEEP,
     OP_SLEEP_JIFFIES,
+    RQ_FLAGS,
+    RQ_NR_RUNNING,
     RQ_OVERLOAD_NS,
+    RQF_IDLE,
     RQF_NOHZ,
 )
 from tests.kernel.box import MS, US, Box, Job, Steps, balancer_facts, costs, facts, lone_cpu
@@ -101,6 +107,56 @@ def test_D_4_a_cpu_back_to_idle_before_its_tick_enters_without_leaving() -> None
     hrtimer.add_jiffy_timer(cpu, 3, hrtimer.WHEEL_SLEEP, [0, 0])  # a timer that wakes nobody
     cpu.advance(10 * MS, 1 << 62)
     assert NOHZ_EXIT not in nohz_updates(cpu)
+
+
+def test_D_3_a_wheel_timer_of_a_cpu_without_a_tick_makes_it_look_whether_a_pass_is_due() -> None:
+    cpu, board, _ = lone_cpu(0, 2)
+    cpu.advance(1, 1 << 62)
+    assert tick_stopped(cpu)
+    board.facts[2] = balancer_facts(2, next_balance=3)
+    hrtimer.add_jiffy_timer(cpu, 3, hrtimer.WHEEL_SLEEP, [0, 0])  # a timer that wakes nobody
+    cpu.advance(10 * MS, 1 << 62)
+    assert [m[5][:2] for m in cpu.outbox if m[4] == messages.BALANCE] == [
+        (BALANCE_PERIODIC, CPU_IDLE)
+    ]
+    assert tick_stopped(cpu)
+
+
+def test_the_timer_interrupt_ends_by_programming_what_is_due_next() -> None:
+    cpu, _, _ = lone_cpu(0, 2, charges=costs(hardirq_ns=300, hrtimer_ns=700, softirq_ns=500))
+    cpu.advance(1, 1 << 62)
+    for expiry in (2 * MS, 5 * MS):
+        cpu.add_timer(expiry, hrtimer.TIMER_SLEEP, [0, 0])
+    assert cpu.next_timer_ns() == 2 * MS
+    cpu.advance(2 * MS + 1, 1 << 62)
+    # Inside its interrupt the timer is programmed for nothing.
+    assert cpu.next_timer_ns() == NEVER
+    cpu.advance(2 * MS + 1_001, 1 << 62)
+    assert cpu.next_timer_ns() == 5 * MS
+
+
+def test_on_a_machine_that_takes_turns_the_end_of_a_timer_interrupt_may_give_the_host_up() -> None:
+    def stops_at(watch_ns: int) -> int:
+        cpu, _, _ = lone_cpu(0, 2, charges=costs(hardirq_ns=300, hrtimer_ns=700, softirq_ns=500))
+        cpu.advance(1, 1 << 62)
+        for expiry in (2 * MS, 5 * MS):
+            cpu.add_timer(expiry, hrtimer.TIMER_SLEEP, [0, 0])
+        cpu.timer_watch_ns = watch_ns
+        cpu.softirq_pending = 1 << softirq.TIMER
+        cpu.advance(4 * MS, 1 << 62)
+        return cpu.now
+
+    # Another CPU's timer is later than 5 ms: this one is the earliest; the softirq has to wait.
+    assert stops_at(6 * MS) == 2 * MS + 1_000
+    assert stops_at(4 * MS) > 2 * MS + 1_000
+
+
+def test_a_cpu_that_is_kicked_has_something_to_execute_before_the_ipi_arrives() -> None:
+    cpu, _, _ = lone_cpu(0, 2)
+    cpu.advance(10 * MS, 1 << 62)
+    assert cpu.is_halted()
+    cpu.deliver((12 * MS, 1, 1, 0, messages.NOHZ_KICK, (NOHZ_STATS_KICK, 0)))
+    assert not cpu.is_halted()
 
 
 def test_interrupted_idle_goes_back_to_the_halt_without_a_switch() -> None:
@@ -221,6 +277,9 @@ def test_D_10_newidle_asks_while_the_blocked_task_is_still_current() -> None:
     assert cpu.rq.curr is cpu.ksoftirqd
     assert not cpu.idle_cpu(0)
     assert cpu.rq.idle_stamp == 1 * MS
+    # What passes see of it: nobody queued, and not idle yet.
+    published = cpu.board.read(0, cpu.now)
+    assert (published[RQ_NR_RUNNING], published[RQ_FLAGS] & RQF_IDLE) == (0, 0)
 
 
 def test_D_10_only_the_first_early_return_after_a_busy_pass_is_told() -> None:

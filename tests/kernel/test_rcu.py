@@ -1,12 +1,22 @@
-"""RCU callbacks: whom they make the tick raise RCU for, and what that does (B.3 of the IO spec)."""
+"""RCU: whom the tick raises it for and what that does (B.3 of the IO spec), grace periods."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from emulator.kernel import rcu, softirq
-from emulator.types import NEVER, OP_IO_GETEVENTS, OP_IO_SUBMIT, OP_RUN, OP_SLEEP, WRITE
-from tests.kernel.box import MS, US, Box, Job, Steps, costs, scsi_debug
+from emulator.types import (
+    NEVER,
+    OP_IO_GETEVENTS,
+    OP_IO_SUBMIT,
+    OP_RCU_FQS,
+    OP_RCU_GP_INIT,
+    OP_RUN,
+    OP_SLEEP,
+    OP_SLEEP_JIFFIES,
+    WRITE,
+)
+from tests.kernel.box import MS, US, Box, Job, Script, Steps, costs, scsi_debug
 
 #: A woken ksoftirqd waits behind whoever runs.
 NO_PREEMPT = {"kernel.sched_wakeup_granularity_ns": 1_000_000_000}
@@ -127,6 +137,126 @@ def test_what_the_last_tick_saw_is_part_of_the_snapshot() -> None:
     box = rcu_box(one_write_then_burn).run(900 * US)
     cpu = box.cpus[0]
     state = cpu.snapshot()
-    cpu.rcu_io_seq = cpu.io_seq
+    cpu.rcu.io_seq = cpu.io_seq
     cpu.restore(state)
     assert rcu.rcu_pending(cpu)
+
+
+# -- Grace periods ----------------------------------------------------------------------------------
+
+
+def one_grace_period() -> Steps:
+    """What ``rcu_sched`` does: begin, sleep two jiffies, look, sleep two more, look again."""
+    yield (OP_RCU_GP_INIT, 1)
+    yield (OP_SLEEP_JIFFIES, 2)
+    yield (OP_RCU_FQS, 1)
+    yield (OP_SLEEP_JIFFIES, 2)
+    yield (OP_RCU_FQS, 1)
+    yield (OP_SLEEP, NEVER)
+
+
+def hog() -> Steps:
+    """Burn CPU for ever in user space."""
+    yield (OP_RUN, NEVER >> 1)
+
+
+def gp_box(*hogs: int) -> tuple[Box, Script]:
+    """Return a box of four CPUs with hogs on some, ``rcu_sched`` on CPU 1, and its script.
+
+    RCU's work takes 20 µs, on CPU 1 too, where it delays the kthread that its timer has woken.
+    """
+    kthread = Job(
+        one_grace_period, name="rcu_sched", cpu=1, mask=2, start_ns=100 * US, kthread=True
+    )
+    jobs = [Job(hog, name=f"hog{cpu}", cpu=cpu, mask=1 << cpu) for cpu in hogs]
+    box = Box(kthread, *jobs, nr_cpus=4, charges=costs(rcu_softirq_ns=20 * US))
+    for cpu in box.cpus:
+        cpu.rcu.driven = True
+    box.run(150 * US)
+    assert kthread.script is not None
+    return box, kthread.script
+
+
+def results(script: Script) -> list[tuple[int, int]]:
+    """Return when the operations after the first two returned, in µs, and what."""
+    return [(time_ns // US, result) for time_ns, result in script.calls[2:]]
+
+
+def test_idle_cpus_need_not_report() -> None:
+    box, script = gp_box()
+    box.run(10 * MS)
+    # Over at the first look; the second sleep is this test's.
+    assert results(script)[:2] == [(2020, 0), (2020, 1)]
+
+
+def test_a_cpu_notices_at_one_tick_and_reports_at_the_next() -> None:
+    box, _ = gp_box(0)
+    cpu = box.cpus[0]
+    box.run(1 * MS + 21 * US)
+    assert (cpu.rcu.seen, cpu.rcu.reported, cpu.rcu.quiescent) == (1, 0, False)
+    box.run(2 * MS + 19 * US)
+    assert cpu.rcu.quiescent  # the tick has interrupted user space
+    assert cpu.rcu.reported == 0
+    box.run(2 * MS + 21 * US)
+    assert cpu.rcu.reported == 1
+
+
+def test_the_last_report_after_the_look_wakes_rcu_sched_early() -> None:
+    box, script = gp_box(0)
+    box.run(1_500 * US)
+    box.cpus[0].rcu.seen = 0  # it notices at tick 2 and reports at tick 3
+    box.run(10 * MS)
+    assert results(script) == [(2020, 0), (2020, 0), (3020, 1), (3020, 1)]
+    assert [t // US for t in box.times("sched_waking", pid=box.pid(0))] == [2000, 3020]
+
+
+def test_a_report_before_the_look_wakes_nobody() -> None:
+    box, script = gp_box(0)
+    box.cpus[0].rcu.seen = 1  # it has noticed at once, so tick 1 reports
+    box.run(10 * MS)
+    assert box.cpus[0].rcu.reported == 1
+    assert results(script)[:2] == [(2020, 0), (2020, 1)]
+    assert [t // US for t in box.times("sched_waking", pid=box.pid(0))] == [2000, 4000]
+
+
+def test_of_two_that_report_at_once_neither_is_the_last() -> None:
+    box, script = gp_box(0, 2)
+    box.run(1_500 * US)
+    for cpu in (0, 2):
+        box.cpus[cpu].rcu.seen = 0  # both report at tick 3
+    box.run(10 * MS)
+    # The timeout ends the grace period.
+    assert results(script) == [(2020, 0), (2020, 0), (4000, 0), (4000, 1)]
+
+
+def test_the_last_is_who_sees_all_others_reports() -> None:
+    box, _ = gp_box(0, 2)
+    box.run(1_500 * US)
+    assert not rcu.last_to_report(box.cpus[0], 0b101)
+    assert rcu.last_to_report(box.cpus[0], 0b001)
+    box.cpus[2].rcu.reported = 1
+    box.cpus[2].publish()
+    box.cpus[0].now = 1_600 * US
+    assert rcu.last_to_report(box.cpus[0], 0b101)
+
+
+def test_the_report_of_the_cpu_it_sleeps_on_wakes_it_there() -> None:
+    box, _ = gp_box()
+    cpu = box.cpus[1]
+    box.run(1_500 * US)
+    cpu.rcu.gp_left = 1 << 1
+    rcu.rcu_report_qs_rsp(cpu)
+    assert box.times("sched_waking", pid=box.pid(0))[-1] // US <= 1_500
+    assert cpu.rcu.gp_left == 0
+
+
+def test_a_grace_period_is_part_of_the_snapshot() -> None:
+    box, _ = gp_box(0)
+    box.run(1_500 * US)
+    for cpu in box.cpus[:2]:
+        state = cpu.snapshot()
+        before = cpu.rcu.pack()
+        cpu.rcu.unpack([0] * len(before))
+        cpu.restore(state)
+        assert cpu.rcu.pack() == before
+        assert cpu.rcu.seen == 1

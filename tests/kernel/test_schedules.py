@@ -128,3 +128,11 @@ def test_doorbells_leave_at_the_end_of_their_period_whatever_the_cpu_does(schedu
     box.run(DOORBELL_PERIOD_NS + MS)
     assert box.cpus[1].queues[0].doorbells == []
     assert box.engine.books()[3]["rung"] == 2
+
+
+def test_the_note_to_ring_doorbells_counts_for_a_cpu_that_only_ends_frames() -> None:
+    cpu, q = cpu_with(scsi_debug(20 * MS))
+    cpu.edge = 15 * MS
+    list(issue(cpu))
+    assert q.ring_at == DOORBELL_PERIOD_NS
+    assert cpu.edge == DOORBELL_PERIOD_NS

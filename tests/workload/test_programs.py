@@ -12,6 +12,8 @@ from emulator.types import (
     NSEC_PER_MSEC,
     NSEC_PER_SEC,
     OP_EXIT,
+    OP_RCU_FQS,
+    OP_RCU_GP_INIT,
     OP_RUN,
     OP_SLEEP,
     OP_SLEEP_JIFFIES,
@@ -191,19 +193,40 @@ def test_load_can_be_changed_and_removed() -> None:
 
 
 @pytest.mark.parametrize(("hz", "jiffies"), [(100, 2), (250, 2), (300, 3), (1000, 4)])
-def test_rcu_gp_sleeps_the_kernels_timeout(hz: int, jiffies: int) -> None:
+def test_rcu_gp_begins_sleeps_the_kernels_timeout_looks_and_begins_again(
+    hz: int, jiffies: int
+) -> None:
     kthread = make("rcu_gp", hz)
-    assert kthread.next(0, None) == (OP_SLEEP_JIFFIES, jiffies)
-    assert kthread.next(0, 0) == (OP_RUN, 20_000)
+    assert kthread.next(0, None) == (OP_RCU_GP_INIT, 1)
     assert kthread.next(0, 0) == (OP_SLEEP_JIFFIES, jiffies)
+    assert kthread.next(0, 0) == (OP_RCU_FQS, 1)
+    assert kthread.next(0, 1) == (OP_RUN, 20_000)
+    assert kthread.next(0, 0) == (OP_RCU_GP_INIT, 2)
+    assert kthread.next(0, 0) == (OP_SLEEP_JIFFIES, jiffies)
+
+
+def test_rcu_gp_looks_again_before_it_goes_back_to_sleep() -> None:
+    kthread = make("rcu_gp", jiffies=3)
+    begun = [kthread.next(0, None), kthread.next(0, 0), kthread.next(0, 0)]
+    assert begun[-1] == (OP_RCU_FQS, 1)
+    assert kthread.next(0, 0) == (OP_RUN, 20_000)
+    assert kthread.next(0, 0) == (OP_RCU_FQS, 1)
+    assert kthread.next(0, 0) == (OP_SLEEP_JIFFIES, 3)  # still not over
+    kthread.next(0, 0)
+    kthread.next(0, 0)
+    assert kthread.next(0, 0) == (OP_RCU_FQS, 1)
+    assert kthread.next(0, 1) == (OP_RCU_GP_INIT, 2)  # a report came meanwhile
 
 
 def test_rcu_gp_counts_reports_that_wake_it_early() -> None:
     kthread = make("rcu_gp", jiffies=3, run_ns=16_000)
     assert isinstance(kthread, RcuGpProgram)
+    kthread.next(0, None)
     for left in (0, 2, 0, 1, 1):
+        assert kthread.next(0, 0) == (OP_SLEEP_JIFFIES, 3)
+        kthread.next(0, left)
+        assert kthread.next(0, 1) == (OP_RUN, 16_000)
         kthread.next(0, 0)
-        assert kthread.next(0, left) == (OP_RUN, 16_000)
     assert kthread.books() == {"timeouts": 2, "reports": 3}
 
 
