@@ -145,6 +145,9 @@ class Promise:
     wants_view: bool = False
     #: False: from ``mail_ns`` on mail makes the node publish, but never send.
     mail_sends: bool = True
+    #: What it does at ``next_ns`` is felt by no CPU and not by the balancer; until a message comes
+    #: it does nothing else.
+    halted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -318,7 +318,7 @@ def test_grace_periods_are_the_same_across_processes(tmp_path: Path) -> None:
     box = tmp_path / "rcu.yaml"
     box.write_text(RCU)
     ways = [Way(INLINE), Way(STRICT), Way(PROCESSES)]
-    directory, _ = assert_identical(str(box), "200ms", ways, tmp_path)
+    directory, _ = assert_identical(str(box), "100ms", ways, tmp_path)
     (pid,) = {
         pid
         for reader in open_rings(directory)
@@ -331,7 +331,7 @@ def test_grace_periods_are_the_same_across_processes(tmp_path: Path) -> None:
         for record in reader.records()
         if record[1] == tp.SCHED_WAKING and record[6] == pid
     ]
-    assert len(wakers) > 20
+    assert len(wakers) > 10
     assert any(wakers), "no report has ever woken rcu_sched"
 
 

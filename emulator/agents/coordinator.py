@@ -311,7 +311,17 @@ class Coordinator:
         for pending in self._commands.unanswered():
             self._answer(pending.client, "error: the run is over")
 
+    def _await_supervisor(self) -> None:
+        # A node may have failed before the supervisor was heard; it ends us if it is gone itself.
+        while not self._supervisor:
+            received = self._hub.receive()
+            if received is not None:
+                identity, data = received
+                if wire.unpack_sealed(data)[0] == frames.WATCH:
+                    self._supervisor = identity
+
     def _send_outcome(self) -> None:
+        self._await_supervisor()
         outcome, core = self._outcome, self._core
         outcome.agents[COORDINATOR_NAME] = host.usage(self._cpus)
         data = wire.pack(

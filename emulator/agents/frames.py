@@ -71,6 +71,7 @@ def promise_items(promise: Promise) -> list[Any]:
         promise.mail_ns,
         promise.wants_view,
         promise.mail_sends,
+        promise.halted,
     ]
 
 

@@ -34,6 +34,7 @@ from emulator.agents.coordinator import SUPERVISOR_NAME
 from emulator.agents.link import Link, SocketDirectory
 from emulator.engine.inline import RunOutcome
 from emulator.engine.plan import COORDINATOR_NAME, Plan
+from emulator.types import NSEC_PER_SEC
 
 #: Imported by the forkserver, once.
 PRELOAD = ["zmq", "msgpack", "psutil", "emulator.agents.node_agent", "emulator.agents.coordinator"]
@@ -196,7 +197,7 @@ class Supervisor:
         status = 1 if process.exitcode > 0 else 2
         error = (
             f"{name} (pid {process.pid}) {_manner(process.exitcode)} unasked, about "
-            f"{self._progress[0]} ns of emulated time; the run ends"
+            f"{self._progress[0] / NSEC_PER_SEC:.4g} s of emulated time; the run ends"
         )
         commands = [(at_ns, words, answer) for at_ns, words, answer in self._record]
         return RunOutcome(

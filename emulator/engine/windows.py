@@ -117,7 +117,8 @@ class Windows:
         self._held_mail: list[list[Message]] = [[] for _ in range(nr_nodes)]
         self._running: list[bool] = [False] * nr_nodes
         self._awake: set[int] = set()  # not running, with an event or message
-        #: Mask of CPUs that do nothing until a message comes: not running, without event or message.
+        #: Mask of CPUs that do nothing until a message comes: not running, without message, and
+        #: without an event that others would feel.
         self._asleep = 0
         self._cpu_bit = [1 << node if node < nr_cpus else 0 for node in range(nr_nodes)]
         self._urgent = -1  # the node that owes the balancer an answer within the instant
@@ -251,10 +252,12 @@ class Windows:
             return
         if low < NEVER:
             self._awake.add(node)
-            self._asleep &= ~self._cpu_bit[node]
         else:
             self._awake.discard(node)
+        if low >= NEVER or (promise.halted and first >= NEVER and mail_wakes >= NEVER):
             self._asleep |= self._cpu_bit[node]
+        else:
+            self._asleep &= ~self._cpu_bit[node]
 
     def _mail_wakes_ns(self, node: int) -> int:
         # When the first piece of mail held for a node makes it do something, or NEVER.
@@ -344,6 +347,7 @@ class Windows:
             min(promise.mail_ns, wakes),
             promise.wants_view,
             promise.mail_sends,
+            promise.halted,
         )
 
     def _publish(self, node: int, publications: list[Publication]) -> None:

@@ -93,6 +93,7 @@ class Cpu:
 
     __slots__ = (
         "active",
+        "adopted",
         "adopter",
         "arrivals",
         "asleep",
@@ -118,6 +119,7 @@ class Cpu:
         "f_end",
         "f_kind",
         "files",
+        "flushes",
         "forward",
         "going_down",
         "handed",
@@ -274,6 +276,8 @@ class Cpu:
         self.handed: dict[int, int] = {}
         #: the command that takes this CPU down: [words, in whose place, kill, answer]
         self.going_down: list[Any] = []
+        self.adopted = False  # it has taken over what a dead CPU left
+        self.flushes = any(w.program == "flusher" for w in spec.workloads)
         # Timers: (expiry, seq, kind, arg) in a heap; jiffy timers: (jiffy, seq, kind, arg), sorted.
         self.timers: list[tuple[int, int, int, Any]] = []
         self.timer_seq = 0
@@ -392,9 +396,9 @@ class Cpu:
                 if mailbox and mailbox[0][0] <= t:
                     t = mailbox[0][0]
                     what = 3
-                if t >= self.horizon and t < self.limit:
-                    self.wants_view = True
-                    return self.horizon
+                if t >= self.horizon and self.horizon < self.limit:
+                    self.wants_view = t < self.limit
+                    return self.horizon  # mail of later than that may still come
             if t < self.now:
                 t = self.now
             if t >= self.limit:
@@ -437,6 +441,8 @@ class Cpu:
             return aio.needs_mail(self)
         if kind == frames.IRQ_HRTIMER:
             return False
+        if kind == frames.SOFTIRQ_RCU:
+            return self.rcu.driven
         if kind == frames.STOPPER_WORK:
             return bool(self.stop_works[0][0] == cpuhp.TAKE_CPU_DOWN)
         return True

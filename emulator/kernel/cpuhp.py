@@ -442,6 +442,7 @@ def stop_aborted(cpu: Cpu, push_cpu: int) -> None:
 def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
     """Take over what a dead CPU left (at the CPU that runs the dead callbacks)."""
     dead, completions, requests, timers, wheel, done, items, queues = state
+    cpu.adopted = True
     cpu.emit(tp.PRINTK, cpu.sink.intern(f"smpboot: CPU {dead} is now offline"))
     for data in requests:
         rq = Request.unpack(data)

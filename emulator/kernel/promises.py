@@ -20,7 +20,7 @@ from emulator import messages
 from emulator.kernel import frames, hrtimer, softirq
 from emulator.kernel.process import MAIL_WAITS, WAIT_TAG
 from emulator.kernel.sched import PF_WQ_WORKER, Task
-from emulator.types import NEVER, Costs, Promise
+from emulator.types import NEVER, SCHEDULE_REQUESTS, Costs, Promise
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -78,7 +78,16 @@ def promise(cpu: Cpu) -> Promise:
     mail = mail_ns(cpu, soonest)
     if soonest < NEVER and quiet_frames(cpu):
         to_cpu, to_balancer = soonest_sends(cpu, soonest)
-    return Promise(cpu.reached_ns, soonest, [to_cpu, soonest, to_balancer], mail, cpu.wants_view)
+    to_device = device_sends(cpu, soonest)
+    send_ns = [to_cpu, to_device, to_balancer]
+    return Promise(cpu.reached_ns, soonest, send_ns, mail, cpu.wants_view, halted=halted(cpu))
+
+
+def halted(cpu: Cpu) -> bool:
+    """Whether the CPU halts, and all that it has to do by itself is to ring doorbells."""
+    if cpu.f_kind != frames.HALT or cpu.irqs or cpu.timers or cpu.tick_at < NEVER:
+        return False
+    return all(message[4] == messages.RING_DOORBELLS for message in cpu.inbox)
 
 
 def quiet_frames(cpu: Cpu) -> bool:
@@ -117,6 +126,42 @@ def soonest_sends(cpu: Cpu, soonest: int) -> tuple[int, int]:
     to_cpu = min(to_cpu, completes, blocks)
     to_balancer = min(to_balancer, completes, blocks)
     return max(to_cpu, soonest), max(to_balancer, soonest)
+
+
+def device_sends(cpu: Cpu, soonest: int) -> int:
+    """Return the earliest send to a device: how many requests can do without one, and their time."""
+    if soonest >= NEVER or not cpu.queues:
+        return soonest
+    if not cpu.online or cpu.going_down or cpu.flushes or returns_tags(cpu):
+        return soonest
+    if any(p.run.wait == WAIT_TAG for p in cpu.tasks.values()):
+        return soonest  # whoever is woken takes its tag without any more work
+    least = NEVER
+    costs = cpu.costs
+    for q in cpu.queues:
+        # Tags are taken at dispatch with an elevator, at submission without.
+        step_ns = costs.dispatch_ns
+        if q.elevator is None:
+            step_ns = min(costs.io_submit_ns, costs.io_submit_more_ns)
+        lease = max(q.lease, 3) if q.tag_asked else q.lease
+        least = min(least, (lease - 2) * step_ns)
+        if not q.asks or q.announced >= NEVER:
+            continue
+        left = q.announced if q.schedule_asked else q.announced - SCHEDULE_REQUESTS // 2 - 1
+        least = min(least, left * costs.dispatch_ns)
+    return soonest + max(least, 0) if least < NEVER else NEVER
+
+
+def returns_tags(cpu: Cpu) -> bool:
+    """Whether an IO that another CPU submitted may end here: its tag goes back to the device."""
+    here = cpu.node_id
+    under_way = (cpu.sirq_block, cpu.done_list, cpu.call_done)
+    if any(rq.ctx_cpu != here for box in under_way for rq in box):
+        return True
+    if not cpu.adopted:
+        return False
+    foreign = any(rq.ctx_cpu != here for rq in cpu.inflight.values())
+    return foreign or any(q.has_work() for q in cpu.queues)
 
 
 def timer_sends(cpu: Cpu) -> int:

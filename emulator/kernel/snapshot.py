@@ -37,6 +37,7 @@ PLAIN = (
     "killed",
     "adopter",
     "going_down",
+    "adopted",
     "exited",
     "timer_seq",
     "tick_at",
