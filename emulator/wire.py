@@ -11,37 +11,7 @@ from typing import Any, Protocol, cast
 
 import msgpack
 
-from emulator.messages import (
-    ACTIVATE,
-    ADOPT,
-    ATTACH,
-    BALANCE,
-    BALANCE_DONE,
-    BALANCE_PAID,
-    BALANCE_PAY,
-    CALL_COMPLETE,
-    COMMAND,
-    COMMAND_DONE,
-    COMPLETION,
-    DETACH,
-    DETACHED,
-    DIO_DONE,
-    DOORBELL,
-    DOORBELLS,
-    NOHZ_KICK,
-    NOHZ_UPDATE,
-    OPS,
-    PASSIVE_OPS_END,
-    PUBLISH_DOMAINS,
-    SCHEDULE,
-    STOP,
-    STOPPED,
-    TAG_GRANT,
-    TAG_REQUEST,
-    OpSpec,
-    is_passive,
-    message_from_list,
-)
+from emulator.messages import OPS
 
 PROTOCOL = 1
 
@@ -105,40 +75,3 @@ def digest() -> str:
     """Return a short hash of the schema, for HELLO."""
     text = repr([(s.code, s.name, s.source, s.target, s.args, s.passive) for s in OPS.values()])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-__all__ = [
-    "ACTIVATE",
-    "ADOPT",
-    "ATTACH",
-    "BALANCE",
-    "BALANCE_DONE",
-    "BALANCE_PAID",
-    "BALANCE_PAY",
-    "CALL_COMPLETE",
-    "COMMAND",
-    "COMMAND_DONE",
-    "COMPLETION",
-    "DETACH",
-    "DETACHED",
-    "DIO_DONE",
-    "DOORBELL",
-    "DOORBELLS",
-    "NOHZ_KICK",
-    "NOHZ_UPDATE",
-    "OPS",
-    "PASSIVE_OPS_END",
-    "PROTOCOL",
-    "PUBLISH_DOMAINS",
-    "SCHEDULE",
-    "STOP",
-    "STOPPED",
-    "TAG_GRANT",
-    "TAG_REQUEST",
-    "OpSpec",
-    "digest",
-    "is_passive",
-    "message_from_list",
-    "pack",
-    "unpack",
-]

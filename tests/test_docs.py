@@ -91,7 +91,7 @@ def _compare(sample: Sample, printed: str) -> None:
         left, gap = left[place + 1 :], False
 
 
-def _check(sample: Sample, where: Path) -> None:
+def check_sample(sample: Sample, where: Path) -> None:
     done = _run(sample.words, where)
     assert (done.returncode, done.stderr) == (sample.status(), "")
     _compare(sample, done.stdout)
@@ -112,8 +112,8 @@ def test_the_list_of_boxes_is_that_of_the_readme(tmp_path: Path) -> None:
 def test_the_box_of_the_readme_is_complete_and_leaves_what_it_says(tmp_path: Path) -> None:
     box = next(body for kind, body in BLOCK.findall(README) if kind == "yaml")
     (tmp_path / "mine.yaml").write_text(box, encoding="utf-8")
-    _check(_sample("check mine.yaml"), tmp_path)
-    _check(_sample("run mine.yaml"), tmp_path)
+    check_sample(_sample("check mine.yaml"), tmp_path)
+    check_sample(_sample("run mine.yaml"), tmp_path)
     left = {path.name for path in (tmp_path / "runs" / "latest").iterdir()}
     table = README.partition("## Where the results are")[2].partition("##")[0]
     named = re.findall(r"`([\w*-]+\.\w+)`", table.partition("|---|")[2])
@@ -140,12 +140,12 @@ def test_the_ninety_seconds_print_what_the_readme_shows(tmp_path: Path) -> None:
     shown = [one for one in SAMPLES if f"$ smpbox {shlex.join(one.words)}" in story]
     assert [one.words[0] for one in shown] == ["run", "logs", "run"]
     for sample in shown:
-        _check(sample, tmp_path)
+        check_sample(sample, tmp_path)
 
 
 @pytest.mark.slow
 def test_validate_prints_what_the_readme_shows(tmp_path: Path) -> None:
-    _check(_sample("validate"), tmp_path)
+    check_sample(_sample("validate"), tmp_path)
 
 
 def test_every_command_is_in_the_table_of_commands() -> None:

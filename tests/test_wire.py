@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from emulator import wire
+from emulator import messages, wire
 from emulator.messages import ACTIVATE
 
 
@@ -29,7 +29,14 @@ def test_the_target_finds_the_content_of_what_travelled_sealed() -> None:
     sent = (10, 0, 1, 2, ACTIVATE, (7, Parcel([7, ["fio", {1: 2}]])))
     carried = wire.unpack_sealed(wire.pack([sent, sent]))
     for message in wire.unpack(wire.pack(carried)):
-        assert wire.message_from_list(message) == (10, 0, 1, 2, ACTIVATE, (7, [7, ["fio", {1: 2}]]))
+        assert messages.message_from_list(message) == (
+            10,
+            0,
+            1,
+            2,
+            ACTIVATE,
+            (7, [7, ["fio", {1: 2}]]),
+        )
 
 
 def test_a_carrier_does_not_open_what_is_sealed() -> None:

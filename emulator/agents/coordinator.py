@@ -22,7 +22,7 @@ import os
 import traceback
 from typing import Any
 
-from emulator import wire
+from emulator import messages, wire
 from emulator.agents import frames, host
 from emulator.agents.link import Hub, LinkError
 from emulator.engine.board import HistoryBoard
@@ -261,7 +261,7 @@ class Coordinator:
     def _settle_answers(self) -> None:
         answers, self._core.answers = self._core.answers, []
         for message in answers:
-            if message[4] == wire.COMMAND_DONE:
+            if message[4] == messages.COMMAND_DONE:
                 self._settle(message)
 
     def _settle(self, message: Message) -> None:

@@ -38,6 +38,7 @@ from emulator.engine.board import Publication
 from emulator.engine.node import Promise
 from emulator.engine.seat import Reply
 from emulator.engine.windows import Grant
+from emulator.messages import message_from_list
 from emulator.types import Message
 
 (
@@ -105,7 +106,7 @@ def grant_of(node: int, frame: list[Any]) -> tuple[Grant, int]:
         horizon,
         mail_safe,
         asleep,
-        [wire.message_from_list(message) for message in messages],
+        [message_from_list(message) for message in messages],
         [(publisher, _publications(entries)) for publisher, entries in views],
     )
     return grant, floor
@@ -121,7 +122,7 @@ def reply_of(frame: list[Any]) -> Reply:
     _, promise, outbox, publications = frame
     return Reply(
         promise_of(promise),
-        [wire.message_from_list(message) for message in outbox],
+        [message_from_list(message) for message in outbox],
         _publications(publications),
     )
 
@@ -132,4 +133,4 @@ def _publications(entries: list[Any]) -> list[Publication]:
 
 def opened(message: Message) -> Message:
     """Return a message that came in a reply as its target takes it, what is sealed opened."""
-    return wire.message_from_list(wire.unpack(wire.pack(message)))
+    return message_from_list(wire.unpack(wire.pack(message)))

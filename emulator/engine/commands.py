@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from emulator import wire
 from emulator.latency import COORDINATOR
+from emulator.messages import COMMAND
 from emulator.types import Message
 
 #: Sequence numbers below are for what builders put into inboxes before the run.
@@ -59,7 +59,7 @@ class Commands:
         messages: list[Message] = []
         for target in targets:
             self._seq += 1
-            messages.append((at_ns, COORDINATOR, self._seq, target, wire.COMMAND, (list(words),)))
+            messages.append((at_ns, COORDINATOR, self._seq, target, COMMAND, (list(words),)))
         return messages
 
     def give_timed(self, commands: Iterable[tuple[int, int, list[Any]]]) -> list[Message]:

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from emulator import wire
+from emulator import messages
 from emulator.types import Message
 
 
@@ -49,10 +49,10 @@ def _pid(task: Any) -> int:
 
 #: The pids that a message of an op carries.
 CARRIES: dict[int, Callable[[tuple[Any, ...]], list[int]]] = {
-    wire.ACTIVATE: _activate_pids,
-    wire.DETACHED: _detached_pids,
-    wire.ATTACH: _attach_pids,
-    wire.ADOPT: _attach_pids,
+    messages.ACTIVATE: _activate_pids,
+    messages.DETACHED: _detached_pids,
+    messages.ATTACH: _attach_pids,
+    messages.ADOPT: _attach_pids,
 }
 
 
@@ -111,7 +111,8 @@ class Ledger:
     def story(self, pid: int) -> str:
         """Return the last journeys of a task, for error texts."""
         legs = [
-            f"{wire.OPS[m[4]].name} {m[1]}->{m[3]} at {m[0]}" for m in self._stories.get(pid, [])
+            f"{messages.OPS[m[4]].name} {m[1]}->{m[3]} at {m[0]}"
+            for m in self._stories.get(pid, [])
         ]
         return f"task {pid}: " + ("; ".join(legs) or "never travelled")
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from emulator import wire
+from emulator import messages, wire
 from emulator.engine.board import HistoryBoard
 from emulator.engine.commands import Commands, has_taken_down
 from emulator.engine.conservation import ConservationError, Ledger, audit_books, pids_owned
@@ -99,7 +99,7 @@ def _run_plan(
         outcome.books = box.check()
     finally:
         for message in box.answers:
-            if message[4] == wire.COMMAND_DONE:
+            if message[4] == messages.COMMAND_DONE:
                 commands.settle(message)
         outcome.commands = commands.record(box.reached_ns())
         outcome.windows, outcome.messages = box.turns, box.messages
@@ -255,14 +255,14 @@ class InlineBox:
             self.ledger.sent(message)
             if message[3] == COORDINATOR:
                 self.answers.append(message)
-                self._fault |= message[4] == wire.COMMAND_DONE and has_taken_down(message)
+                self._fault |= message[4] == messages.COMMAND_DONE and has_taken_down(message)
             else:
                 self._hand_over(message)
         outbox.clear()
 
     def _hand_over(self, message: Message) -> None:
         if self._strict:
-            message = wire.message_from_list(wire.unpack(wire.pack(message)))
+            message = messages.message_from_list(wire.unpack(wire.pack(message)))
         self.ledger.handed_over(message)
         position = self._position[message[3]]
         node = self._nodes[position]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator import wire
+from emulator import messages
 from emulator.engine.board import HistoryBoard
 from emulator.engine.node import CLASSES, Latencies, Promise
 from emulator.latency import COORDINATOR
@@ -74,8 +74,8 @@ class Toy(NodeBase):
 
     def unpacked(self, state: list[Any]) -> None:
         """Take over what :meth:`packed` returned."""
-        self.inbox = [wire.message_from_list(m) for m in state[0]]
-        self.mail = [wire.message_from_list(m) for m in state[1]]
+        self.inbox = [messages.message_from_list(m) for m in state[0]]
+        self.mail = [messages.message_from_list(m) for m in state[1]]
         self.seq, self.clock_ns, self.read_ns, self.reached_ns = state[2:6]
         self.wants_view, self.random = state[6:8]
         self.trace = [tuple(record) for record in state[8]]
@@ -105,7 +105,7 @@ class ToyCpu(Toy):
     def reads(self, message: Message | None) -> bool:
         # Ticks read, as do wakeups of this toy and tokens.
         if message is not None:
-            return bool(message[4] == wire.NOHZ_KICK)
+            return bool(message[4] == messages.NOHZ_KICK)
         return self.own_next_ns() != self.work_at
 
     def mail_matters(self) -> bool:
@@ -127,20 +127,20 @@ class ToyCpu(Toy):
     def handle(self, message: Message) -> None:
         op, args = message[4], message[5]
         self.note(10 + op, message[0], message[1], message[2])
-        if op == wire.DETACH:
+        if op == messages.DETACH:
             tasks = [[self.tasks.pop(), ""]] if self.tasks else []
-            self.send(self.nr_cpus, wire.DETACHED, (args[0], tasks, 0), self.clock_ns)
-        elif op == wire.ATTACH:
+            self.send(self.nr_cpus, messages.DETACHED, (args[0], tasks, 0), self.clock_ns)
+        elif op == messages.ATTACH:
             self.tasks += [task[0] for task in args[0]]
-        elif op == wire.ACTIVATE:
+        elif op == messages.ACTIVATE:
             self.tasks.append(args[0])
-        elif op == wire.COMMAND:
+        elif op == messages.COMMAND:
             assert args[0][1] != "fail", "told to fail"
             answer = "done" if args[0][1] == "kill" else "ok"
-            self.send(COORDINATOR, wire.COMMAND_DONE, (args[0], answer), self.clock_ns)
-        elif op in (wire.NOHZ_KICK, wire.DIO_DONE, wire.COMPLETION):
+            self.send(COORDINATOR, messages.COMMAND_DONE, (args[0], answer), self.clock_ns)
+        elif op in (messages.NOHZ_KICK, messages.DIO_DONE, messages.COMPLETION):
             self.wake_at = min(self.wake_at, self.clock_ns + 50 + self.pick(5_000))
-            if op == wire.NOHZ_KICK:
+            if op == messages.NOHZ_KICK:
                 self.note(4, self._look(self.clock_ns))
         self._publish()
 
@@ -192,20 +192,20 @@ class ToyCpu(Toy):
         what = self.pick(6)
         if what == 0 and self.nr_nodes > self.nr_cpus + 1:
             device = self.nr_cpus + 1 + self.pick(self.nr_nodes - self.nr_cpus - 1)
-            self.send(device, wire.DOORBELL, (now_ns,), now_ns + LATENCIES.device_ns)
+            self.send(device, messages.DOORBELL, (now_ns,), now_ns + LATENCIES.device_ns)
         elif what == 1:
-            self.send(self.nr_cpus, wire.BALANCE, (0, 0), now_ns + LATENCIES.balancer_ns)
+            self.send(self.nr_cpus, messages.BALANCE, (0, 0), now_ns + LATENCIES.balancer_ns)
         elif other == self.node_id:
             return
         elif what == 2 and len(self.tasks) > 1:
             pid = self.tasks.pop(0)
-            self.send(other, wire.ACTIVATE, (pid, [], 0, 0, 0), now_ns + LATENCIES.cpu_ns)
+            self.send(other, messages.ACTIVATE, (pid, [], 0, 0, 0), now_ns + LATENCIES.cpu_ns)
             self._publish()
         elif what == 3:
-            self.send(other, wire.DIO_DONE, (0, 0, 0, 0), now_ns + LATENCIES.coherence_ns)
+            self.send(other, messages.DIO_DONE, (0, 0, 0, 0), now_ns + LATENCIES.coherence_ns)
         else:
             delay = LATENCIES.cpu_ns + self.pick(3) * self.pick(2_000)
-            self.send(other, wire.NOHZ_KICK, (0, 0, 0, 0), now_ns + delay)
+            self.send(other, messages.NOHZ_KICK, (0, 0, 0, 0), now_ns + delay)
 
 
 class ToyBalancer(Toy):
@@ -228,10 +228,10 @@ class ToyBalancer(Toy):
 
     def handle(self, message: Message) -> None:
         self.note(10 + message[4], message[0], message[1], message[2])
-        if message[4] == wire.BALANCE:
+        if message[4] == messages.BALANCE:
             self.asked.append([self.clock_ns + self.pick(2) * 2_000, message[1]])
             self.asked.sort()
-        elif message[4] == wire.DETACHED:
+        elif message[4] == messages.DETACHED:
             self._attach(message[5])
 
     def fire(self, now_ns: int) -> None:
@@ -241,7 +241,7 @@ class ToyBalancer(Toy):
         self.note(5, asker, longest, sum(sum(facts) for facts in lengths))
         self.board.publish(self.node_id, now_ns, (asker, longest))
         if longest != asker:
-            self.send(longest, wire.DETACH, ([asker],), now_ns)
+            self.send(longest, messages.DETACH, ([asker],), now_ns)
 
     def snapshot(self) -> list[Any]:
         return [self.packed(), self.asked]
@@ -254,7 +254,7 @@ class ToyBalancer(Toy):
         env, tasks, _ = args
         if tasks:
             effect = self.clock_ns + LATENCIES.coherence_ns
-            self.send(env[0], wire.ATTACH, (tasks, 0, 0), effect)
+            self.send(env[0], messages.ATTACH, (tasks, 0, 0), effect)
 
 
 class ToyDevice(Toy):
@@ -279,7 +279,7 @@ class ToyDevice(Toy):
     def fire(self, now_ns: int) -> None:
         _, cpu = self.queue.pop(0)
         self.note(6, cpu)
-        self.send(cpu, wire.COMPLETION, (0, 0), now_ns + LATENCIES.cpu_ns)
+        self.send(cpu, messages.COMPLETION, (0, 0), now_ns + LATENCIES.cpu_ns)
 
     def snapshot(self) -> list[Any]:
         return [self.packed(), self.queue]

@@ -33,7 +33,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from heapq import heappush
 
-from emulator import wire
+from emulator import messages
 from emulator.engine.board import BOOT_NS, HistoryBoard, Publication, View, ViewFeed
 from emulator.engine.conservation import Ledger
 from emulator.engine.node import TO_BALANCER, Latencies, Promise
@@ -290,7 +290,7 @@ class Windows:
 
     def _hold(self, message: Message) -> None:
         node = message[3]
-        passive = message[4] < wire.PASSIVE_OPS_END
+        passive = message[4] < messages.PASSIVE_OPS_END
         held = (self._held_mail if passive else self._held)[node]
         heappush(held, message)
         # A later message changes nothing, nor does mail that would not make the node do anything.

@@ -2,13 +2,13 @@
 
 import pytest
 
-from emulator import wire
+from emulator import messages
 from emulator.engine.conservation import ConservationError, Ledger, audit_books, pids_owned
 from emulator.types import Message
 
 
 def attach(seq: int, source: int, target: int, *pids: int) -> Message:
-    return (100 + seq, source, seq, target, wire.ATTACH, ([[pid, ""] for pid in pids], 0, 0))
+    return (100 + seq, source, seq, target, messages.ATTACH, ([[pid, ""] for pid in pids], 0, 0))
 
 
 def test_a_task_travels_and_is_found_at_its_target() -> None:
@@ -73,7 +73,7 @@ def test_tasks_that_a_dead_cpu_leaves_travel_like_all_others() -> None:
     first = attach(1, 8, 2, 41)
     ledger.sent(first)
     ledger.handed_over(first)
-    handed_over: Message = (200, 2, 5, 3, wire.ADOPT, ([[41, ""]], []))
+    handed_over: Message = (200, 2, 5, 3, messages.ADOPT, ([[41, ""]], []))
     ledger.sent(handed_over)
     assert set(ledger.flights) == {41}
     ledger.handed_over(handed_over)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from emulator import wire
+from emulator import messages
 from emulator.engine.board import HistoryBoard
 from emulator.engine.node import CLASSES, Latencies, Promise
 from emulator.engine.turns import TurnsBox
@@ -101,7 +101,7 @@ class ToyTurnCpu(NodeBase):
             if value < self.timer_watch_ns:
                 self.limit_ns = self.now
         elif what == "kick":
-            self.send(value, wire.NOHZ_KICK, (0, 0), self.now + LATENCIES.cpu_ns)
+            self.send(value, messages.NOHZ_KICK, (0, 0), self.now + LATENCIES.cpu_ns)
         self.end = NEVER if what == "halt" or not self.script else self.now + self.script[0][0]
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emulator import wire
+from emulator import messages
 from emulator.engine.board import HistoryBoard
 from emulator.engine.commands import Commands
 from emulator.engine.conservation import pids_owned
@@ -80,8 +80,14 @@ def test_a_long_run_is_the_same_and_moves_tasks_and_mail() -> None:
     books, core = run_windows(plan, 3)
     assert books == expected
     codes = {record[1] - 10 for book in expected.values() for record in book["trace"]}
-    assert {wire.DETACH, wire.DETACHED, wire.ATTACH, wire.ACTIVATE, wire.DIO_DONE} <= codes
-    assert {wire.BALANCE, wire.DOORBELL, wire.COMPLETION} <= codes
+    assert {
+        messages.DETACH,
+        messages.DETACHED,
+        messages.ATTACH,
+        messages.ACTIVATE,
+        messages.DIO_DONE,
+    } <= codes
+    assert {messages.BALANCE, messages.DOORBELL, messages.COMPLETION} <= codes
     assert core.messages > 1000
 
 
@@ -115,11 +121,11 @@ def test_timed_commands_are_handled_at_their_time_before_own_events() -> None:
     plan = toy_plan([2, 0], 5, TICK_NS, commands=commands)
     expected = inline_books(plan)
     assert any(
-        r[:4] == [5_000, 10 + wire.COMMAND, 5_000, COORDINATOR] for r in expected[0]["trace"]
+        r[:4] == [5_000, 10 + messages.COMMAND, 5_000, COORDINATOR] for r in expected[0]["trace"]
     )
     books, core = run_windows(plan, 1)
     assert books == expected
-    assert [message[4] for message in core.answers] == [wire.COMMAND_DONE] * 2
+    assert [message[4] for message in core.answers] == [messages.COMMAND_DONE] * 2
     assert run_inline(plan).commands == [
         (5_000, ["cpu", "load", 0], "ok"),
         (5_000, ["cpu", "load", 1], "ok"),
@@ -184,7 +190,7 @@ def test_a_promise_is_void_from_the_first_message_not_answered_for() -> None:
     core = windows_of(2, sends(100), sends(200), Promise())
     (grant,) = [grant for grant in core.grants() if grant.node == 0]
     assert grant.bound_ns == 10 * TICK_NS
-    message = (3_000, 0, 1, 1, wire.NOHZ_KICK, (0, 0))
+    message = (3_000, 0, 1, 1, messages.NOHZ_KICK, (0, 0))
     core.reply(0, sends(3_500), [message], [])
     # Node 1 still runs and has not seen the message.
     (grant,) = core.grants()
@@ -199,7 +205,7 @@ def test_a_promise_is_void_from_the_first_message_not_answered_for() -> None:
 
 
 def test_mail_wakes_only_a_node_that_it_matters_to() -> None:
-    mail = (1_000, 0, 1, 1, wire.DIO_DONE, (0, 0))
+    mail = (1_000, 0, 1, 1, messages.DIO_DONE, (0, 0))
     for mail_ns, woken in ((NEVER, False), (0, True)):
         core = windows_of(2, sends(100), Promise(mail_ns=mail_ns), Promise())
         core.grants()
@@ -229,11 +235,11 @@ def test_detach_is_answered_within_the_instant() -> None:
     core = windows_of(2, sends(2_000), sends(5_000), sends(2_000, cpu=2_000))
     (grant,) = core.grants()
     assert grant.node == 2
-    core.reply(2, Promise(2_000, NEVER), [(2_000, 2, 1, 0, wire.DETACH, ([1],))], [])
+    core.reply(2, Promise(2_000, NEVER), [(2_000, 2, 1, 0, messages.DETACH, ([1],))], [])
     (grant,) = core.grants()
     assert (grant.node, grant.bound_ns) == (0, 2_001)
     assert core.grants() == []
-    detached = (2_000, 0, 1, 2, wire.DETACHED, ([1], [[7, ""]], 0))
+    detached = (2_000, 0, 1, 2, messages.DETACHED, ([1], [[7, ""]], 0))
     core.reply(0, Promise(2_000, 2_000), [detached], [])
     (grant,) = core.grants()
     assert (grant.node, grant.messages) == (2, [detached])
