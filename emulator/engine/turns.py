@@ -213,8 +213,9 @@ class TurnsBox(InlineBox):
         # Timers that are due already have fired: they wait for their CPU to get the host.
         deadline = now_ns + DEADLINE_MAX_NS
         for cpu in self._cpus:
-            if now_ns < cpu.next_timer_ns() < deadline:
-                deadline = cpu.next_timer_ns()
+            timer_ns = cpu.next_timer_ns()
+            if now_ns < timer_ns < deadline:
+                deadline = timer_ns
         for device in self._devices:
             if now_ns < device.next_event_ns() < deadline:
                 deadline = device.next_event_ns()

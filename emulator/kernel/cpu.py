@@ -50,6 +50,7 @@ from emulator.kernel.process import WAIT_NAMES, TaskRun
 from emulator.kernel.request import Request
 from emulator.kernel.sched import Rq, Task
 from emulator.kernel.workqueue import WorkerPool
+from emulator.messages import COMPLETION
 from emulator.types import (
     COORDINATOR,
     NEVER,
@@ -517,7 +518,7 @@ class Cpu:
         """Whether the CPU sits in the idle loop's halt with nothing to do and no IPI on its way."""
         if self.f_kind != frames.HALT or self.irqs or self.ipis:
             return False
-        return not any(message[4] in mail.INTERRUPTING for message in self.inbox)
+        return not (self.inbox and any(message[4] in mail.INTERRUPTING for message in self.inbox))
 
     def next_timer_ns(self) -> int:
         """Return for when the CPU's timer is programmed, announced completions included, or NEVER.
@@ -529,7 +530,7 @@ class Cpu:
             or any(frame[0] in frames.CLOCK_EVENTS for frame in self.stack)
         ):
             return NEVER
-        if any(irq[0] == frames.IRQ_DEVICE for irq in self.irqs):
+        if self.irqs and any(irq[0] == frames.IRQ_DEVICE for irq in self.irqs):
             return NEVER
         return self._earliest_timer_ns()
 
@@ -539,7 +540,7 @@ class Cpu:
             if timer[0] < earliest and timer[2] != frames.IRQ_IPI:
                 earliest = timer[0]
         for message in self.inbox:
-            if message[4] == messages.COMPLETION and message[0] < earliest:
+            if message[0] < earliest and message[4] == COMPLETION:
                 earliest = message[0]
         return earliest
 
