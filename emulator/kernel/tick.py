@@ -70,8 +70,6 @@ def scheduler_tick(cpu: Cpu) -> None:
                 rq.preempt_gran,
                 why,
             )
-    elif rq.need_resched:
-        pass
     cpu.publish()
     rq.idle_balance = curr is rq.idle and rq.nr_running == 0
     trigger_load_balance(cpu)
