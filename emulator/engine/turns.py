@@ -160,23 +160,25 @@ class TurnsBox(InlineBox):
 
     def _take_host(self, now_ns: int) -> None:
         nr_cpus = len(self._cpus)
-        for step in range(1, nr_cpus + 1):
-            candidate = (self._last + step) % nr_cpus
-            cpu = self._cpus[candidate]
-            if not cpu.is_halted() or cpu.next_timer_ns() <= now_ns:
-                break
-        else:
+        timers = [cpu.next_timer_ns() for cpu in self._cpus]
+        wants = [
+            timer_ns <= now_ns or not cpu.is_halted()
+            for cpu, timer_ns in zip(self._cpus, timers, strict=True)
+        ]
+        if True not in wants:
             return
+        candidate = (self._last + 1) % nr_cpus
+        while not wants[candidate]:
+            candidate = (candidate + 1) % nr_cpus
+        cpu = self._cpus[candidate]
         self.handovers += candidate != self._last
-        self._deadline_ns = self._next_deadline_ns(now_ns)
+        self._deadline_ns = self._next_deadline_ns(now_ns, timers)
         if self._alone and candidate > self._last:
             self._count_slices(now_ns - 1)  # the round goes on with the slices of its kind
         if candidate <= self._last:
             self._slice_ns = max((self._deadline_ns - now_ns) // nr_cpus, 1)
             self._round_ns = now_ns
-        self._alone = candidate <= self._last and not any(
-            self._wants_host(other, now_ns) for other in self._cpus if other is not cpu
-        )
+        self._alone = candidate <= self._last and wants.count(True) == 1
         self._holder = self._last = candidate
         self._slice_end_ns = NEVER if self._alone else now_ns + self._slice_ns
         cpu.timer_watch_ns = self._deadline_ns
@@ -209,11 +211,10 @@ class TurnsBox(InlineBox):
             self._last = len(self._cpus) - 1  # expired timers are looked at between two rounds
         self._holder = -1
 
-    def _next_deadline_ns(self, now_ns: int) -> int:
+    def _next_deadline_ns(self, now_ns: int, timers: list[int]) -> int:
         # Timers that are due already have fired: they wait for their CPU to get the host.
         deadline = now_ns + DEADLINE_MAX_NS
-        for cpu in self._cpus:
-            timer_ns = cpu.next_timer_ns()
+        for timer_ns in timers:
             if now_ns < timer_ns < deadline:
                 deadline = timer_ns
         for device in self._devices:
