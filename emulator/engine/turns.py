@@ -9,14 +9,16 @@ lost it, and its due timers wait.  The holder gives the host up
 * when it halts,
 * when a timer of any CPU expires,
 * when it arms a timer earlier than all that are pending,
-* when its slice is over: the time until the next timer of any CPU or event of a device, as it was
-  when the round began, divided by the number of CPUs.
+* when its slice is over: the time until the next timer of any CPU, as it was when the round began,
+  divided by the number of CPUs.
 
 The next holder is the next CPU in order that is not halted or has a timer due; a round begins with
-the lowest, and anew whenever a timer has expired.  While nobody else wants the host, giving it up at the end of a slice changes nothing, so
-the slices are counted only once somebody does (:meth:`TurnsBox._count_slices`).  A message makes no
-turn.  What it does to a runqueue it does at its stamp, host or no host; an interrupt that it raises
-waits for the host.
+the lowest, and anew whenever a timer has expired.  While nobody else wants the host, giving it up at
+the end of a slice changes nothing, so the slices are counted only once somebody does
+(:meth:`TurnsBox._count_slices`).  A disk has no timers here: its completions are known ahead.
+
+A message makes no turn.  What it does to a runqueue it does at its stamp, host or no host; an
+interrupt that it raises waits for the host.
 
 CPUs that can take turns offer a little more than other nodes: :class:`TurnCpu`.  This engine is for
 comparison with measurements taken that way; no box of processes can do it.
@@ -76,7 +78,6 @@ class TurnsBox(InlineBox):
         "_alone",
         "_cpus",
         "_deadline_ns",
-        "_devices",
         "_holder",
         "_last",
         "_round_ns",
@@ -93,7 +94,6 @@ class TurnsBox(InlineBox):
         latencies: Latencies,
     ) -> None:
         self._cpus = [cast(TurnCpu, node) for node in nodes[:nr_cpus]]
-        self._devices = list(nodes[nr_cpus + 1 :])
         self._holder = -1  # the CPU that has the host
         self._last = nr_cpus - 1  # the one that had it last: the search begins after it
         self._slice_end_ns = 0
@@ -217,7 +217,4 @@ class TurnsBox(InlineBox):
         for timer_ns in timers:
             if now_ns < timer_ns < deadline:
                 deadline = timer_ns
-        for device in self._devices:
-            if now_ns < device.next_event_ns() < deadline:
-                deadline = device.next_event_ns()
         return deadline

@@ -90,7 +90,7 @@ class Restored:
         if isinstance(box, TurnsBox):
             nodes: list[Any] = sorted(box._nodes, key=lambda one: one.node_id)
             nr_cpus = self.spec.machine.nr_cpus
-            box._cpus, box._devices = nodes[:nr_cpus], nodes[nr_cpus + 1 :]
+            box._cpus = nodes[:nr_cpus]
 
 
 def nothing() -> None:
