@@ -69,7 +69,7 @@ def _run(errand: Errand, out: Path) -> Report:
     command = [sys.executable, "-c", _START, "run", errand.box, "--quiet", "--no-logs"]
     command += ["--out", str(out), *errand.options]
     done = subprocess.run(  # noqa: S603
-        command, capture_output=True, text=True, check=False, env=_environment()
+        command, capture_output=True, text=True, check=False, env=environment()
     )
     results = _results(out)
     # The rings of many runs would fill the disk; the figures are in the results already.
@@ -77,8 +77,8 @@ def _run(errand: Errand, out: Path) -> Report:
     return Report(errand, results, done.stderr.strip()[-ERROR_CHARS_MAX:])
 
 
-# A checkout is found wherever the command was given, as the launcher finds it.
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return the environment of a run apart: a checkout is found wherever the command was given."""
     places = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
 

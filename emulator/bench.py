@@ -5,7 +5,7 @@ Theory of operation
 Every figure is of a run in a process of its own, one at a time, taken from its ``results.json``:
 emulated seconds per second of the host, windows and messages per emulated second (these are counts
 and do not depend on the host), Python time and records per IO, the time until a box is up, memory
-of a CPU's process.  A run that fails shows as a line without figures.
+of a CPU's process; and allocations per IO (:mod:`emulator.allocations`).  A run that fails shows as a line without figures.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from emulator.allocations import LIBRARY, allocations_per_io
 from emulator.apart import Errand, Report, run_apart
 from emulator.types import NSEC_PER_SEC
 
@@ -42,8 +43,8 @@ class Speed:
     start_s: float
     windows: int
     messages: int
-    ios: int
-    records: int
+    iops: float
+    records_per_s: float  #: emulated, as all rates
     cpu_rss_bytes: tuple[int, ...]  #: of the CPUs' processes
 
 
@@ -58,7 +59,7 @@ def run_bench(quick: bool) -> int:
             table.add_row(*_row(report))
             reports.append(report)
         console.print(table, "")
-    for line in [*failure_lines(reports), *memory_lines(reports)]:
+    for line in [*failure_lines(reports), *memory_lines(reports), *allocation_lines(reports)]:
         console.print(line, highlight=False, markup=False)
     return 2 if any(speed_of(report) is None for report in reports) else 0
 
@@ -98,8 +99,8 @@ def speed_of(report: Report) -> Speed | None:
         start_s=engine["start_s"],
         windows=engine["windows"],
         messages=engine["messages"],
-        ios=round((figures["iops"] or 0) * figures["window_s"]),
-        records=figures["records"],
+        iops=figures["iops"] or 0.0,
+        records_per_s=figures["records"] / figures["window_s"],
         cpu_rss_bytes=_cpu_memory(engine["agents"]),
     )
 
@@ -131,8 +132,9 @@ def _row(report: Report) -> list[str]:
 
 
 def _figures(speed: Speed, engine: str) -> list[str]:
-    per_io = "-" if not speed.ios else f"{speed.run_s * 1e6 / speed.ios:.0f}"
-    records = "-" if not speed.ios else f"{speed.records / speed.ios:.1f}"
+    host_us = speed.run_s * 1e6 / speed.emulated_s
+    per_io = "-" if not speed.iops else f"{host_us / speed.iops:.0f}"
+    records = "-" if not speed.iops else f"{speed.records_per_s / speed.iops:.1f}"
     return [
         f"{speed.emulated_s / speed.run_s:.2f}x",
         f"{speed.windows / speed.emulated_s:,.0f}",
@@ -168,3 +170,22 @@ def memory_lines(reports: Iterable[Report]) -> Iterator[str]:
                 f"{report.errand.box}: {len(sizes)} CPU processes, "
                 f"{mean:.1f} MiB resident each, {max(sizes):.1f} MiB at most"
             )
+
+
+def allocation_lines(reports: Iterable[Report]) -> Iterator[str]:
+    """Yield the allocations per IO of the three boxes, counted in runs of their own."""
+    for report in reports:
+        errand, speed = report.errand, speed_of(report)
+        if (
+            errand.box not in THREE_BOXES
+            or "inline" not in errand.options
+            or "--set" in errand.options
+        ):
+            continue
+        if speed is None:
+            continue
+        count = allocations_per_io(errand.box, speed.iops)
+        if count is None:
+            yield f"allocations per IO: not counted, there is no {LIBRARY} here"
+            return
+        yield f"{errand.box}: {count:,.0f} allocations per IO inline, free lists not counted"

@@ -41,7 +41,7 @@ def test_speed_is_emulated_time_over_the_time_of_the_run_without_its_start() -> 
     speed = speed_of(Report(ERRAND, RESULTS))
     assert speed is not None
     assert speed.emulated_s / speed.run_s == 0.5
-    assert (speed.ios, speed.records) == (40_000, 400_000)
+    assert (speed.iops, speed.records_per_s) == (10_000, 100_000)
 
 
 @pytest.mark.parametrize("results", [None, {**RESULTS, "complete": False}])
@@ -67,7 +67,9 @@ def test_the_tables_show_every_run(
         return (Report(errand, results, "it broke") for errand in errands)
 
     monkeypatch.setattr(bench, "run_apart", run_apart)
+    monkeypatch.setattr(bench, "allocations_per_io", lambda _box, iops: iops / 40)
     assert run_bench(quick=True) == status
     shown = capsys.readouterr().out
+    assert shown.count("250 allocations per IO") == (3 if status == 0 else 0)
     assert ("0.50x" in shown) == (status == 0)
     assert ("it broke" in shown) == (status == 2)
