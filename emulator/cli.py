@@ -60,6 +60,15 @@ def mistakes_of(*kinds: type[Exception]) -> Iterator[None]:
         raise Failure(str(error)) from error
 
 
+overriding = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the box file, such as machine.cpus=16.",
+)
+
+
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 passed, 1 failed, 2 no verdict, or the command was not understood.",
@@ -85,13 +94,7 @@ def boxes() -> None:
 
 @cli.command(short_help="Validate a box and print it, resolved.")
 @click.argument("box")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the box file, such as machine.cpus=16.",
-)
+@overriding
 def check(box: str, overrides: tuple[str, ...]) -> None:
     """Validate BOX (a name or a file) and print it with every default spelled out."""
     from emulator.config import BoxError, load_box
@@ -106,13 +109,7 @@ def check(box: str, overrides: tuple[str, ...]) -> None:
 
 @cli.command(short_help="Run a box; say what happened and why.")
 @click.argument("box")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the box file, such as machine.cpus=16.",
-)
+@overriding
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of all randomness in the run.")
 @click.option(
     "--for", "duration", metavar="TIME", help="Emulated time to run, such as 5s or 300ms."

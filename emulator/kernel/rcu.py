@@ -17,8 +17,8 @@ reports.  The kthread looks when its timeout has expired: CPUs that are idle the
 Departures from the kernel: callbacks are pending if this CPU has made a request since its last
 tick, whatever the state of the grace period, so a kept tick is kept for one period (on the measured
 guest 512-byte IO shows kept ticks and a submitter bound to two of four CPUs shows none, so it is off
-by default); what they free is not modelled; a grace period is always wanted; a CPU sees the others'
-reports as of the coherence latency, so of two that report at once neither may take itself for the
+by default); what they free is not modelled; a grace period is always wanted; the look counts CPUs that
+are idle then, not those that were idle since the last look; a CPU sees the others' reports as of the coherence latency, so of two that report at once neither may take itself for the
 last, and the kthread's timeout ends the grace period.
 """
 
