@@ -143,7 +143,9 @@ class Machine(_Model):
 class Kernel(_Model):
     """The emulated kernel: a version and every switch on top of it, by kernel names."""
 
-    version: Version = Field("5.4", description="kernel version, quoted; built: 5.4")
+    version: Version = Field(
+        "5.4", description="kernel version, quoted: 5.4, 5.6, 5.10, 5.15, 6.1, 6.6 or 6.12"
+    )
     preset: str | None = Field(None, description="sysctls by tuned profile name, `config/presets`")
     sysctl: dict[str, int] = Field(
         default_factory=dict, description="sysctls by full name, plain numbers (ns)"
@@ -151,7 +153,12 @@ class Kernel(_Model):
     features: dict[str, bool] | list[str] = Field(
         default_factory=dict, description="sched features: `{WA_BIAS: false}` or `[NO_WA_BIAS]`"
     )
-    policies: list[str] = Field(default_factory=list, description="remedies by name; none yet")
+    policies: list[str] = Field(
+        default_factory=list, description="remedies of the thread by name, see below"
+    )
+    rules: dict[str, bool | int] = Field(
+        default_factory=dict, description="single rules, whatever version and policies say"
+    )
     rcu_callbacks: bool = Field(
         False, description="IO leaves RCU callbacks, so the next tick of its CPU raises RCU"
     )

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+from emulator.rules import Rules
 from emulator.types import (
     BoxEvent,
     BoxSpec,
@@ -117,6 +118,7 @@ def _kernel_to_plain(kernel: KernelSpec) -> list[Any]:
         dict(kernel.features),
         dict(kernel.sysctls),
         list(kernel.policies),
+        [value for _name, value in kernel.rules],
         kernel.rcu_callbacks,
         kernel.rcu_needs_cpu,
     ]
@@ -125,8 +127,16 @@ def _kernel_to_plain(kernel: KernelSpec) -> list[Any]:
 
 
 def _kernel_from_plain(plain: list[Any]) -> KernelSpec:
-    version, features, sysctls, policies, callbacks, needs_cpu = plain
-    return KernelSpec(version, dict(features), dict(sysctls), tuple(policies), callbacks, needs_cpu)
+    version, features, sysctls, policies, rules, callbacks, needs_cpu = plain
+    return KernelSpec(
+        version,
+        dict(features),
+        dict(sysctls),
+        tuple(policies),
+        Rules(*rules),
+        callbacks,
+        needs_cpu,
+    )
 
 
 def _disk_to_plain(disk: DiskSpec) -> list[Any]:

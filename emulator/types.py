@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 Time is integer nanoseconds of emulated time since boot.  A set of CPUs is an ``int`` bitmask
 (bit *n* is CPU *n*), as in the kernel's ``cpumask``; people write and read it as a cpulist
-(``0-3,8``).  Nothing in this module does I/O, reads a clock or knows another room.
+(``0-3,8``).  Nothing in this module does I/O, reads a clock or knows another room but the
+table of rules.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NewType, Protocol
+
+from emulator.rules import Rules
 
 CpuId = NewType("CpuId", int)
 Pid = NewType("Pid", int)
@@ -330,6 +333,7 @@ class KernelSpec:
     features: dict[str, bool]  #: sched features by kernel name, complete
     sysctls: dict[str, int]  #: ``kernel.sched_…`` and others by kernel name, complete; ns
     policies: tuple[str, ...] = ()
+    rules: Rules = Rules()  #: the version's, the policies' and the box's own switches together
     rcu_callbacks: bool = False  #: IO leaves RCU callbacks: the CPU's next tick raises RCU
     rcu_needs_cpu: bool = False  #: until then an idle CPU keeps its tick
 
@@ -407,7 +411,7 @@ class BoxSpec:
 RQ_FLAGS = 0  #: RQF_* bits
 RQ_NR_RUNNING = 1  #: rq.nr_running, all classes, a queued stopper included
 RQ_H_NR_RUNNING = 2  #: cfs.h_nr_running
-RQ_RUNNABLE_LOAD_AVG = 3  #: cfs.avg as of its last update, not aged by the publisher
+RQ_RUNNABLE_LOAD_AVG = 3  #: cfs.avg as of its last update; with rules.runnable_avg, runnable_avg
 RQ_LOAD_AVG = 4
 RQ_UTIL_AVG = 5
 RQ_UTIL_EST_ENQUEUED = 6
@@ -445,7 +449,9 @@ BAL_HEADER = 6
 BAL_NEXT_BALANCE = 0  #: column: rq.next_balance, jiffies
 BAL_IDLE_NEXT = 1  #: column: lowest domain's last_balance + idle interval, NEVER without domains
 BAL_MAX_IDLE_COST = 2  #: column: rq.max_idle_balance_cost, ns
-BAL_COLUMNS = 3
+BAL_NR_IDLE_SCAN = 3  #: column: nr_idle_scan of the CPU's LLC (SIS_UTIL)
+BAL_NEWIDLE_COST = 4  #: column: max_newidle_lb_cost of the CPU's lowest domain, ns
+BAL_COLUMNS = 5
 
 # -- What CPUs and the balancer or a device say to each other -------------------------------------------------
 

@@ -132,6 +132,7 @@ class Balancer(NodeBase):
             machine.hz,
             spec.costs.balance_pass_ns,
             spec.costs.nohz_cpu_ns,
+            spec.kernel.rules,
         )
         self.rb.effects = self
         for name, value in spec.kernel.sysctls.items():
@@ -219,6 +220,8 @@ class Balancer(NodeBase):
             rb.nohz.pack(),
             list(rb.next_balance),
             list(rb.max_idle_cost),
+            list(rb.nr_idle_scan),
+            list(rb.newidle_cost),
             [rb.overload_ns, rb.serialize_cpu, rb.migration_cost, rb.max_interval],
             [view.now_ns, view.active_mask, view.nr_migrate],
             [None if r is None else list(r) for r in view.active_balance],
@@ -242,15 +245,16 @@ class Balancer(NodeBase):
         self.runs = {run.cpu: run for run in runs}
         rb.nohz.unpack(state[6])
         rb.next_balance, rb.max_idle_cost = list(state[7]), list(state[8])
-        rb.overload_ns, rb.serialize_cpu, rb.migration_cost, rb.max_interval = state[9]
-        view.now_ns, view.active_mask, view.nr_migrate = state[10]
-        view.active_balance = [None if r is None else list(r) for r in state[11]]
-        view.rqs = {cpu: tuple(facts) for cpu, facts in state[12]}
+        rb.nr_idle_scan, rb.newidle_cost = list(state[9]), list(state[10])
+        rb.overload_ns, rb.serialize_cpu, rb.migration_cost, rb.max_interval = state[11]
+        view.now_ns, view.active_mask, view.nr_migrate = state[12]
+        view.active_balance = [None if r is None else list(r) for r in state[13]]
+        view.rqs = {cpu: tuple(facts) for cpu, facts in state[14]}
         rb.note_due(range(self.machine.nr_cpus))
-        self.totals = [list(row) for row in state[13]]
-        self.published = tuple(state[14])
-        self.warm = state[15]
-        self.warmup = [list(row) for row in state[16]]
+        self.totals = [list(row) for row in state[15]]
+        self.published = tuple(state[16])
+        self.warm = state[17]
+        self.warmup = [list(row) for row in state[18]]
 
     # -- Effects of runs -------------------------------------------------------------------------
 
@@ -442,6 +446,8 @@ class Balancer(NodeBase):
             *rb.next_balance,
             *rb.idle_next,
             *rb.max_idle_cost,
+            *rb.nr_idle_scan,
+            *rb.newidle_cost,
         )
         if facts != self.published:
             self.published = facts

@@ -46,6 +46,7 @@ from emulator.balance.topology import (
     idle_next_balance,
     max_load_balance_interval,
 )
+from emulator.rules import Rules
 from emulator.tracepoints import MIGRATE_NEWIDLE, MIGRATE_NOHZ, MIGRATE_PERIODIC
 from emulator.types import (
     BALANCE_NEWIDLE,
@@ -97,22 +98,32 @@ class Rebalancer:
         "max_idle_cost",
         "max_interval",
         "migration_cost",
+        "newidle_cost",
         "next_balance",
         "nohz",
         "nohz_cpu_ns",
+        "nr_idle_scan",
         "overload_ns",
         "pass_ns",
+        "rules",
         "serialize_cpu",
         "view",
     )
 
     def __init__(
-        self, domains: SchedDomains, view: RqView, hz: int, pass_ns: int, nohz_cpu_ns: int
+        self,
+        domains: SchedDomains,
+        view: RqView,
+        hz: int,
+        pass_ns: int,
+        nohz_cpu_ns: int,
+        rules: Rules = Rules(),
     ) -> None:
         nr_cpus = len(domains.sd)
         self.effects: Effects
         self.domains = domains
         self.generation = 0  # of the domains
+        self.rules = rules
         self.view = view
         self.nohz = Nohz(hz)
         self.hz = hz
@@ -122,6 +133,8 @@ class Rebalancer:
         self.max_interval = max_load_balance_interval(hz, nr_cpus)  # jiffies
         self.next_balance = [0] * nr_cpus  # rq->next_balance, jiffies
         self.max_idle_cost = [500_000] * nr_cpus  # rq->max_idle_balance_cost
+        self.nr_idle_scan = [0] * nr_cpus  # sd_llc_shared->nr_idle_scan, see BAL_NR_IDLE_SCAN
+        self.newidle_cost = [0] * nr_cpus  # see BAL_NEWIDLE_COST
         self.idle_next: list[int] = []  # BAL_IDLE_NEXT
         self.note_due(range(nr_cpus))
         self.overload_ns = 0  # see BAL_OVERLOAD_NS

@@ -1,65 +1,62 @@
-"""The kernel of a box: version, sched features and sysctls by their kernel names, presets.
+"""The kernel of a box: version, policies, rules, sched features and sysctls by their names, presets.
 
-What a version has is a table here; nothing else in this file knows versions.  Sysctls whose
-default the kernel computes from the number of online CPUs (latency and the two granularities) are
-left out unless somebody wrote them, because writing them is an act of its own: it sets
-``nr_latency`` and stops at the value written until the next CPU goes on- or offline.
+What a version has stands in :mod:`emulator.rules`; here the box's words are laid over it, in the
+order version, policies, rules.  Sysctls whose default the kernel computes from the number of online
+CPUs (latency and the granularities) are left out unless somebody wrote them, because writing them is
+an act of its own: it sets ``nr_latency`` and stops at the value written until the next CPU goes on-
+or offline.
+
+Departure: from 5.13 on the granularities are files below ``/sys/kernel/debug/sched`` and no sysctls
+any more; a box goes on calling them ``kernel.sched_…_ns``.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emulator.boxfile.problems import Path, Report
+from emulator.rules import (
+    FEATURES,
+    POLICIES,
+    RULES,
+    VERSIONS,
+    Rules,
+    changed,
+    missing_needs,
+    policy_switches,
+    rules_of,
+)
 from emulator.types import KernelSpec
 
 if TYPE_CHECKING:
     from emulator.config import Kernel
 
-#: Versions that the project is about; only those in FEATURES are built.
-VERSIONS = ("5.4", "5.6", "5.10", "5.15", "6.1", "6.6", "6.12")
-
-#: Per version, every sched feature and its default.
-FEATURES: dict[str, dict[str, bool]] = {
-    "5.4": {
-        "GENTLE_FAIR_SLEEPERS": True,
-        "START_DEBIT": True,
-        "NEXT_BUDDY": False,
-        "LAST_BUDDY": True,
-        "CACHE_HOT_BUDDY": True,
-        "WAKEUP_PREEMPTION": True,
-        "HRTICK": False,
-        "DOUBLE_TICK": False,
-        "NONTASK_CAPACITY": True,
-        "TTWU_QUEUE": True,
-        "SIS_AVG_CPU": False,
-        "SIS_PROP": True,
-        "WARN_DOUBLE_CLOCK": False,
-        "RT_PUSH_IPI": True,
-        "RT_RUNTIME_SHARE": True,
-        "LB_MIN": False,
-        "ATTACH_AGE_LOAD": True,
-        "WA_IDLE": True,
-        "WA_WEIGHT": True,
-        "WA_BIAS": True,
-        "UTIL_EST": True,
-    },
-}
-
 _SEC = 1_000_000_000
 _INT_MAX = (1 << 31) - 1
 
-#: sysctl: lowest and highest value the kernel accepts, and its default (None: from the CPU count).
-SYSCTLS: dict[str, tuple[int, int, int | None]] = {
-    "kernel.sched_latency_ns": (100_000, _SEC, None),
-    "kernel.sched_min_granularity_ns": (100_000, _SEC, None),
-    "kernel.sched_wakeup_granularity_ns": (0, _SEC, None),
-    "kernel.sched_migration_cost_ns": (0, _INT_MAX, 500_000),
-    "kernel.sched_nr_migrate": (0, _INT_MAX, 32),
-    "kernel.sched_child_runs_first": (0, 1, 0),
-    "kernel.sched_tunable_scaling": (0, 2, 1),
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """What may be written to a sysctl, what it is if nothing is, and which kernels have it."""
+
+    low: int
+    high: int
+    default: int | None  #: None: from the number of online CPUs
+    eevdf: bool | None = None  #: only with EEVDF, only without (False), or both
+
+
+SYSCTLS: dict[str, Sysctl] = {
+    "kernel.sched_latency_ns": Sysctl(100_000, _SEC, None, eevdf=False),
+    "kernel.sched_min_granularity_ns": Sysctl(100_000, _SEC, None, eevdf=False),
+    "kernel.sched_wakeup_granularity_ns": Sysctl(0, _SEC, None, eevdf=False),
+    "kernel.sched_base_slice_ns": Sysctl(100_000, _SEC, None, eevdf=True),
+    "kernel.sched_migration_cost_ns": Sysctl(0, _INT_MAX, 500_000),
+    "kernel.sched_nr_migrate": Sysctl(0, _INT_MAX, 32),
+    "kernel.sched_child_runs_first": Sysctl(0, 1, 0, eevdf=False),
+    "kernel.sched_tunable_scaling": Sysctl(0, 2, 1),
 }
 
 
@@ -68,53 +65,54 @@ def resolve_kernel(
 ) -> KernelSpec | None:
     """Return the kernel with every switch decided, or None if it cannot be.
 
-    ``presets`` are sysctls by preset name; what the box says itself wins.
+    ``presets`` are sysctls by preset name, of which a kernel takes those that it has; what the box
+    says itself wins.
     """
     before = len(report.problems)
-    if kernel.version not in FEATURES:
-        built = ", ".join(FEATURES)
-        message = f"{kernel.version} is not built yet; built: {built}"
-        if kernel.version not in VERSIONS:
-            message = f"no such version; known: {', '.join(VERSIONS)}; built: {built}"
-        report.at(("kernel", "version"), message)
+    if kernel.version not in VERSIONS:
+        known = ", ".join(VERSIONS)
+        report.at(("kernel", "version"), f"no such version; there are {known}")
         return None
     features = _features(kernel, report)
-    written: dict[str, int] = {}
-    if kernel.preset is not None and kernel.preset in presets:
-        written.update(presets[kernel.preset])
-    elif kernel.preset is not None:
-        message = f"no such preset; there are {', '.join(sorted(presets)) or 'none'}"
-        report.at(("kernel", "preset"), message)
-    for name, value in kernel.sysctl.items():
-        problem = sysctl_problem(name, value)
-        if problem and name not in SYSCTLS:
-            report.at_key(("kernel", "sysctl", name), problem)
-        elif problem:
-            report.at(("kernel", "sysctl", name), problem)
-        written[name] = value
-    for index, policy in enumerate(kernel.policies):
-        report.at(("kernel", "policies", index), f"no policy is built yet, so not {policy!r}")
+    rules = _rules(kernel, report)
+    written = _written(kernel, presets, rules, report)
     if len(report.problems) > before:
         return None
-    defaults = {name: rule[2] for name, rule in SYSCTLS.items() if rule[2] is not None}
+    defaults = {
+        name: sysctl.default
+        for name, sysctl in SYSCTLS.items()
+        if sysctl.default is not None and has_sysctl(name, rules)
+    }
     return KernelSpec(
         kernel.version,
         features,
         defaults | written,
         tuple(kernel.policies),
+        rules,
         rcu_callbacks=kernel.rcu_callbacks,
         rcu_needs_cpu=kernel.rcu_needs_cpu,
     )
 
 
-def sysctl_problem(name: str, value: int) -> str | None:
-    """Return what is wrong with writing ``value`` to a sysctl, None if nothing is."""
-    rule = SYSCTLS.get(name)
-    if rule is None:
+def has_sysctl(name: str, rules: Rules) -> bool:
+    """Whether a kernel of these rules has a sysctl."""
+    sysctl = SYSCTLS.get(name)
+    return sysctl is not None and sysctl.eevdf in (None, rules.eevdf)
+
+
+def sysctl_problem(name: str, value: int, rules: Rules | None = None) -> str | None:
+    """Return what is wrong with writing ``value`` to a sysctl, None if nothing is.
+
+    Without rules, whether some kernel has it.
+    """
+    sysctl = SYSCTLS.get(name)
+    if sysctl is None:
         return f"no such sysctl{did_you_mean(name, SYSCTLS)}"
-    low, high, _ = rule
-    if not low <= value <= high:
-        return f"{value} is outside {low}..{high} (the kernel says EINVAL)"
+    if rules is not None and not has_sysctl(name, rules):
+        kind = "EEVDF has no" if rules.eevdf else "only EEVDF has"
+        return f"{kind} {name.removeprefix('kernel.sched_').removesuffix('_ns')}"
+    if not sysctl.low <= value <= sysctl.high:
+        return f"{value} is outside {sysctl.low}..{sysctl.high} (the kernel says EINVAL)"
     return None
 
 
@@ -123,6 +121,55 @@ def did_you_mean(name: str, known: object) -> str:
     assert isinstance(known, (Mapping, list, tuple, set, frozenset))
     close = difflib.get_close_matches(name, [str(one) for one in known], n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+# Sysctls of the preset, as far as this kernel has them, and over them those of the box.
+def _written(
+    kernel: Kernel, presets: Mapping[str, Mapping[str, int]], rules: Rules, report: Report
+) -> dict[str, int]:
+    written: dict[str, int] = {}
+    if kernel.preset is not None and kernel.preset in presets:
+        preset = presets[kernel.preset]
+        written.update({name: preset[name] for name in preset if has_sysctl(name, rules)})
+    elif kernel.preset is not None:
+        message = f"no such preset; there are {', '.join(sorted(presets)) or 'none'}"
+        report.at(("kernel", "preset"), message)
+    for name, value in kernel.sysctl.items():
+        problem = sysctl_problem(name, value, rules)
+        if problem and not has_sysctl(name, rules):
+            report.at_key(("kernel", "sysctl", name), problem)
+        elif problem:
+            report.at(("kernel", "sysctl", name), problem)
+        written[name] = value
+    return written
+
+
+# The version's rules, then each policy's, then the box's own.
+def _rules(kernel: Kernel, report: Report) -> Rules:
+    rules = rules_of(kernel.version)
+    for index, word in enumerate(kernel.policies):
+        try:
+            rules = changed(rules, policy_switches(word))
+        except ValueError as error:
+            name = word.partition("=")[0]
+            hint = "" if name in POLICIES else did_you_mean(name, POLICIES)
+            report.at(("kernel", "policies", index), f"{error}{hint}")
+    known = {name: value for name, value in kernel.rules.items() if name in RULES}
+    for name in kernel.rules:
+        if name not in RULES:
+            report.at_key(("kernel", "rules", name), f"no such rule{did_you_mean(name, RULES)}")
+    for name, value in known.items():
+        number = name == "kworker_nice"
+        if number != (type(value) is int) or (number and not -20 <= value <= 19):
+            wanted = "a nice level, -20 to 19" if number else "true or false"
+            report.at(("kernel", "rules", name), f"{value} is not {wanted}")
+            return rules
+    rules = changed(rules, known)
+    for name, needs in missing_needs(rules).items():
+        said = next((one for one in (name, *needs) if one in known), None)
+        path: Path = ("kernel", "rules", said) if said else ("kernel",)
+        report.at(path, f"the rule {name} means nothing without {', '.join(needs)}")
+    return rules
 
 
 def _features(kernel: Kernel, report: Report) -> dict[str, bool]:

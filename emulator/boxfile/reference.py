@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from emulator.boxfile.events import COMMANDS
-from emulator.boxfile.kernel import FEATURES, SYSCTLS, VERSIONS
+from emulator.boxfile.kernel import SYSCTLS
 from emulator.boxfile.work import PROGRAMS, program_params
+from emulator.rules import FEATURES, POLICIES, RULES, VERSIONS
 from emulator.workload.fio_job import ALIASES, OPTIONS
 
 _INTRO = """\
@@ -139,14 +140,25 @@ def _programs() -> str:
 
 
 def _kernel() -> str:
-    text = f"## Kernel names\n\nVersions: {', '.join(VERSIONS)}; built: {', '.join(FEATURES)}.\n\n"
+    text = f"## Kernel names\n\nVersions: {', '.join(VERSIONS)}.\n\n"
     text += "| sysctl | from | to | default |\n|---|---|---|---|\n"
-    for name, (low, high, default) in SYSCTLS.items():
-        shown = "by number of online CPUs" if default is None else str(default)
-        text += f"| `{name}` | {low} | {high} | {shown} |\n"
+    for name, one in SYSCTLS.items():
+        shown = "by number of online CPUs" if one.default is None else str(one.default)
+        kernels = {None: "", True: ", EEVDF only", False: ", CFS only"}[one.eevdf]
+        text += f"| `{name}` | {one.low} | {one.high} | {shown}{kernels} |\n"
     for version, features in FEATURES.items():
         words = [f"`{name}`" if value else f"`NO_{name}`" for name, value in features.items()]
         text += f"\nSched features of {version} with their defaults: {', '.join(words)}.\n"
+    text += "\n## Policies\n\nFor `kernel.policies`; each sets rules on top of the version's.\n\n"
+    text += "| policy | proposal | decision changed | sets |\n|---|---|---|---|\n"
+    for policy in POLICIES.values():
+        sets = ", ".join(f"`{name}`" for name in policy.sets)
+        text += f"| `{policy.name}` | {policy.fix}, {policy.who} | {policy.changes} | {sets} |\n"
+    text += "\n## Rules\n\nFor `kernel.rules`, and which versions go by each.\n\n"
+    text += "| rule | versions | what it is |\n|---|---|---|\n"
+    for rule in RULES.values():
+        having = ", ".join(version for version in VERSIONS if version in rule.versions) or "none"
+        text += f"| `{rule.name}` | {having} | {rule.about} |\n"
     return text
 
 

@@ -93,7 +93,7 @@ def schedule_end(cpu: Cpu, _arg: object) -> None:
         if prev.sched_class == STOP_CLASS:
             stop_machine.dequeue_task_stop(cpu, prev)
         else:
-            fair.dequeue_task_fair(rq, prev, DEQUEUE_SLEEP)
+            rq.fair.dequeue_task(rq, prev, DEQUEUE_SLEEP)
         prev.nvcsw += 1
     elif prev is not rq.idle and prev.state == tp.TASK_RUNNING:
         prev.nivcsw += 1
@@ -105,11 +105,11 @@ def pick_next_task(cpu: Cpu, prev: Task) -> None:
     rq = cpu.rq
     if rq.stop_queued and rq.stop is not None:
         if prev.sched_class == FAIR_CLASS and prev is not rq.idle:
-            fair.put_prev_task_fair(rq, prev)
+            rq.fair.put_prev_task(rq, prev)
         context_switch(cpu, prev, rq.stop)
         return
     if rq.cfs.nr_running:
-        following = fair.pick_next_task_fair(rq, prev)
+        following = rq.fair.pick_next_task(rq, prev)
         assert following is not None, cpu.story("a fair queue with tasks gave none")
         context_switch(cpu, prev, following)
         return
@@ -122,7 +122,7 @@ def pick_idle(cpu: Cpu, prev: Task) -> None:
     """Nothing to run: switch to the idle task."""
     rq = cpu.rq
     if prev is not rq.idle and prev.sched_class == FAIR_CLASS:
-        fair.put_prev_task_fair(rq, prev)
+        rq.fair.put_prev_task(rq, prev)
     context_switch(cpu, prev, rq.idle)
 
 
@@ -223,7 +223,7 @@ def context_switch(cpu: Cpu, prev: Task, following: Task) -> None:
         if following is rq.idle or rq.nr_running != cpu.published_nr:
             cpu.publish()
         if prev.state == tp.TASK_DEAD:
-            fair.task_dead_fair(rq, prev)
+            rq.fair.task_dead(rq, prev)
             del cpu.tasks[prev.pid]
     finish_task_switch(cpu, prev, following)
 
@@ -414,7 +414,7 @@ def activate_task(cpu: Cpu, p: Task, flags: int) -> None:
     if p.sched_class == STOP_CLASS:
         stop_machine.enqueue_task_stop(cpu, p)
     else:
-        fair.enqueue_task_fair(rq, p, flags)
+        rq.fair.enqueue_task(rq, p, flags)
     assert rq.nr_running == before + 1, cpu.story("nr_running did not rise by one")
     if before == 1:
         rq.overload_ns = cpu.now
@@ -427,7 +427,7 @@ def check_preempt_curr(cpu: Cpu, p: Task, flags: int) -> None:
     if curr is rq.idle:
         resched_curr(cpu)
     elif p.sched_class == curr.sched_class:
-        why = fair.check_preempt_wakeup(rq, p, flags)
+        why = rq.fair.check_preempt(rq, p, flags)
         if why >= 0:
             cpu.emit(tp.BOX_CHECK_PREEMPT, p.pid, curr.pid, rq.preempt_vdiff, rq.preempt_gran, why)
     elif p.sched_class < curr.sched_class:
@@ -439,7 +439,7 @@ def check_preempt_curr(cpu: Cpu, p: Task, flags: int) -> None:
 def set_task_cpu(cpu: Cpu, p: Task, target: int, why: int) -> None:
     """``set_task_cpu()`` of a task this CPU owns: leave the old queue's averages, count the move."""
     if p.sched_class == FAIR_CLASS:
-        fair.migrate_task_rq_fair(cpu.rq, p, p.state == TASK_WAKING)
+        cpu.rq.fair.migrate_task_rq(cpu.rq, p, p.state == TASK_WAKING)
     p.run.cause = cpu.emit(tp.SCHED_MIGRATE_TASK, p.pid, p.prio, p.cpu, target, why)
     p.nr_migrations += 1
     p.run.refill_ns = (

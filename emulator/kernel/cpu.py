@@ -253,7 +253,8 @@ class Cpu:
         self.mail_sleepers: dict[int, int] = {}
         self.deferred: list[Message] = []
         # Tasks.
-        self.rq = Rq(cpu, fair.tunables(spec.kernel, machine.nr_cpus))
+        tun = fair.tunables(spec.kernel, machine.nr_cpus)
+        self.rq = Rq(cpu, tun, fair.FAIR_SCHED_CLASS, spec.kernel.rules)
         self.rq.idle.run = TaskRun(None, frames.IDLE_ENTRY)
         self.rq.on_runtime = self.runtime_hook()
         self.published_nr = 0  # nr_running as last told to the others

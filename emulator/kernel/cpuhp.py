@@ -270,7 +270,7 @@ def migrate_tasks(cpu: Cpu) -> None:
             workqueue.park_worker(cpu, p)
             continue
         target = placement.select_fallback_rq(cpu, p, cpu.node_id)
-        fair.dequeue_task_fair(rq, p, 0)
+        rq.fair.dequeue_task(rq, p, 0)
         core.set_task_cpu(cpu, p, target, tp.MIGRATE_HOTPLUG)
         core.send_task(cpu, p, target, cpu.now + cpu.costs.ipi_ns, 0, cpu.node_id)
 
@@ -283,7 +283,7 @@ def hand_over(cpu: Cpu) -> None:
     effect_ns = cpu.now + cpu.costs.ipi_ns
     sleepers = [p for p in cpu.tasks.values() if not is_own_thread(cpu, p)]
     for p in sleepers:
-        fair.migrate_task_rq_fair(cpu.rq, p, True)
+        cpu.rq.fair.migrate_task_rq(cpu.rq, p, True)
         cpu.depart(p, target, effect_ns)
     for rq, _tagged in holdings.all_requests(cpu):
         readdress(cpu, rq)

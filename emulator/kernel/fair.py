@@ -83,6 +83,7 @@ from emulator.kernel.sched import (
     WF_FORK,
     CfsRq,
     Rq,
+    SchedClass,
     Task,
 )
 from emulator.tracepoints import (
@@ -94,6 +95,7 @@ from emulator.tracepoints import (
 )
 
 __all__ = [
+    "FAIR_SCHED_CLASS",
     "NO_PREEMPT",
     "attach_task_cfs_rq",
     "calc_delta",
@@ -523,3 +525,22 @@ def task_hot(rq: Rq, p: Task, now_clock_task: int, dst_nr_running: int) -> bool:
 def sched_idle_cpu(rq: Rq) -> bool:
     """Return whether a CPU runs nothing but SCHED_IDLE tasks (``sched_idle_cpu()``)."""
     return rq.nr_running > 0 and rq.nr_running == rq.cfs.idle_h_nr_running
+
+
+#: ``fair_sched_class`` up to v6.5: CFS.
+FAIR_SCHED_CLASS = SchedClass(
+    enqueue_task=enqueue_task_fair,
+    dequeue_task=dequeue_task_fair,
+    check_preempt=check_preempt_wakeup,
+    pick_next_task=pick_next_task_fair,
+    put_prev_task=put_prev_task_fair,
+    set_next_task=set_next_task_fair,
+    task_tick=task_tick_fair,
+    yield_task=yield_task_fair,
+    yield_to_task=yield_to_task_fair,
+    task_fork=task_fork_fair,
+    set_user_nice=set_user_nice,
+    migrate_task_rq=migrate_task_rq_fair,
+    task_dead=task_dead_fair,
+    update_curr=update_curr,
+)

@@ -84,7 +84,7 @@ def new_task(cpu: Cpu, pid: int, comm: str, nice: int, mask: int, run: TaskRun) 
 def park(cpu: Cpu, p: Task) -> None:
     """Take a per-CPU thread off the queue and leave it asleep."""
     if p.on_rq:
-        fair.dequeue_task_fair(cpu.rq, p, DEQUEUE_SLEEP)
+        cpu.rq.fair.dequeue_task(cpu.rq, p, DEQUEUE_SLEEP)
     p.state = tp.TASK_INTERRUPTIBLE
 
 
@@ -118,7 +118,7 @@ def fork(
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
     parent = rq.curr
-    fair.task_fork_fair(rq, parent if parent is not rq.idle else None, p)
+    rq.fair.task_fork(rq, parent if parent is not rq.idle else None, p)
     chosen = target if target >= 0 else placement.select_task_rq_fork(cpu, p)
     if not placement.is_cpu_allowed(cpu, p, chosen):
         chosen = placement.select_fallback_rq(cpu, p, cpu.node_id)

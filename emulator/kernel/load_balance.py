@@ -117,7 +117,7 @@ def detach_one_task(cpu: Cpu, env: list[Any]) -> tuple[Task, int] | None:
 def detach_task(cpu: Cpu, p: Task, env: list[Any]) -> None:
     """``detach_task()``: off the queue, to the other CPU."""
     before = cpu.rq.nr_running
-    fair.dequeue_task_fair(cpu.rq, p, 0)
+    cpu.rq.fair.dequeue_task(cpu.rq, p, 0)
     assert cpu.rq.nr_running == before - 1, cpu.story("nr_running did not fall by one")
     saved = cpu.cause
     cpu.cause = env[ENV_CAUSE]

@@ -15,8 +15,11 @@ sees publications instead (:mod:`emulator.engine.node`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
+
+from emulator.rules import Rules
 
 # Scheduling policies and their kernel numbers.
 SCHED_NORMAL = 0
@@ -135,6 +138,8 @@ class Task:
         "comm",
         "cpu",
         "cpus_mask",
+        "custom_slice",
+        "deadline",
         "exec_start",
         "figure",
         "flags",
@@ -154,11 +159,15 @@ class Task:
         "prev_sum_exec_runtime",
         "prio",
         "recent_used_cpu",
+        "rel_deadline",
         "run",
         "sched_class",
+        "sched_delayed",
+        "slice",
         "state",
         "sum_exec_runtime",
         "tree_order",
+        "vlag",
         "vruntime",
         "wake_cpu",
         "wakee_flip_decay_ts",
@@ -185,6 +194,13 @@ class Task:
         self.sum_exec_runtime = 0
         self.prev_sum_exec_runtime = 0
         self.on_rq = 0
+        # sched_entity under EEVDF (kernel/eevdf.py); ns of virtual time, the slice of real time
+        self.deadline = 0
+        self.slice = 0
+        self.custom_slice = 0  # 1: slice was asked for
+        self.vlag = 0  # while it does not run; of the running task, the protection stamp
+        self.sched_delayed = 0  # asleep, but still queued until its lag is used up
+        self.rel_deadline = 0  # deadline is relative to vruntime: the task is being moved
         self.avg = SchedAvg()
         # task_struct
         self.cpu = 0  # task_cpu(p)
@@ -232,6 +248,8 @@ class CfsRq:
 
     __slots__ = (
         "avg",
+        "avg_load",
+        "avg_vruntime",
         "cfs_tasks",
         "curr",
         "h_load",
@@ -258,6 +276,8 @@ class CfsRq:
         self.nr_running = 0  # also h_nr_running: one flat queue
         self.idle_h_nr_running = 0
         self.min_vruntime = -(1 << 20)
+        self.avg_vruntime = 0  # EEVDF: sum of (vruntime - min_vruntime) * weight over the tree
+        self.avg_load = 0  # EEVDF: sum of the scaled-down weights over the tree
         self.tree: list[tuple[int, int, Task]] = []
         self.tree_order = 0
         self.curr: Task | None = None
@@ -312,6 +332,7 @@ class Rq:
         "cpu",
         "cpu_capacity",
         "curr",
+        "fair",
         "idle",
         "idle_balance",
         "idle_stamp",
@@ -328,15 +349,18 @@ class Rq:
         "preempt_gran",
         "preempt_vdiff",
         "prev_irq_time",
+        "rules",
         "skip_clock_update",
         "stop",
         "stop_queued",
         "tun",
     )
 
-    def __init__(self, cpu: int, tun: Tunables) -> None:
+    def __init__(self, cpu: int, tun: Tunables, fair: SchedClass, rules: Rules = Rules()) -> None:
         self.cpu = cpu
         self.tun = tun
+        self.fair = fair  # the fair class of these rules
+        self.rules = rules
         self.clock = 0  # rq_clock(); ns, set by update_rq_clock()
         self.clock_task = 0  # clock minus interrupt time, if that is accounted
         self.jiffies = 0
@@ -368,7 +392,10 @@ class Rq:
         self.overload_ns = -1  # when nr_running last rose above 1; -1: never
 
     def pack(self) -> list[Any]:
-        """Return the runqueue as plain data: tasks by pid, its idle task whole, ``tun`` left out."""
+        """Return the runqueue as plain data: tasks by pid, its idle task whole.
+
+        What the box gives it stays out: ``tun``, ``rules``, ``fair``.
+        """
         return [
             *_rq_fields(self),
             self.avg_irq.pack(),
@@ -387,6 +414,29 @@ class Rq:
         self.idle.unpack_se(idle)
         self.curr = _task(curr, tasks) or self.idle
         self.stop = _task(stop, tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class SchedClass:
+    """``struct sched_class`` of a fair class: CFS (:mod:`fair`) or EEVDF (:mod:`eevdf`).
+
+    Every function is called with the clock up to date; what each does is told where CFS defines it.
+    """
+
+    enqueue_task: Callable[[Rq, Task, int], None]
+    dequeue_task: Callable[[Rq, Task, int], None]
+    check_preempt: Callable[[Rq, Task, int], int]  # answers PREEMPT_* or NO_PREEMPT
+    pick_next_task: Callable[[Rq, Task | None], Task | None]
+    put_prev_task: Callable[[Rq, Task], None]
+    set_next_task: Callable[[Rq, Task], None]
+    task_tick: Callable[[Rq, Task], int]  # answers PREEMPT_* or NO_PREEMPT
+    yield_task: Callable[[Rq], None]
+    yield_to_task: Callable[[Rq, Task], bool]
+    task_fork: Callable[[Rq, Task | None, Task], None]
+    set_user_nice: Callable[[Rq, Task, int], None]
+    migrate_task_rq: Callable[[Rq, Task, bool], None]
+    task_dead: Callable[[Rq, Task], None]
+    update_curr: Callable[[Rq], None]
 
 
 class Tunables:
@@ -471,7 +521,7 @@ _CFS_FIELDS = tuple(
 _RQ_FIELDS = tuple(
     name
     for name in Rq.__slots__
-    if name not in ("avg_irq", "cfs", "curr", "idle", "on_runtime", "stop", "tun")
+    if name not in ("avg_irq", "cfs", "curr", "fair", "idle", "on_runtime", "rules", "stop", "tun")
 )
 _task_fields = attrgetter(*_TASK_FIELDS)
 _cfs_fields = attrgetter(*_CFS_FIELDS)

@@ -65,7 +65,7 @@ def next_operation(cpu: Cpu, result: Any) -> None:
         aio.sys_writeback(cpu, p, op[1], op[2], op[3])
     elif code == OP_YIELD:
         fair.update_rq_clock(cpu.rq, cpu.now)
-        fair.yield_task_fair(cpu.rq)
+        cpu.rq.fair.yield_task(cpu.rq)
         p.run.kind = frames.RET_USER
         p.run.left = cpu.costs.syscall_ns
         p.run.arg = 0

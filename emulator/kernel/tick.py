@@ -60,7 +60,7 @@ def scheduler_tick(cpu: Cpu) -> None:
     curr = rq.curr
     fair.update_rq_clock(rq, cpu.now)
     if curr is not rq.idle and curr.sched_class == FAIR_CLASS and curr.on_rq:
-        why = fair.task_tick_fair(rq, curr)
+        why = rq.fair.task_tick(rq, curr)
         if why >= 0:
             cpu.emit(
                 tp.BOX_CHECK_PREEMPT,

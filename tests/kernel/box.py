@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from emulator.balance.balancer import Balancer
-from emulator.boxfile.kernel import FEATURES
 from emulator.device.disk import Disk
 from emulator.engine.board import HistoryBoard
 from emulator.engine.inline import InlineBox
@@ -22,6 +21,7 @@ from emulator.kernel.cpu import Cpu
 from emulator.kernel.process import TaskRun
 from emulator.kernel.sched import Task
 from emulator.messages import COMMAND
+from emulator.rules import FEATURES, Rules
 from emulator.trace.memory import MemoryRing, NullRing
 from emulator.tracepoints import TASK_INTERRUPTIBLE, TASK_RUNNING, TRACEPOINTS
 from emulator.types import (
@@ -176,6 +176,8 @@ def box_spec(
     features: dict[str, bool] | None = None,
     rcu_callbacks: bool = False,
     rcu_needs_cpu: bool = False,
+    rules: Rules = Rules(),
+    version: str = "5.4",
 ) -> BoxSpec:
     """Return the box of these parts; mounts are ``/xfs`` and ``/raw``, both on the one disk."""
     mounts = () if disk is None else (("/xfs", "xfs", block_size), ("/raw", "none", 512))
@@ -202,9 +204,10 @@ def box_spec(
         warmup_ns=0,
         machine=spec,
         kernel=KernelSpec(
-            "5.4",
-            FEATURES["5.4"] | (features or {}),
+            version,
+            FEATURES[version] | (features or {}),
             sysctls or {},
+            rules=rules,
             rcu_callbacks=rcu_callbacks,
             rcu_needs_cpu=rcu_needs_cpu,
         ),

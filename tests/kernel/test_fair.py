@@ -34,7 +34,7 @@ MS = 1_000_000
 def make_rq(nr_online: int = 8, cpu: int = 0) -> Rq:
     tun = Tunables()
     fair.update_sysctl(tun, nr_online)
-    return Rq(cpu, tun)
+    return Rq(cpu, tun, fair.FAIR_SCHED_CLASS)
 
 
 def tune(tun: Tunables) -> None:

@@ -35,7 +35,7 @@ class FairMachine(RuleBasedStateMachine):
         self.now = 0
         tun = Tunables()
         fair.update_sysctl(tun, 2)
-        self.rqs = [Rq(0, tun), Rq(1, tun)]
+        self.rqs = [Rq(cpu, tun, fair.FAIR_SCHED_CLASS) for cpu in range(2)]
         self.queued: dict[int, Task] = {}
         self.asleep: dict[int, Task] = {}
         self.charged: dict[int, int] = {}
@@ -217,7 +217,7 @@ class FairMachine(RuleBasedStateMachine):
             if p.cpu == cpu:
                 tasks[p.pid] = Task(p.pid, p.comm)
                 tasks[p.pid].unpack_se(p.pack_se())
-        fresh = Rq(cpu, old.tun)
+        fresh = Rq(cpu, old.tun, fair.FAIR_SCHED_CLASS)
         fresh.unpack(packed, tasks)
         fresh.on_runtime = self.on_runtime
         assert fresh.pack() == packed

@@ -26,7 +26,7 @@ PERIOD = 1024 * 1024
 def make_rq(cpu: int = 0) -> Rq:
     tun = Tunables()
     fair.update_sysctl(tun, 8)
-    return Rq(cpu, tun)
+    return Rq(cpu, tun, fair.FAIR_SCHED_CLASS)
 
 
 def make_task(pid: int = 1, nice: int = 0) -> Task:
