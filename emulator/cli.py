@@ -104,6 +104,32 @@ def check(box: str, overrides: tuple[str, ...]) -> None:
         click.echo(describe(load_box(box, overrides)), nl=False)
 
 
+@cli.command(short_help="Ask a question about some boxes; --explain answers it.")
+@click.argument("name", required=False)
+@click.option("--explain", "explaining", is_flag=True, help="Make the runs and tell what they say.")
+def lab(name: str | None, explaining: bool) -> None:
+    """Show a lab: a question to answer first; then `--explain` runs it and says why.
+
+    Without NAME: list the labs.
+    """
+    from rich.console import Console
+
+    from emulator.labs import LabError, ask, explain, list_labs, load_lab
+
+    if name is None:
+        labs = list_labs()
+        width = max((len(one.name) for one in labs), default=0)
+        for one in labs:
+            click.echo(f"{one.name:<{width}}  {one.title}")
+        return
+    with mistakes_of(LabError):
+        chosen = load_lab(name)
+    if not explaining:
+        ask(chosen, Console())
+        return
+    sys.exit(explain(chosen, Console()))
+
+
 # -- Running ------------------------------------------------------------------------------------
 
 
