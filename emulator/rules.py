@@ -124,8 +124,17 @@ class Rules:
         "lb_group_types wake_affine_cpu_load idlest_group_types",
     )
     util_est_fastup: bool = _rule("5.6+", "an estimate that grew is taken at once (5.5)")
+    util_est_flag_apart: bool = _rule(
+        "5.15+", "an estimate's unchanged flag is no longer counted with it (68d7a190682a, 5.13)"
+    )
+    util_est_last_value: bool = _rule(
+        "5.15-6.6",
+        "an estimate near its average is stored if it left its last value (b89997aa88f0, 5.13)",
+    )
     util_est_single: bool = _rule(
-        "6.12", "util_est is one value, not lowered while the task had to wait (6.8)"
+        "6.12",
+        "util_est is one value, not lowered while the task had to wait (6.8)",
+        "util_est_flag_apart",
     )
     new_task_util_scaled: bool = _rule(
         "6.12", "a new task's utilisation starts from the scaled-down weight (6.12)"

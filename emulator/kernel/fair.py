@@ -57,6 +57,7 @@ from emulator.kernel.fair_weight import (
 from emulator.kernel.pelt import (
     DIVIDER,
     attach_entity_cfs_rq,
+    cpu_load,
     cpu_runnable_load,
     cpu_util,
     dequeue_load_avg,
@@ -102,6 +103,7 @@ __all__ = [
     "calc_delta_fair",
     "check_preempt_tick",
     "check_preempt_wakeup",
+    "cpu_load",
     "cpu_runnable_load",
     "cpu_util",
     "dequeue_task_fair",
@@ -429,9 +431,7 @@ def reweight_task(rq: Rq, p: Task, nice: int) -> None:
     p.nice = nice
     set_load_weight(p)
     avg = p.avg
-    divider = DIVIDER + avg.period_contrib
-    avg.load_avg = (p.weight >> 10) * avg.load_sum // divider
-    avg.runnable_load_avg = (p.weight >> 10) * avg.runnable_load_sum // divider
+    avg.load_avg = (p.weight >> 10) * avg.load_sum // (DIVIDER + avg.period_contrib)
     enqueue_load_avg(cfs, p)
     if p.on_rq:
         cfs.load_weight += p.weight

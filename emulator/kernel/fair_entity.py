@@ -30,11 +30,9 @@ from emulator.kernel.pelt import (
     attach_entity_load_avg,
     dequeue_runnable_load_avg,
     enqueue_runnable_load_avg,
-    task_util_est_raw,
     update_cfs_rq_load_avg,
     update_irq_load_avg,
     update_load_avg_se,
-    util_est_update,
 )
 from emulator.kernel.sched import (
     DEQUEUE_MOVE,
@@ -50,6 +48,7 @@ from emulator.kernel.sched import (
     Rq,
     Task,
 )
+from emulator.kernel.util_est import util_est_dequeue, util_est_enqueue
 
 # -- Clock -----------------------------------------------------------------------------------------
 
@@ -176,7 +175,7 @@ def enqueue_task_fair(rq: Rq, p: Task, flags: int) -> None:
     is_curr = cfs.curr is p
     assert not p.on_rq, f"{p.comm}/{p.pid} is queued already"
     if rq.tun.util_est:
-        cfs.avg.util_est_enqueued += task_util_est_raw(p)
+        util_est_enqueue(rq, p)
     if not flags & ENQUEUE_WAKEUP or flags & ENQUEUE_MIGRATED:
         if is_curr:
             p.vruntime += cfs.min_vruntime
@@ -246,10 +245,7 @@ def dequeue_task_fair(rq: Rq, p: Task, flags: int) -> None:
         update_min_vruntime(cfs)
     rq.nr_running -= 1
     if rq.tun.util_est:
-        rest = cfs.avg.util_est_enqueued - task_util_est_raw(p)
-        cfs.avg.util_est_enqueued = rest if rest > 0 else 0
-        if flags & DEQUEUE_SLEEP:
-            util_est_update(p)
+        util_est_dequeue(rq, p, bool(flags & DEQUEUE_SLEEP))
 
 
 # -- Buddies ---------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from emulator.types import (
     RQ_FLAGS,
     RQ_LAST_UPDATE_TIME,
     RQ_LOAD_AVG,
-    RQ_RUNNABLE_LOAD_AVG,
+    RQ_RUNNABLE_AVG,
     RQF_ACTIVE,
     RQF_IDLE,
     RQF_ONLINE,
@@ -246,8 +246,8 @@ def domain_imbalance_pct(cpu: Cpu, a: int, b: int) -> int:
 def runnable_load(cpu: Cpu, other: int) -> int:
     """``cpu_runnable_load()``: of this CPU now, of another as it last published it."""
     if other == cpu.node_id:
-        return cpu.rq.cfs.avg.runnable_load_avg
-    return cpu.view(other)[RQ_RUNNABLE_LOAD_AVG]
+        return cpu.rq.cfs.avg.runnable_avg
+    return cpu.view(other)[RQ_RUNNABLE_AVG]
 
 
 # -- select_idle_sibling ------------------------------------------------------------------------
@@ -442,7 +442,7 @@ def find_idlest_group(cpu: Cpu, p: Task, groups: list[int], pct: int, numa: bool
         runnable = avg = 0
         for other in for_each_cpu(group):
             facts = cpu.view(other) if other != cpu.node_id else cpu.own_facts()
-            runnable += facts[RQ_RUNNABLE_LOAD_AVG]
+            runnable += facts[RQ_RUNNABLE_AVG]
             avg += facts[RQ_LOAD_AVG]
         weight = group.bit_count()
         runnable //= weight

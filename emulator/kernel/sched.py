@@ -71,46 +71,55 @@ def s64(value: int) -> int:
 
 
 class SchedAvg:
-    """``struct sched_avg``: the PELT sums and averages of an entity or of a ``cfs_rq`` (≤ 5.6)."""
+    """``struct sched_avg``: the PELT sums and averages of an entity or of a ``cfs_rq``.
+
+    ``runnable_avg`` and ``runnable_sum`` are v5.7's.  Of a ``cfs_rq`` without
+    ``rules.runnable_avg`` they hold what v5.6 calls ``runnable_load_avg`` and ``runnable_load_sum``.
+    """
 
     __slots__ = (
         "last_update_time",
         "load_avg",
         "load_sum",
         "period_contrib",
-        "runnable_load_avg",
-        "runnable_load_sum",
+        "runnable_avg",
+        "runnable_sum",
         "util_avg",
         "util_est_enqueued",
         "util_est_ewma",
+        "util_est_unchanged",
         "util_sum",
     )
 
     def __init__(self) -> None:
         self.last_update_time = 0
         self.load_sum = 0
-        self.runnable_load_sum = 0
+        self.runnable_sum = 0
         self.util_sum = 0
         self.period_contrib = 0
         self.load_avg = 0
-        self.runnable_load_avg = 0
+        self.runnable_avg = 0
         self.util_avg = 0
-        self.util_est_enqueued = 0
-        self.util_est_ewma = 0
+        self.util_est_enqueued = (
+            0  # of a task, its last estimate; of a cfs_rq, the queued tasks' sum
+        )
+        self.util_est_ewma = 0  # with rules.util_est_single, the only estimate
+        self.util_est_unchanged = 0  # util_avg has not been recomputed since the estimate was taken
 
     def pack(self) -> list[int]:
-        """Return the ten numbers, in the order of :meth:`unpack`."""
+        """Return the eleven numbers, in the order of :meth:`unpack`."""
         return [
             self.last_update_time,
             self.load_sum,
-            self.runnable_load_sum,
+            self.runnable_sum,
             self.util_sum,
             self.period_contrib,
             self.load_avg,
-            self.runnable_load_avg,
+            self.runnable_avg,
             self.util_avg,
             self.util_est_enqueued,
             self.util_est_ewma,
+            self.util_est_unchanged,
         ]
 
     def unpack(self, data: list[int]) -> None:
@@ -118,14 +127,15 @@ class SchedAvg:
         (
             self.last_update_time,
             self.load_sum,
-            self.runnable_load_sum,
+            self.runnable_sum,
             self.util_sum,
             self.period_contrib,
             self.load_avg,
-            self.runnable_load_avg,
+            self.runnable_avg,
             self.util_avg,
             self.util_est_enqueued,
             self.util_est_ewma,
+            self.util_est_unchanged,
         ) = data
 
 
@@ -251,6 +261,7 @@ class CfsRq:
         "avg_load",
         "avg_vruntime",
         "cfs_tasks",
+        "counts_tasks",
         "curr",
         "h_load",
         "idle_h_nr_running",
@@ -263,7 +274,7 @@ class CfsRq:
         "nr_running",
         "removed_load_avg",
         "removed_nr",
-        "removed_runnable_sum",
+        "removed_runnable_avg",
         "removed_util_avg",
         "skip",
         "tree",
@@ -286,12 +297,13 @@ class CfsRq:
         self.skip: Task | None = None
         self.avg = SchedAvg()
         self.avg.last_update_time = -1023  # never 0 after it: see the departures of pelt.py
+        self.counts_tasks = False  # rules.runnable_avg: its runnable sum counts tasks, not weight
         self.h_load = 0  # load_avg as task_h_load() first saw it in jiffy last_h_load_update
         self.last_h_load_update = -1
         self.removed_nr = 0
         self.removed_load_avg = 0
         self.removed_util_avg = 0
-        self.removed_runnable_sum = 0
+        self.removed_runnable_avg = 0
         #: The list the balancer walks, oldest pick last: index 0 is the head, [-1] the tail.
         self.cfs_tasks: list[Task] = []
 
@@ -365,6 +377,7 @@ class Rq:
         self.clock_task = 0  # clock minus interrupt time, if that is accounted
         self.jiffies = 0
         self.cfs = CfsRq()
+        self.cfs.counts_tasks = rules.runnable_avg
         self.nr_running = 0  # all classes; the idle task does not count
         self.nr_switches = 0
         self.curr: Task = Task(0, f"swapper/{cpu}")
