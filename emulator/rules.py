@@ -144,9 +144,6 @@ class Rules:
     )
 
     # -- CFS ---------------------------------------------------------------------------------------
-    next_buddy_first: bool = _rule(
-        "5.10+", "pick_next_entity() asks the last buddy only if the next one lost (5.10)"
-    )
     smt_never_hot: bool = _rule("5.10+", "no task is cache hot between SMT siblings (5.10)")
     slice_latency_cap: bool = _rule(
         "", "check_preempt_tick() caps the slice by the latency (6.3 to 6.5)"

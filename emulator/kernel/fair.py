@@ -1,4 +1,4 @@
-"""The completely fair scheduling class: ``kernel/sched/fair.c``, v5.4, balancing left out.
+"""The completely fair scheduling class: ``kernel/sched/fair.c``, v5.4 to v6.5, balancing left out.
 
 Theory of operation
 -------------------
@@ -220,6 +220,8 @@ def check_preempt_tick(rq: Rq, curr: Task) -> int:
     """
     cfs = rq.cfs
     ideal_runtime = sched_slice(rq, curr)
+    if rq.rules.slice_latency_cap:
+        ideal_runtime = min(ideal_runtime, rq.tun.latency)
     delta_exec = curr.sum_exec_runtime - curr.prev_sum_exec_runtime
     rq.preempt_gran = ideal_runtime
     rq.preempt_vdiff = delta_exec
@@ -259,7 +261,8 @@ def pick_next_entity(rq: Rq, curr: Task | None) -> Task:
     """Return who should run next: the leftmost task, or a buddy not far from it.
 
     ``curr`` is the running task if it is still runnable.  One marked to be skipped is, unless the
-    next one is too far; a next buddy wins over a last buddy (``pick_next_entity()``, v5.4).
+    next one is too far; a next buddy wins over a last buddy (``pick_next_entity()``; since v5.10 it
+    asks the next buddy first, and who wins is the same).
     """
     cfs = rq.cfs
     tree = cfs.tree
@@ -479,8 +482,8 @@ def migrate_task_rq_fair(old_rq: Rq, p: Task, waking: bool) -> None:
     else:
         detach_entity_cfs_rq(old_rq, p)
     p.avg.last_update_time = 0
-    # A task that has moved cannot be cache hot.
-    p.exec_start = 0
+    if not old_rq.rules.exec_start_at_enqueue:
+        p.exec_start = 0  # it cannot be cache hot
 
 
 def task_dead_fair(rq: Rq, p: Task) -> None:
@@ -510,8 +513,13 @@ def attach_task_cfs_rq(rq: Rq, p: Task, normalized: bool) -> None:
 # -- What the balancer and the placement ask -------------------------------------------------------
 
 
-def task_hot(rq: Rq, p: Task, now_clock_task: int, dst_nr_running: int) -> bool:
-    """Return whether a task's cache on its CPU is worth leaving it there (``task_hot()``)."""
+def task_hot(rq: Rq, p: Task, now_clock_task: int, dst_nr_running: int, smt: bool = False) -> bool:
+    """Return whether a task's cache on its CPU is worth leaving it there (``task_hot()``).
+
+    ``smt``: the balanced domain is that of SMT siblings, who share their caches.
+    """
+    if smt and rq.rules.smt_never_hot:
+        return False
     if p.sched_class != FAIR_CLASS or p.policy == SCHED_IDLE:
         return False
     tun = rq.tun

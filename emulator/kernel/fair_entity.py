@@ -1,4 +1,4 @@
-"""One fair entity on its runqueue: vruntime, timeline, enqueue and dequeue (``fair.c``, v5.4).
+"""One fair entity on its runqueue: vruntime, timeline, enqueue and dequeue (``fair.c``, to v6.5).
 
 Theory of operation
 -------------------
@@ -49,6 +49,9 @@ from emulator.kernel.sched import (
     Task,
 )
 from emulator.kernel.util_est import util_est_dequeue, util_est_enqueue
+
+#: A sleep of so many ns, about 104 days, could make vruntimes compare wrongly (v6.3).
+LONG_SLEEP_NS = (1 << 63) // 1024
 
 # -- Clock -----------------------------------------------------------------------------------------
 
@@ -125,18 +128,31 @@ def update_min_vruntime(cfs: CfsRq) -> None:
 
 
 def place_entity(rq: Rq, p: Task, initial: bool) -> None:
-    """Place a new or waking task, never to the left of where it was (``place_entity()``)."""
+    """Place a new or waking task, never to the left of where it was (``place_entity()``).
+
+    An idle-policy sleeper's credit may be by ``rules.place_idle_min_gran``; one that has slept for
+    months may be placed to its left (``rules.place_long_sleeper``).
+    """
     tun = rq.tun
     vruntime = rq.cfs.min_vruntime
     if initial:
         if tun.start_debit:
             vruntime += sched_vslice(rq, p)
-    elif tun.gentle_fair_sleepers:
-        vruntime -= tun.latency >> 1
     else:
-        vruntime -= tun.latency
-    if vruntime > p.vruntime:
+        credit = tun.latency
+        if p.policy == SCHED_IDLE and rq.rules.place_idle_min_gran:
+            credit = tun.min_granularity
+        vruntime -= credit >> 1 if tun.gentle_fair_sleepers else credit
+    if vruntime > p.vruntime or (rq.rules.place_long_sleeper and entity_is_long_sleeper(rq, p)):
         p.vruntime = vruntime
+
+
+def entity_is_long_sleeper(rq: Rq, p: Task) -> bool:
+    """Return whether a task last ran so long ago that its vruntime may have been overtaken.
+
+    Counterpart: ``entity_is_long_sleeper()``, v6.3.
+    """
+    return bool(p.exec_start) and rq.clock_task - p.exec_start > LONG_SLEEP_NS
 
 
 # -- Timeline --------------------------------------------------------------------------------------
@@ -196,6 +212,8 @@ def enqueue_task_fair(rq: Rq, p: Task, flags: int) -> None:
     account_entity_enqueue(cfs, p)
     if flags & ENQUEUE_WAKEUP:
         place_entity(rq, p, False)
+    if flags & ENQUEUE_MIGRATED and rq.rules.exec_start_at_enqueue:
+        p.exec_start = 0  # it cannot be cache hot
     if not is_curr:
         enqueue_entity_tree(cfs, p)
     p.on_rq = 1

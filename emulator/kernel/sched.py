@@ -460,9 +460,11 @@ class Tunables:
     """
 
     __slots__ = (
+        "base_slice",
         "cache_hot_buddy",
         "child_runs_first",
         "gentle_fair_sleepers",
+        "idle_min_granularity",
         "last_buddy",
         "latency",
         "migration_cost",
@@ -494,6 +496,7 @@ class Tunables:
         self.normalized_wakeup_granularity = 1_000_000
         self.nr_latency = 8
         self.nr_online = 1  # online CPUs as of the last update_sysctl()
+        self.idle_min_granularity = 750_000  # does not scale with the CPUs
         self.migration_cost = 500_000
         self.nr_migrate = 32
         self.child_runs_first = 0
@@ -504,6 +507,7 @@ class Tunables:
         self.last_buddy = True
         self.cache_hot_buddy = True
         self.wakeup_preemption = True
+        self.base_slice = False
         self.util_est = True
         self.wa_idle = True
         self.wa_weight = True
