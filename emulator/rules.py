@@ -286,25 +286,29 @@ class Rules:
         "", "balance intervals are at least the wakeup granularity (F7)"
     )
     preempt_kthread_nvcsw: bool = _rule(
-        "", "a per-CPU kthread that sleeps more readily than curr preempts it (F13)"
+        "", "CFS: a per-CPU kthread that sleeps more readily than curr preempts it (F13)"
     )
     preempt_kthread_vdiff: bool = _rule(
-        "", "a per-CPU kthread preempts as soon as it is ahead at all (F14)"
+        "", "CFS: a per-CPU kthread preempts as soon as it is ahead at all (F14)"
     )
     kthread_gran_min: bool = _rule(
-        "", "wakeup granularity of per-CPU kthreads is the min granularity (F16)"
+        "", "CFS: the wakeup granularity of per-CPU kthreads is the min granularity (F16)"
     )
     kthread_next_buddy: bool = _rule(
-        "", "a per-CPU kthread that may not preempt is next buddy; the tick sees buddies (F17)"
+        "",
+        "CFS: a per-CPU kthread that is ahead but may not preempt is next buddy; the tick sees "
+        "buddies (F17)",
     )
     kthread_half_slice: bool = _rule(
-        "", "the tick halves curr's slice while a per-CPU kthread is next (F17)"
+        "",
+        "CFS: the tick halves curr's slice while a per-CPU kthread is next (F17)",
+        "kthread_next_buddy",
     )
     no_push_for_kthreads: bool = _rule(
         "", "no active balance while only per-CPU kthreads wait (F18)"
     )
     kthread_delayed_wake: bool = _rule(
-        "", "a per-CPU kthread that may not preempt is queued at the next schedule() (F19)"
+        "", "CFS: a per-CPU kthread that may not preempt is queued at the next schedule() (F19)"
     )
     completion_sync_hint: bool = _rule(
         "", "a worker's wakeup of the submitter says that the worker will sleep (F20)"

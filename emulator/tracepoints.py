@@ -119,7 +119,22 @@ PREEMPT_TICK_SLICE = 2
 PREEMPT_TICK_VRUNTIME = 3
 PREEMPT_CLASS = 4
 PREEMPT_IDLE_POLICY = 5
-PREEMPT_WHYS = ("granularity", "wakeup", "slice", "vruntime", "class", "idle_policy")
+PREEMPT_KTHREAD_NVCSW = 6
+PREEMPT_KTHREAD_AHEAD = 7
+PREEMPT_KTHREAD_BUDDY = 8
+PREEMPT_DELAYED = 9
+PREEMPT_WHYS = (
+    "granularity",
+    "wakeup",
+    "slice",
+    "vruntime",
+    "class",
+    "idle_policy",
+    "kthread_nvcsw",
+    "kthread_ahead",
+    "kthread_buddy",
+    "delayed",
+)
 
 
 @dataclass(frozen=True, slots=True)

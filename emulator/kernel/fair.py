@@ -41,6 +41,7 @@ from emulator.kernel.fair_entity import (
     update_min_vruntime,
     update_rq_clock,
 )
+from emulator.kernel.fair_kthread import kthread_answer, wakeup_gran
 from emulator.kernel.fair_tunables import (
     sched_feat_set,
     sched_proc_update_handler,
@@ -77,7 +78,7 @@ from emulator.kernel.sched import (
     DEQUEUE_SAVE,
     ENQUEUE_RESTORE,
     FAIR_CLASS,
-    NICE_0_LOAD,
+    NO_PREEMPT,
     SCHED_BATCH,
     SCHED_IDLE,
     SCHED_NORMAL,
@@ -86,9 +87,13 @@ from emulator.kernel.sched import (
     Rq,
     SchedClass,
     Task,
+    is_per_cpu_kthread,
 )
 from emulator.tracepoints import (
     PREEMPT_IDLE_POLICY,
+    PREEMPT_KTHREAD_AHEAD,
+    PREEMPT_KTHREAD_BUDDY,
+    PREEMPT_KTHREAD_NVCSW,
     PREEMPT_NO_GRANULARITY,
     PREEMPT_TICK_SLICE,
     PREEMPT_TICK_VRUNTIME,
@@ -145,9 +150,6 @@ __all__ = [
     "yield_to_task_fair",
 ]
 
-#: Answer of a preemption test that did not get as far as comparing, or found nothing ahead.
-NO_PREEMPT = -1
-
 
 # -- Preemption ------------------------------------------------------------------------------------
 
@@ -160,10 +162,7 @@ def wakeup_preempt_entity(rq: Rq, curr: Task, se: Task) -> int:
     vdiff = curr.vruntime - se.vruntime
     if vdiff <= 0:
         return -1
-    gran = rq.tun.wakeup_granularity
-    if se.weight != NICE_0_LOAD:
-        gran = calc_delta(gran, NICE_0_LOAD, se.inv_weight)
-    return 1 if vdiff > gran else 0
+    return 1 if vdiff > wakeup_gran(rq, se) else 0
 
 
 def check_preempt_wakeup(rq: Rq, p: Task, wake_flags: int) -> int:
@@ -171,7 +170,8 @@ def check_preempt_wakeup(rq: Rq, p: Task, wake_flags: int) -> int:
 
     Return PREEMPT_WAKEUP or PREEMPT_IDLE_POLICY with the reschedule requested,
     PREEMPT_NO_GRANULARITY if ``p`` is ahead by too little, or NO_PREEMPT
-    (``check_preempt_wakeup()``).  ``rq.preempt_vdiff`` and ``rq.preempt_gran`` say what was
+    (``check_preempt_wakeup()``).  Proposals for per-CPU kthreads have answers of their own
+    (:mod:`emulator.kernel.fair_kthread`).  ``rq.preempt_vdiff`` and ``rq.preempt_gran`` say what was
     compared, in ns; both are 0 if it did not come to that.
     """
     curr = rq.curr
@@ -193,16 +193,20 @@ def check_preempt_wakeup(rq: Rq, p: Task, wake_flags: int) -> int:
         return NO_PREEMPT
     update_curr(rq)
     vdiff = curr.vruntime - p.vruntime
-    gran = calc_delta_fair(tun.wakeup_granularity, p)
+    gran = wakeup_gran(rq, p)
     rq.preempt_vdiff = vdiff
     rq.preempt_gran = gran
-    if vdiff <= 0:
-        return NO_PREEMPT
-    if vdiff <= gran:
-        return PREEMPT_NO_GRANULARITY
-    set_next_buddy(cfs, p)
-    _preempt(rq, curr, scale)
-    return PREEMPT_WAKEUP
+    if vdiff > gran:
+        why = PREEMPT_WAKEUP
+    elif rq.favours_kthreads and is_per_cpu_kthread(p):
+        why = kthread_answer(rq, curr, p, vdiff)
+    else:
+        return NO_PREEMPT if vdiff <= 0 else PREEMPT_NO_GRANULARITY
+    if why in (PREEMPT_WAKEUP, PREEMPT_KTHREAD_AHEAD, PREEMPT_KTHREAD_BUDDY):
+        set_next_buddy(cfs, p)
+    if why in (PREEMPT_WAKEUP, PREEMPT_KTHREAD_AHEAD, PREEMPT_KTHREAD_NVCSW):
+        _preempt(rq, curr, scale)
+    return why
 
 
 def _preempt(rq: Rq, curr: Task, scale: bool) -> None:
@@ -216,12 +220,19 @@ def check_preempt_tick(rq: Rq, curr: Task) -> int:
     """Preempt the running task if it has had its slice or is far ahead (``check_preempt_tick()``).
 
     Return PREEMPT_TICK_SLICE, PREEMPT_TICK_VRUNTIME or NO_PREEMPT.  ``rq.preempt_vdiff`` is the
-    time run since the pick, or the distance to the leftmost task, whichever decided; ns.
+    time run since the pick, or the distance to the leftmost task, whichever decided; ns.  With
+    ``rules.kthread_next_buddy`` it is the distance to whom the pick would take.
     """
     cfs = rq.cfs
+    rules = rq.rules
+    following = cfs.tree[0][2]
     ideal_runtime = sched_slice(rq, curr)
-    if rq.rules.slice_latency_cap:
+    if rules.slice_latency_cap:
         ideal_runtime = min(ideal_runtime, rq.tun.latency)
+    if rules.kthread_next_buddy:
+        following = preferred_entity(rq, curr)
+        if rules.kthread_half_slice and is_per_cpu_kthread(following):
+            ideal_runtime //= 2
     delta_exec = curr.sum_exec_runtime - curr.prev_sum_exec_runtime
     rq.preempt_gran = ideal_runtime
     rq.preempt_vdiff = delta_exec
@@ -232,7 +243,7 @@ def check_preempt_tick(rq: Rq, curr: Task) -> int:
         return PREEMPT_TICK_SLICE
     if delta_exec < rq.tun.min_granularity:
         return NO_PREEMPT
-    rq.preempt_vdiff = curr.vruntime - cfs.tree[0][0]
+    rq.preempt_vdiff = curr.vruntime - following.vruntime
     if rq.preempt_vdiff <= ideal_runtime:
         return NO_PREEMPT
     resched_curr(rq)
@@ -258,11 +269,18 @@ def task_tick_fair(rq: Rq, p: Task) -> int:
 
 
 def pick_next_entity(rq: Rq, curr: Task | None) -> Task:
+    """Return who runs next, and forget that it was a buddy (``pick_next_entity()``)."""
+    se = preferred_entity(rq, curr)
+    clear_buddies(rq.cfs, se)
+    return se
+
+
+def preferred_entity(rq: Rq, curr: Task | None) -> Task:
     """Return who should run next: the leftmost task, or a buddy not far from it.
 
     ``curr`` is the running task if it is still runnable.  One marked to be skipped is, unless the
-    next one is too far; a next buddy wins over a last buddy (``pick_next_entity()``; since v5.10 it
-    asks the next buddy first, and who wins is the same).
+    next one is too far; a next buddy wins over a last buddy.  (Since v5.10 the next buddy is asked
+    first; who wins is the same.)
     """
     cfs = rq.cfs
     tree = cfs.tree
@@ -279,7 +297,6 @@ def pick_next_entity(rq: Rq, curr: Task | None) -> Task:
         se = cfs.last
     if cfs.next is not None and wakeup_preempt_entity(rq, cfs.next, left) < 1:
         se = cfs.next
-    clear_buddies(cfs, se)
     return se
 
 

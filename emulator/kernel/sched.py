@@ -41,6 +41,9 @@ PF_WQ_WORKER = 0x20
 PF_NO_SETAFFINITY = 0x4000000
 KTHREAD_IS_PER_CPU = 0x1  # kept in p.kthread_flags
 
+#: Answer of a preemption test that did not get as far as comparing, or found nothing ahead.
+NO_PREEMPT = -1
+
 NICE_0_LOAD = 1 << 20  # full weight of nice 0 on 64-bit
 SCHED_FIXEDPOINT_SHIFT = 10
 
@@ -247,6 +250,11 @@ class Task:
         return [self.pack_se(), self.run.pack()]
 
 
+def is_per_cpu_kthread(p: Task) -> bool:
+    """Return whether a task is a kernel thread that may run on one CPU only."""
+    return bool(p.flags & PF_KTHREAD) and p.nr_cpus_allowed == 1
+
+
 class CfsRq:
     """``struct cfs_rq``: the root fair runqueue of one CPU.
 
@@ -345,6 +353,7 @@ class Rq:
         "cpu_capacity",
         "curr",
         "fair",
+        "favours_kthreads",
         "idle",
         "idle_balance",
         "idle_stamp",
@@ -373,6 +382,14 @@ class Rq:
         self.tun = tun
         self.fair = fair  # the fair class of these rules
         self.rules = rules
+        #: Some proposal treats per-CPU kthreads that wake in its own way: see fair_kthread.py.
+        self.favours_kthreads = not rules.eevdf and (
+            rules.preempt_kthread_nvcsw
+            or rules.preempt_kthread_vdiff
+            or rules.kthread_gran_min
+            or rules.kthread_next_buddy
+            or rules.kthread_delayed_wake
+        )
         self.clock = 0  # rq_clock(); ns, set by update_rq_clock()
         self.clock_task = 0  # clock minus interrupt time, if that is accounted
         self.jiffies = 0
@@ -407,7 +424,7 @@ class Rq:
     def pack(self) -> list[Any]:
         """Return the runqueue as plain data: tasks by pid, its idle task whole.
 
-        What the box gives it stays out: ``tun``, ``rules``, ``fair``.
+        What the box gives it stays out: ``tun``, ``rules``, ``fair``, ``favours_kthreads``.
         """
         return [
             *_rq_fields(self),
@@ -535,11 +552,10 @@ _CFS_FIELDS = tuple(
     for name in CfsRq.__slots__
     if name not in ("avg", "tree", "cfs_tasks", "curr", "next", "last", "skip")
 )
-_RQ_FIELDS = tuple(
-    name
-    for name in Rq.__slots__
-    if name not in ("avg_irq", "cfs", "curr", "fair", "idle", "on_runtime", "rules", "stop", "tun")
+_RQ_ELSEWHERE = frozenset(
+    ["avg_irq", "cfs", "curr", "fair", "favours_kthreads", "idle", "on_runtime", "rules", "stop", "tun"]
 )
+_RQ_FIELDS = tuple(name for name in Rq.__slots__ if name not in _RQ_ELSEWHERE)
 _task_fields = attrgetter(*_TASK_FIELDS)
 _cfs_fields = attrgetter(*_CFS_FIELDS)
 _rq_fields = attrgetter(*_RQ_FIELDS)
