@@ -113,7 +113,7 @@ LB_RESULTS = ("balanced", "failed", "moved", "active", "pinned")
 IDLE_TYPES = ("idle", "busy", "newidle")
 
 # What a preemption test answered; the argument ``why`` of box_check_preempt.
-PREEMPT_NO_GRANULARITY = 0
+PREEMPT_NO_GRANULARITY = 0  # the only answer, of those recorded, that changes nothing
 PREEMPT_WAKEUP = 1
 PREEMPT_TICK_SLICE = 2
 PREEMPT_TICK_VRUNTIME = 3

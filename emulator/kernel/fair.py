@@ -91,9 +91,7 @@ from emulator.kernel.sched import (
 )
 from emulator.tracepoints import (
     PREEMPT_IDLE_POLICY,
-    PREEMPT_KTHREAD_AHEAD,
     PREEMPT_KTHREAD_BUDDY,
-    PREEMPT_KTHREAD_NVCSW,
     PREEMPT_NO_GRANULARITY,
     PREEMPT_TICK_SLICE,
     PREEMPT_TICK_VRUNTIME,
@@ -202,9 +200,10 @@ def check_preempt_wakeup(rq: Rq, p: Task, wake_flags: int) -> int:
         why = kthread_answer(rq, curr, p, vdiff)
     else:
         return NO_PREEMPT if vdiff <= 0 else PREEMPT_NO_GRANULARITY
-    if why in (PREEMPT_WAKEUP, PREEMPT_KTHREAD_AHEAD, PREEMPT_KTHREAD_BUDDY):
-        set_next_buddy(cfs, p)
-    if why in (PREEMPT_WAKEUP, PREEMPT_KTHREAD_AHEAD, PREEMPT_KTHREAD_NVCSW):
+    if why <= PREEMPT_NO_GRANULARITY:
+        return why
+    set_next_buddy(cfs, p)
+    if why != PREEMPT_KTHREAD_BUDDY:
         _preempt(rq, curr, scale)
     return why
 

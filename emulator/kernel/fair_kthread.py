@@ -9,7 +9,7 @@ proposal changes one decision about such a thread, and only about one:
 * ``kthread_gran_min`` (F16): its wakeup granularity is the min granularity.
 * ``preempt_kthread_vdiff`` (F14): it preempts as soon as it is ahead at all, and is next buddy.
 * ``preempt_kthread_nvcsw`` (F13): on a queue of two it preempts a movable task that gives way of
-  itself less often, whatever their vruntimes.
+  itself less often, whatever their vruntimes, and is next buddy.
 * ``kthread_next_buddy`` (F17): if it is ahead but may not preempt, it is next buddy, and the tick
   compares with whom the pick would take.  ``kthread_half_slice``: and halves the slice then.
 * ``kthread_delayed_wake`` (F19): if it may not preempt, it stays *waking* on a list of its CPU, and is
