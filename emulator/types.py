@@ -375,6 +375,7 @@ class WorkloadSpec:
     start_cpu: int  #: CPU on which the task is first enqueued, -1: fork placement
     figure: bool  #: counts as a submitter in the figures
     kthread: bool = False
+    policy: str = "normal"  #: normal, batch or idle: SCHED_OTHER, SCHED_BATCH, SCHED_IDLE
 
 
 @dataclass(frozen=True, slots=True)

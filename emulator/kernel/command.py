@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import cpuhp, fair, kthread
+from emulator.kernel.sched import POLICIES
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -187,4 +188,5 @@ def spawn(cpu: Cpu, words: list[Any]) -> None:
         workload.kthread,
         workload.figure,
         workload.start_cpu,
+        POLICIES[workload.policy],
     )

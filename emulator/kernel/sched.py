@@ -26,6 +26,8 @@ SCHED_NORMAL = 0
 SCHED_FIFO = 1
 SCHED_BATCH = 3
 SCHED_IDLE = 5
+#: By their names in a box file.
+POLICIES = {"normal": SCHED_NORMAL, "batch": SCHED_BATCH, "idle": SCHED_IDLE}
 
 # Classes in order of precedence; Task.sched_class.
 STOP_CLASS = 0
@@ -553,7 +555,18 @@ _CFS_FIELDS = tuple(
     if name not in ("avg", "tree", "cfs_tasks", "curr", "next", "last", "skip")
 )
 _RQ_ELSEWHERE = frozenset(
-    ["avg_irq", "cfs", "curr", "fair", "favours_kthreads", "idle", "on_runtime", "rules", "stop", "tun"]
+    [
+        "avg_irq",
+        "cfs",
+        "curr",
+        "fair",
+        "favours_kthreads",
+        "idle",
+        "on_runtime",
+        "rules",
+        "stop",
+        "tun",
+    ]
 )
 _RQ_FIELDS = tuple(name for name in Rq.__slots__ if name not in _RQ_ELSEWHERE)
 _task_fields = attrgetter(*_TASK_FIELDS)
