@@ -253,6 +253,9 @@ class Workload(_Model):
     params: dict[str, int | str] = Field(default_factory=dict, description="the program's own")
     name: str | None = Field(None, min_length=1, max_length=15, description="comm of the tasks")
     nice: int | None = Field(None, ge=-20, le=19, description="wins over the job file's")
+    policy: Literal["normal", "batch", "idle"] = Field(
+        "normal", description="scheduling policy, as chrt sets it"
+    )
     cpus_allowed: CpuList | None = Field(None, description="wins over the job file's")
     count: int = Field(1, ge=1, le=4096, description="how many of it")
     start: Duration | None = Field(

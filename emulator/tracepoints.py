@@ -113,13 +113,28 @@ LB_RESULTS = ("balanced", "failed", "moved", "active", "pinned")
 IDLE_TYPES = ("idle", "busy", "newidle")
 
 # What a preemption test answered; the argument ``why`` of box_check_preempt.
-PREEMPT_NO_GRANULARITY = 0
+PREEMPT_NO_GRANULARITY = 0  # the only answer, of those recorded, that changes nothing
 PREEMPT_WAKEUP = 1
 PREEMPT_TICK_SLICE = 2
 PREEMPT_TICK_VRUNTIME = 3
 PREEMPT_CLASS = 4
 PREEMPT_IDLE_POLICY = 5
-PREEMPT_WHYS = ("granularity", "wakeup", "slice", "vruntime", "class", "idle_policy")
+PREEMPT_KTHREAD_NVCSW = 6
+PREEMPT_KTHREAD_AHEAD = 7
+PREEMPT_KTHREAD_BUDDY = 8
+PREEMPT_DELAYED = 9
+PREEMPT_WHYS = (
+    "granularity",
+    "wakeup",
+    "slice",
+    "vruntime",
+    "class",
+    "idle_policy",
+    "kthread_nvcsw",
+    "kthread_ahead",
+    "kthread_buddy",
+    "delayed",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -375,6 +375,7 @@ class WorkloadSpec:
     start_cpu: int  #: CPU on which the task is first enqueued, -1: fork placement
     figure: bool  #: counts as a submitter in the figures
     kthread: bool = False
+    policy: str = "normal"  #: normal, batch or idle: SCHED_OTHER, SCHED_BATCH, SCHED_IDLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,13 +412,13 @@ class BoxSpec:
 RQ_FLAGS = 0  #: RQF_* bits
 RQ_NR_RUNNING = 1  #: rq.nr_running, all classes, a queued stopper included
 RQ_H_NR_RUNNING = 2  #: cfs.h_nr_running
-RQ_RUNNABLE_LOAD_AVG = 3  #: cfs.avg as of its last update; with rules.runnable_avg, runnable_avg
+RQ_RUNNABLE_AVG = 3  #: cfs.avg as of its last update; without rules.runnable_avg, the runnable load
 RQ_LOAD_AVG = 4
 RQ_UTIL_AVG = 5
 RQ_UTIL_EST_ENQUEUED = 6
 RQ_LAST_UPDATE_TIME = 7  #: ns of clock_task
 RQ_LOAD_SUM = 8
-RQ_RUNNABLE_LOAD_SUM = 9
+RQ_RUNNABLE_SUM = 9
 RQ_UTIL_SUM = 10
 RQ_PERIOD_CONTRIB = 11
 RQ_LOAD_WEIGHT = 12  #: cfs.load.weight, full

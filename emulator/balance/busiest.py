@@ -23,7 +23,7 @@ from emulator.types import (
     RQ_H_NR_RUNNING,
     RQ_LOAD_AVG,
     RQ_NR_RUNNING,
-    RQ_RUNNABLE_LOAD_AVG,
+    RQ_RUNNABLE_AVG,
     RQ_UTIL_AVG,
     RQF_IDLE,
     for_each_cpu,
@@ -145,7 +145,7 @@ def update_sg_lb_stats(env: LbEnv, sgs: SgLbStats, view: RqView) -> bool:
                 continue
         overload |= rq[RQ_NR_RUNNING] > 1
         sgs.sum_nr_running += rq[RQ_H_NR_RUNNING]
-        sgs.group_load += rq[RQ_RUNNABLE_LOAD_AVG]
+        sgs.group_load += rq[RQ_RUNNABLE_AVG]
         sgs.group_util += view.cpu_util(cpu)
     sgs.avg_load = sgs.group_load * SCHED_CAPACITY_SCALE // sgs.group_capacity
     if sgs.sum_nr_running:

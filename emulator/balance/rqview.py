@@ -17,7 +17,7 @@ from emulator.types import (
     RQ_FLAGS,
     RQ_H_NR_RUNNING,
     RQ_NR_RUNNING,
-    RQ_RUNNABLE_LOAD_AVG,
+    RQ_RUNNABLE_AVG,
     RQ_UTIL_AVG,
     RQ_UTIL_EST_ENQUEUED,
     RQF_IDLE,
@@ -83,7 +83,7 @@ class RqView:
 
     def cpu_runnable_load(self, cpu: int) -> int:
         """Return the load that the balancer weighs (``cpu_runnable_load()``, ≤ 5.4)."""
-        return self.rq(cpu)[RQ_RUNNABLE_LOAD_AVG]
+        return self.rq(cpu)[RQ_RUNNABLE_AVG]
 
     def cpu_util(self, cpu: int) -> int:
         """Return the utilisation, at most the CPU's capacity (``cpu_util()``)."""

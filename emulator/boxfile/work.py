@@ -161,6 +161,7 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
             start_cpu=_start_cpu(workload, path, around),
             figure=bool(workload.figure),
             kthread=rule.kthread,
+            policy=workload.policy,
         )
 
 
@@ -266,6 +267,7 @@ def _instances(
             start_ns=start_ns + job.startdelay_ns,
             start_cpu=start_cpu,
             figure=workload.figure is not False,
+            policy=workload.policy,
         )
 
 

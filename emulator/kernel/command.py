@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import cpuhp, fair, kthread
+from emulator.kernel.sched import POLICIES
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -114,7 +115,8 @@ def sysctl(cpu: Cpu, assignment: str) -> str:
     """Write ``NAME=VALUE``; a value out of bounds is refused, as EINVAL."""
     name, _, value = assignment.partition("=")
     try:
-        fair.sched_proc_update_handler(cpu.rq.tun, name, int(value))
+        by_scaling = cpu.rq.rules.nr_latency_by_scaling
+        fair.sched_proc_update_handler(cpu.rq.tun, name, int(value), by_scaling)
     except ValueError as error:
         return f"refused: {error}"
     return "done"
@@ -186,4 +188,5 @@ def spawn(cpu: Cpu, words: list[Any]) -> None:
         workload.kthread,
         workload.figure,
         workload.start_cpu,
+        POLICIES[workload.policy],
     )

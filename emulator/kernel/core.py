@@ -22,7 +22,17 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import fair, frames, hrtimer, idle, mail, placement, stop_machine, workqueue
+from emulator.kernel import (
+    fair,
+    fair_kthread,
+    frames,
+    hrtimer,
+    idle,
+    mail,
+    placement,
+    stop_machine,
+    workqueue,
+)
 from emulator.kernel.process import MAIL_WAITS, WAIT_NONE, WAIT_TIMER
 from emulator.kernel.sched import (
     DEQUEUE_SLEEP,
@@ -71,7 +81,8 @@ def schedule(cpu: Cpu) -> None:
     rq.skip_clock_update <<= 1
     fair.update_rq_clock(rq, cpu.now)
     ns = cpu.costs.context_switch_ns
-    if rq.cfs.nr_running > (rq.curr.state != tp.TASK_RUNNING and rq.curr.on_rq):
+    blocks = rq.curr.state != tp.TASK_RUNNING and rq.curr.on_rq
+    if rq.cfs.nr_running > blocks or cpu.delayed_wakes:
         ns += cpu.costs.pick_fair_ns
     cpu.start(frames.SCHEDULE, ns)
 
@@ -97,6 +108,8 @@ def schedule_end(cpu: Cpu, _arg: object) -> None:
         prev.nvcsw += 1
     elif prev is not rq.idle and prev.state == tp.TASK_RUNNING:
         prev.nivcsw += 1
+    if cpu.delayed_wakes:
+        wake_delayed(cpu)
     pick_next_task(cpu, prev)
 
 
@@ -121,6 +134,7 @@ def pick_next_task(cpu: Cpu, prev: Task) -> None:
 def pick_idle(cpu: Cpu, prev: Task) -> None:
     """Nothing to run: switch to the idle task."""
     rq = cpu.rq
+    assert not cpu.delayed_wakes, cpu.story("idle while a delayed wakeup waits")
     if prev is not rq.idle and prev.sched_class == FAIR_CLASS:
         rq.fair.put_prev_task(rq, prev)
     context_switch(cpu, prev, rq.idle)
@@ -386,6 +400,9 @@ def ttwu_do_activate(cpu: Cpu, p: Task, flags: int) -> None:
     """``ttwu_do_activate()`` and ``ttwu_do_wakeup()``: enqueue, preemption test, idle accounting."""
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
+    if rq.favours_kthreads and fair_kthread.delays_wakeup(rq, p):
+        delay_wakeup(cpu, p)
+        return
     activate_task(cpu, p, flags)
     check_preempt_curr(cpu, p, 0)
     p.state = tp.TASK_RUNNING
@@ -393,6 +410,27 @@ def ttwu_do_activate(cpu: Cpu, p: Task, flags: int) -> None:
     if rq.idle_stamp:
         update_avg_idle(cpu)
     cpu.publish()
+
+
+def delay_wakeup(cpu: Cpu, p: Task) -> None:
+    """Leave a waking kthread for the next ``schedule()``: nobody counts it until then (F19)."""
+    rq = cpu.rq
+    vdiff, gran = rq.preempt_vdiff, rq.preempt_gran
+    cpu.emit(tp.BOX_CHECK_PREEMPT, p.pid, rq.curr.pid, vdiff, gran, tp.PREEMPT_DELAYED)
+    cpu.delayed_wakes.append(p.pid)
+
+
+def wake_delayed(cpu: Cpu) -> None:
+    """Queue the kthreads whose wakeup was delayed, the current task being off if it blocked."""
+    pids, cpu.delayed_wakes = cpu.delayed_wakes, []
+    cause = cpu.cause
+    for pid in pids:
+        p = cpu.tasks[pid]
+        cpu.cause = p.run.cause
+        activate_task(cpu, p, ENQUEUE_WAKEUP)
+        p.state = tp.TASK_RUNNING
+        cpu.emit(tp.SCHED_WAKEUP, p.pid, p.prio, cpu.node_id)
+    cpu.cause = cause
 
 
 def update_avg_idle(cpu: Cpu) -> None:

@@ -108,6 +108,7 @@ class Cpu:
         "costs",
         "counters",
         "deferred",
+        "delayed_wakes",
         "dev_numbers",
         "device_nodes",
         "done_list",
@@ -266,6 +267,7 @@ class Cpu:
         self.ttwu_queue = spec.kernel.features.get("TTWU_QUEUE", True)
         self.wake_list: list[int] = []  # pids woken from CPUs that share no cache
         self.wakeups: list[tuple[int, bool]] = []
+        self.delayed_wakes: list[int] = []  # pids of kthreads that wake at the next schedule()
         self.pid_seq = 0
         self.load_pid = 0
         self.scan_cost = 0  # sd_llc->avg_scan_cost of this CPU
@@ -677,13 +679,13 @@ class Cpu:
                 flags,
                 rq.nr_running,
                 cfs.nr_running,
-                avg.runnable_load_avg,
+                avg.runnable_avg,
                 avg.load_avg,
                 avg.util_avg,
                 avg.util_est_enqueued,
                 avg.last_update_time,
                 avg.load_sum,
-                avg.runnable_load_sum,
+                avg.runnable_sum,
                 avg.util_sum,
                 avg.period_contrib,
                 cfs.load_weight,

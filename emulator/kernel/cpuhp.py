@@ -190,6 +190,7 @@ def take_cpu_down(cpu: Cpu) -> None:
         stop_aborted(cpu, push_cpu)
     cpu.stop_works.clear()
     cpu.publish()
+    assert not cpu.delayed_wakes, cpu.story("a delayed wakeup waits on a dead CPU")
     assert cpu.rq.nr_running == 1, cpu.story("tasks are left on a dead CPU's queue")
     assert all(is_own_thread(cpu, p) for p in cpu.tasks.values()), cpu.story(
         "tasks are left behind"

@@ -18,6 +18,7 @@ from emulator.kernel.sched import (
     KTHREAD_IS_PER_CPU,
     PF_KTHREAD,
     PF_NO_SETAFFINITY,
+    SCHED_NORMAL,
     STOP_CLASS,
     WF_FORK,
     Task,
@@ -65,9 +66,18 @@ def new_kthread(cpu: Cpu, pid: int, comm: str, nice: int, kind: int) -> Task:
     return p
 
 
-def new_task(cpu: Cpu, pid: int, comm: str, nice: int, mask: int, run: TaskRun) -> Task:
+def new_task(
+    cpu: Cpu,
+    pid: int,
+    comm: str,
+    nice: int,
+    mask: int,
+    run: TaskRun,
+    policy: int = SCHED_NORMAL,
+) -> Task:
     """Create a task that this CPU owns and that is on no queue."""
     p = Task(pid, comm[:15], nice)
+    p.policy = policy
     fair.set_load_weight(p)
     fair.init_entity_runnable_average(p)
     p.cpus_mask = mask
@@ -104,12 +114,13 @@ def fork(
     kthread: bool,
     figure: bool,
     target: int,
+    policy: int = SCHED_NORMAL,
 ) -> Task:
     """``wake_up_new_task()``: a task of a workload starts, here or where the fork placement says.
 
     ``target`` names the CPU, or is -1 for ``select_task_rq_fair()`` with the fork flag.
     """
-    p = new_task(cpu, pid, comm, nice, mask, TaskRun(program, frames.RET_USER))
+    p = new_task(cpu, pid, comm, nice, mask, TaskRun(program, frames.RET_USER), policy)
     if kthread:
         p.flags |= PF_KTHREAD
     if program.aio_events:

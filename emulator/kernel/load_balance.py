@@ -67,7 +67,8 @@ def can_migrate_task(cpu: Cpu, p: Task, env: list[Any]) -> bool:
     if p.on_cpu:
         cpu.count("nr_failed_migrations_running")
         return False
-    if fair.task_hot(cpu.rq, p, cpu.rq.clock_task, env[ENV_DST_NR_RUNNING]):
+    smt = bool(cpu.spec.machine.core[cpu.node_id] >> dst & 1)
+    if fair.task_hot(cpu.rq, p, cpu.rq.clock_task, env[ENV_DST_NR_RUNNING], smt):
         if env[ENV_NR_BALANCE_FAILED] <= env[ENV_CACHE_NICE_TRIES]:
             cpu.count("nr_failed_migrations_hot")
             return False

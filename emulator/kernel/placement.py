@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 
 from emulator import tracepoints as tp
 from emulator.kernel import fair
-from emulator.kernel.sched import PF_KTHREAD, Task
+from emulator.kernel.sched import PF_KTHREAD, Task, is_per_cpu_kthread
 from emulator.types import (
     RQ_FLAGS,
     RQ_LAST_UPDATE_TIME,
     RQ_LOAD_AVG,
-    RQ_RUNNABLE_LOAD_AVG,
+    RQ_NR_RUNNING,
+    RQ_RUNNABLE_AVG,
     RQF_ACTIVE,
     RQF_IDLE,
     RQF_ONLINE,
@@ -59,9 +60,9 @@ def cpu_flags(cpu: Cpu, other: int) -> int:
     return cpu.view(other)[RQ_FLAGS]
 
 
-def is_per_cpu_kthread(p: Task) -> bool:
-    """A kernel thread that may run on one CPU only."""
-    return bool(p.flags & PF_KTHREAD) and p.nr_cpus_allowed == 1
+def nr_running(cpu: Cpu, other: int) -> int:
+    """``cpu_rq(other)->nr_running``: of this CPU now, of another as it last published it."""
+    return cpu.rq.nr_running if other == cpu.node_id else cpu.view(other)[RQ_NR_RUNNING]
 
 
 def is_cpu_allowed(cpu: Cpu, p: Task, target: int) -> bool:
@@ -191,7 +192,7 @@ def wake_affine_idle(cpu: Cpu, this_cpu: int, prev: int, sync: bool) -> int:
     """This CPU is idle and shares the cache, or a sync waker is alone on it; -1: undecided."""
     if cpu_flags(cpu, this_cpu) & RQF_IDLE and shares_cache(cpu, this_cpu, prev):
         return prev if cpu_flags(cpu, prev) & RQF_IDLE else this_cpu
-    if sync and this_cpu == cpu.node_id and cpu.rq.nr_running == 1:
+    if sync and nr_running(cpu, this_cpu) == 1:
         return this_cpu
     return -1
 
@@ -246,8 +247,8 @@ def domain_imbalance_pct(cpu: Cpu, a: int, b: int) -> int:
 def runnable_load(cpu: Cpu, other: int) -> int:
     """``cpu_runnable_load()``: of this CPU now, of another as it last published it."""
     if other == cpu.node_id:
-        return cpu.rq.cfs.avg.runnable_load_avg
-    return cpu.view(other)[RQ_RUNNABLE_LOAD_AVG]
+        return cpu.rq.cfs.avg.runnable_avg
+    return cpu.view(other)[RQ_RUNNABLE_AVG]
 
 
 # -- select_idle_sibling ------------------------------------------------------------------------
@@ -442,7 +443,7 @@ def find_idlest_group(cpu: Cpu, p: Task, groups: list[int], pct: int, numa: bool
         runnable = avg = 0
         for other in for_each_cpu(group):
             facts = cpu.view(other) if other != cpu.node_id else cpu.own_facts()
-            runnable += facts[RQ_RUNNABLE_LOAD_AVG]
+            runnable += facts[RQ_RUNNABLE_AVG]
             avg += facts[RQ_LOAD_AVG]
         weight = group.bit_count()
         runnable //= weight

@@ -61,6 +61,7 @@ PLAIN = (
     "timer_watch_ns",
     "published_nr",
     "wake_list",
+    "delayed_wakes",
 )
 
 

@@ -105,6 +105,7 @@ class Job:
     start_ns: int = 0
     disk: str = ""  #: its file (number 0, 1 … by position) is on this mount
     kthread: bool = False
+    policy: str = "normal"
     script: Script | None = field(default=None, init=False)
 
 
@@ -194,6 +195,7 @@ def box_spec(
             start_cpu=job.cpu,
             figure=False,
             kthread=job.kthread,
+            policy=job.policy,
         )
         for index, job in enumerate(jobs)
     )
@@ -261,6 +263,8 @@ class Box:
         features: dict[str, bool] | None = None,
         rcu_callbacks: bool = False,
         rcu_needs_cpu: bool = False,
+        rules: Rules = Rules(),
+        version: str = "5.4",
     ) -> None:
         topology = machine(nr_cpus, hz=hz, llc=llc, core=core, node=node)
         self.jobs = list(jobs)
@@ -274,6 +278,8 @@ class Box:
             features,
             rcu_callbacks,
             rcu_needs_cpu,
+            rules,
+            version,
         )
         nr_nodes = nr_cpus + 1 + len(self.spec.disks)
         board = HistoryBoard(nr_nodes)

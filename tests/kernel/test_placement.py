@@ -262,7 +262,7 @@ def test_C_3_sync_waker_alone_on_its_cpu() -> None:
 
 def test_C_3_undecided_is_prev() -> None:
     cpu, board, p = busy_cpu(0)
-    cpu.rq.cfs.avg.runnable_load_avg = 1024
+    cpu.rq.cfs.avg.runnable_avg = 1024
     board.facts[5] = facts(1, runnable_load=1024)
     assert wake_affine(cpu, p, 0, 5, sync=False) == 5
     board.facts[5] = facts(2, runnable_load=4096)
@@ -460,7 +460,7 @@ def group_box(
     p = sleeping_task(cpu, 500)
     for other, load in enumerate(loads):
         board.facts[other] = load_facts(load)
-    cpu.rq.cfs.avg.runnable_load_avg = cpu.rq.cfs.avg.load_avg = loads[0]
+    cpu.rq.cfs.avg.runnable_avg = cpu.rq.cfs.avg.load_avg = loads[0]
     return cpu, board, p
 
 
