@@ -119,7 +119,29 @@ PREEMPT_TICK_SLICE = 2
 PREEMPT_TICK_VRUNTIME = 3
 PREEMPT_CLASS = 4
 PREEMPT_IDLE_POLICY = 5
-PREEMPT_WHYS = ("granularity", "wakeup", "slice", "vruntime", "class", "idle_policy")
+# The same under EEVDF; V is the runqueue's virtual time, v a task's vruntime, p the task tested or,
+# where charging the running task made it give way, the one that would run next.
+PREEMPT_DEADLINE = 6  # curr's deadline passed: vdiff = v - deadline of curr, gran = V - v of curr
+PREEMPT_INELIGIBLE = 7  # curr, unprotected, had its share: vdiff as below, gran = V - v of curr
+PREEMPT_PICKED = 8  # the pick takes p: vdiff = deadline of curr - of p, gran = V - v of p
+PREEMPT_SHORT_SLICE = 9  # p's shorter slice took curr's protection away: as above
+PREEMPT_PROTECTED = 10  # not preempted: RUN_TO_PARITY protects curr: as above
+PREEMPT_LATER_DEADLINE = 11  # not preempted: somebody's deadline is earlier: as above
+PREEMPT_NOT_ELIGIBLE = 12  # not preempted: p has had its share: as above
+PREEMPT_WHYS = (
+    *("granularity", "wakeup", "slice", "vruntime", "class", "idle_policy"),
+    *("deadline", "ineligible", "picked", "short_slice"),
+    *("protected", "later_deadline", "not_eligible"),
+)
+#: Answers that leave the running task where it is.
+PREEMPT_REFUSALS = frozenset(
+    (
+        PREEMPT_NO_GRANULARITY,
+        PREEMPT_PROTECTED,
+        PREEMPT_LATER_DEADLINE,
+        PREEMPT_NOT_ELIGIBLE,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)

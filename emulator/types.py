@@ -375,6 +375,7 @@ class WorkloadSpec:
     start_cpu: int  #: CPU on which the task is first enqueued, -1: fork placement
     figure: bool  #: counts as a submitter in the figures
     kthread: bool = False
+    slice_ns: int = 0  #: slice that the task asks for (EEVDF), 0: none
 
 
 @dataclass(frozen=True, slots=True)

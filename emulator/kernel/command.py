@@ -186,4 +186,5 @@ def spawn(cpu: Cpu, words: list[Any]) -> None:
         workload.kthread,
         workload.figure,
         workload.start_cpu,
+        workload.slice_ns,
     )
