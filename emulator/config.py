@@ -257,6 +257,11 @@ class Workload(_Model):
         "normal", description="scheduling policy, as chrt sets it"
     )
     cpus_allowed: CpuList | None = Field(None, description="wins over the job file's")
+    slice: Duration | None = Field(
+        None,
+        description="slice that its tasks ask for with `sched_setattr()`, 100us to 100ms, from 6.12 "
+        "on; left out or 0: the base slice",
+    )
     count: int = Field(1, ge=1, le=4096, description="how many of it")
     start: Duration | None = Field(
         None, description="when it starts; left out: the seed says, within 8 ticks of boot"
@@ -503,9 +508,11 @@ def _resolved(model: BoxFile, dirty: frozenset[str], file: FilePath, report: Rep
     around = Surroundings(cpus, disks, filesystems, model.warmup, tick_ns, model.seed, report)
     around.verify = None if costs is None else tuple(costs.verify_ps_per_byte)
     around.any_mount = no_storage
+    around.custom_slice = kernel is None or kernel.rules.custom_slice
     workloads = resolve_workloads(model.workloads, _job_texts(model, file, report), around)
     names = tuple(dict.fromkeys(one.name for one in workloads))
-    events = resolve_events(model.events, cpus, names, model.duration, report)
+    rules = None if kernel is None else kernel.rules
+    events = resolve_events(model.events, cpus, names, model.duration, report, rules)
     expect = tuple(_expectations(model, report))
     _check_trace(model, report)
     if report.problems or machine is None or kernel is None or costs is None:

@@ -123,17 +123,31 @@ PREEMPT_KTHREAD_NVCSW = 6
 PREEMPT_KTHREAD_AHEAD = 7
 PREEMPT_KTHREAD_BUDDY = 8
 PREEMPT_DELAYED = 9
+# The same under EEVDF; V is the runqueue's virtual time, v a task's vruntime, p the task tested or,
+# where charging the running task made it give way, the one that would run next.
+PREEMPT_DEADLINE = 10  # curr's deadline passed: vdiff = v - deadline of curr, gran = V - v of curr
+PREEMPT_INELIGIBLE = 11  # curr, unprotected, had its share: vdiff as below, gran = V - v of curr
+PREEMPT_PICKED = 12  # the pick takes p: vdiff = deadline of curr - of p, gran = V - v of p
+PREEMPT_SHORT_SLICE = 13  # p's shorter slice took curr's protection away: as above
+PREEMPT_PROTECTED = 14  # not preempted: RUN_TO_PARITY protects curr: as above
+PREEMPT_LATER_DEADLINE = 15  # not preempted: somebody's deadline is earlier: as above
+PREEMPT_NOT_ELIGIBLE = 16  # not preempted: p has had its share: as above
 PREEMPT_WHYS = (
-    "granularity",
-    "wakeup",
-    "slice",
-    "vruntime",
-    "class",
-    "idle_policy",
-    "kthread_nvcsw",
-    "kthread_ahead",
-    "kthread_buddy",
-    "delayed",
+    *("granularity", "wakeup", "slice", "vruntime", "class", "idle_policy"),
+    *("kthread_nvcsw", "kthread_ahead", "kthread_buddy", "delayed"),
+    *("deadline", "ineligible", "picked", "short_slice"),
+    *("protected", "later_deadline", "not_eligible"),
+)
+#: Answers that leave the running task where it is.
+PREEMPT_REFUSALS = frozenset(
+    (
+        PREEMPT_NO_GRANULARITY,
+        PREEMPT_KTHREAD_BUDDY,
+        PREEMPT_DELAYED,
+        PREEMPT_PROTECTED,
+        PREEMPT_LATER_DEADLINE,
+        PREEMPT_NOT_ELIGIBLE,
+    )
 )
 
 

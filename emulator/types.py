@@ -376,6 +376,7 @@ class WorkloadSpec:
     figure: bool  #: counts as a submitter in the figures
     kthread: bool = False
     policy: str = "normal"  #: normal, batch or idle: SCHED_OTHER, SCHED_BATCH, SCHED_IDLE
+    slice_ns: int = 0  #: slice that the task asks for (EEVDF), 0: none
 
 
 @dataclass(frozen=True, slots=True)

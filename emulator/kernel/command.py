@@ -189,4 +189,5 @@ def spawn(cpu: Cpu, words: list[Any]) -> None:
         workload.figure,
         workload.start_cpu,
         POLICIES[workload.policy],
+        workload.slice_ns,
     )

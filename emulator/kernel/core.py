@@ -36,6 +36,8 @@ from emulator.kernel import (
 from emulator.kernel.process import MAIL_WAITS, WAIT_NONE, WAIT_TIMER
 from emulator.kernel.sched import (
     DEQUEUE_SLEEP,
+    DEQUEUE_SPECIAL,
+    ENQUEUE_DELAYED,
     ENQUEUE_MIGRATED,
     ENQUEUE_WAKEUP,
     FAIR_CLASS,
@@ -103,13 +105,15 @@ def schedule_end(cpu: Cpu, _arg: object) -> None:
     if prev is not rq.idle and prev.state != tp.TASK_RUNNING and prev.on_rq:
         if prev.sched_class == STOP_CLASS:
             stop_machine.dequeue_task_stop(cpu, prev)
+        elif prev.state == tp.TASK_DEAD:
+            rq.fair.dequeue_task(rq, prev, DEQUEUE_SLEEP | DEQUEUE_SPECIAL)
         else:
             rq.fair.dequeue_task(rq, prev, DEQUEUE_SLEEP)
         prev.nvcsw += 1
     elif prev is not rq.idle and prev.state == tp.TASK_RUNNING:
         prev.nivcsw += 1
     if cpu.delayed_wakes:
-        wake_delayed(cpu)
+        queue_delayed_wakes(cpu)
     pick_next_task(cpu, prev)
 
 
@@ -123,9 +127,11 @@ def pick_next_task(cpu: Cpu, prev: Task) -> None:
         return
     if rq.cfs.nr_running:
         following = rq.fair.pick_next_task(rq, prev)
-        assert following is not None, cpu.story("a fair queue with tasks gave none")
-        context_switch(cpu, prev, following)
-        return
+        if following is not None:
+            context_switch(cpu, prev, following)
+            return
+        # Only delayed tasks were left, and the pick has let them go.
+        assert not rq.cfs.nr_running, cpu.story("a fair queue with tasks gave none")
     if newidle_balance(cpu):
         return
     pick_idle(cpu, prev)
@@ -239,6 +245,8 @@ def context_switch(cpu: Cpu, prev: Task, following: Task) -> None:
         if prev.state == tp.TASK_DEAD:
             rq.fair.task_dead(rq, prev)
             del cpu.tasks[prev.pid]
+    elif rq.nr_running != cpu.published_nr:
+        cpu.publish()  # the pick has let delayed tasks go
     finish_task_switch(cpu, prev, following)
 
 
@@ -328,6 +336,9 @@ def try_to_wake_up(
     cause = cpu.emit(tp.SCHED_WAKING, p.pid, p.prio, p.cpu)
     p.run.cause = cause
     if p.on_rq:
+        if p.sched_delayed:
+            wake_delayed(cpu, p, cause, remote=waker is not None)
+            return True
         # It has not been switched out yet: it simply stays.
         p.state = tp.TASK_RUNNING
         fair.update_rq_clock(cpu.rq, cpu.now)
@@ -351,11 +362,40 @@ def try_to_wake_up(
     return True
 
 
+def wake_delayed(cpu: Cpu, p: Task, cause: int, remote: bool) -> None:
+    """``ttwu_runnable()`` of a task that sleeps but is still queued: no CPU is chosen (E.7).
+
+    Here it takes the time of a bound wakeup; if another CPU's context wakes, that one pays.
+    """
+    if not remote:
+        p.state = TASK_WAKING
+        wakeup = [p.pid, cpu.node_id, cpu.rq.curr.pid, 0, cause]
+        cpu.push(frames.TTWU, cpu.costs.ttwu_ns, wakeup, cpu.level, False)
+        return
+    asked = cpu.rq.need_resched
+    ttwu_runnable(cpu, p)
+    smp_send_reschedule_here(cpu, asked)
+
+
+def ttwu_runnable(cpu: Cpu, p: Task) -> None:
+    """Let a delayed task be awake again, in its place, and test whether it preempts."""
+    rq = cpu.rq
+    fair.update_rq_clock(rq, cpu.now)
+    rq.fair.enqueue_task(rq, p, ENQUEUE_DELAYED)
+    check_preempt_curr(cpu, p, 0)
+    p.state = tp.TASK_RUNNING
+    cpu.emit(tp.SCHED_WAKEUP, p.pid, p.prio, cpu.node_id)
+    cpu.publish()
+
+
 def ttwu_end(cpu: Cpu, wakeup: list[int]) -> None:
     """The enqueue of a task that is woken on this CPU."""
     p = cpu.tasks[wakeup[0]]
     cpu.pop()
-    ttwu_do_activate(cpu, p, ENQUEUE_WAKEUP)
+    if p.sched_delayed:
+        ttwu_runnable(cpu, p)
+    else:
+        ttwu_do_activate(cpu, p, ENQUEUE_WAKEUP)
     wakeup_done(cpu)
 
 
@@ -420,7 +460,7 @@ def delay_wakeup(cpu: Cpu, p: Task) -> None:
     cpu.delayed_wakes.append(p.pid)
 
 
-def wake_delayed(cpu: Cpu) -> None:
+def queue_delayed_wakes(cpu: Cpu) -> None:
     """Queue the kthreads whose wakeup was delayed, the current task being off if it blocked."""
     pids, cpu.delayed_wakes = cpu.delayed_wakes, []
     cause = cpu.cause

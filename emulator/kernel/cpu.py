@@ -32,6 +32,7 @@ from emulator.kernel import (
     aio,
     cpuhp,
     driver,
+    eevdf,
     fair,
     frames,
     hrtimer,
@@ -255,9 +256,15 @@ class Cpu:
         self.deferred: list[Message] = []
         # Tasks.
         tun = fair.tunables(spec.kernel, machine.nr_cpus)
-        self.rq = Rq(cpu, tun, fair.FAIR_SCHED_CLASS, spec.kernel.rules)
+        rules = spec.kernel.rules
+        fair_class = eevdf.EEVDF_SCHED_CLASS if rules.eevdf else fair.FAIR_SCHED_CLASS
+        self.rq = Rq(cpu, tun, fair_class, rules)
+        self.rq.tick_ns = self.tick_ns
         self.rq.idle.run = TaskRun(None, frames.IDLE_ENTRY)
         self.rq.on_runtime = self.runtime_hook()
+        if self.enabled[tp.BOX_CHECK_PREEMPT]:
+            self.rq.on_preempt = self.trace_preempt
+        self.rq.on_warn = self.warn
         self.published_nr = 0  # nr_running as last told to the others
         self.tasks: dict[int, Task] = {}
         #: By pid, what the programs of tasks have measured here; it stays when the task leaves.
@@ -625,6 +632,8 @@ class Cpu:
         self.arrivals[p.pid] = arrival_ns
         del self.tasks[p.pid]
         self.mail_sleepers.pop(p.pid, None)
+        if p.sched_delayed:
+            hrtimer.take_sleep_timer(self, p)
 
     def unexpect(self, pid: int) -> None:
         """One IO of a task that left has ended as far as this CPU is concerned."""
@@ -733,6 +742,14 @@ class Cpu:
         """Record ``sched_stat_runtime`` (called by update_curr)."""
         self.emit(tp.SCHED_STAT_RUNTIME, p.pid, delta_ns, p.vruntime)
 
+    def trace_preempt(self, p: Task, curr: Task, vdiff: int, gran: int, why: int) -> None:
+        """Record ``box_check_preempt`` (called by update_curr of EEVDF)."""
+        self.emit(tp.BOX_CHECK_PREEMPT, p.pid, curr.pid, vdiff, gran, why)
+
+    def warn(self, text: str) -> None:
+        """Record what the kernel would warn of; a run with such a record fails."""
+        self.emit(tp.BOX_WARN, self.sink.intern(text))
+
     def story(self, what: str) -> str:
         """Return what a failed assertion prints: the fault, this CPU's state, its last events."""
         rq = self.rq
@@ -744,7 +761,8 @@ class Cpu:
         for pid, p in self.tasks.items():
             lines.append(
                 f"  task {p.comm}/{pid} state {p.state} on_rq {p.on_rq} on_cpu {p.on_cpu} "
-                f"wait {WAIT_NAMES[p.run.wait]} vruntime {p.vruntime} moves {p.moves}"
+                f"wait {WAIT_NAMES[p.run.wait]} vruntime {p.vruntime} deadline {p.deadline} "
+                f"delayed {p.sched_delayed} moves {p.moves}"
             )
         return "\n".join(lines)
 

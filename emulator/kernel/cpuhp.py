@@ -53,7 +53,7 @@ from emulator.kernel import (
 )
 from emulator.kernel.process import MAIL_WAITS, WAIT_WORK, unpack_task
 from emulator.kernel.request import Request
-from emulator.kernel.sched import PF_WQ_WORKER, Task
+from emulator.kernel.sched import DEQUEUE_DELAYED, DEQUEUE_SLEEP, PF_WQ_WORKER, Task
 from emulator.types import NEVER, NOHZ_ENTER, RQF_ACTIVE, STOP_ABORTED, Message
 
 if TYPE_CHECKING:
@@ -267,6 +267,9 @@ def migrate_tasks(cpu: Cpu) -> None:
     fair.update_rq_clock(rq, cpu.now)
     while rq.cfs.nr_running:
         p = rq.cfs.tree[0][2]
+        if p.sched_delayed:
+            rq.fair.dequeue_task(rq, p, DEQUEUE_SLEEP | DEQUEUE_DELAYED)  # as the pick would
+            continue
         if p.flags & PF_WQ_WORKER:
             workqueue.park_worker(cpu, p)
             continue
@@ -470,7 +473,8 @@ def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
 def adopt_sleeper(cpu: Cpu, p: Task) -> None:
     """Own a sleeping task; where it last ran stays as it was."""
     load_balance.arrive(cpu, p)
-    p.vruntime += cpu.rq.cfs.min_vruntime  # it was made relative when it left
+    if not cpu.rq.rules.eevdf:
+        p.vruntime += cpu.rq.cfs.min_vruntime  # it was made relative when it left
     if p.run.wait in MAIL_WAITS and p.run.remote_ios:
         cpu.mail_sleepers[p.pid] = 1
     mail.deliver_held(cpu, p.pid)

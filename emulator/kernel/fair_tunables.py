@@ -45,6 +45,8 @@ _PLAIN = {
     "sched_migration_cost_ns": ("migration_cost", -1, _INT_MAX),
     "sched_nr_migrate": ("nr_migrate", 0, _INT_MAX),
     "sched_child_runs_first": ("child_runs_first", 0, _INT_MAX),
+    # A file of debugfs: the next hotplug event scales the default again, not what was written.
+    "sched_base_slice_ns": ("sysctl_base_slice", _GRANULARITY_MIN, _GRANULARITY_MAX),
 }
 #: The sysctls that :func:`sched_proc_update_handler` knows, without ``kernel.``.
 SYSCTLS = (*_SCALED, *_PLAIN)
@@ -63,6 +65,13 @@ FEATURES = (
     "WA_WEIGHT",
     "WA_BIAS",
     "SIS_PROP",
+    "PLACE_LAG",
+    "PLACE_DEADLINE_INITIAL",
+    "PLACE_REL_DEADLINE",
+    "RUN_TO_PARITY",
+    "PREEMPT_SHORT",
+    "DELAY_DEQUEUE",
+    "DELAY_ZERO",
 )
 
 
@@ -81,6 +90,7 @@ def update_sysctl(tun: Tunables, nr_online: int) -> None:
     assert nr_online > 0, "a box without CPUs"
     tun.nr_online = nr_online
     factor = get_update_sysctl_factor(tun)
+    tun.sysctl_base_slice = tun.normalized_base_slice * factor
     tun.latency = tun.normalized_latency * factor
     tun.min_granularity = tun.normalized_min_granularity * factor
     tun.wakeup_granularity = tun.normalized_wakeup_granularity * factor

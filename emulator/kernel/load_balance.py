@@ -4,7 +4,8 @@ The balancer decides on what runqueues publish; what can really be moved is deci
 live queue, with the ``lb_env`` that it sent (a plain list, ``ENV_*`` in :mod:`emulator.types`).
 
 Departures from the kernel: the destination's ``nr_running`` in ``task_hot()`` is the balancer's
-view of it; NUMA locality is not tested (no fault statistics).
+view of it; NUMA locality is not tested (no fault statistics).  A delayed task (v6.12) takes the timer
+that is to wake it along; one that waits for a driver tag, or that is just being woken, is passed over.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import core, fair
-from emulator.kernel.process import unpack_task
-from emulator.kernel.sched import ENQUEUE_MIGRATED, Task
+from emulator.kernel import core, fair, hrtimer
+from emulator.kernel.process import MAIL_WAITS, WAIT_TAG, unpack_task
+from emulator.kernel.sched import ENQUEUE_MIGRATED, TASK_WAKING, Task
 from emulator.types import (
     CPU_NEWLY_IDLE,
     CPU_NOT_IDLE,
@@ -54,6 +55,8 @@ SCHED_NR_MIGRATE_BREAK = 32
 def can_migrate_task(cpu: Cpu, p: Task, env: list[Any]) -> bool:
     """Whether a queued task may go to ``dst_cpu``; sets the env's pinned flags (D.8)."""
     dst = env[ENV_DST_CPU]
+    if p.sched_delayed and held_here(cpu, p):
+        return False
     if not p.cpus_mask >> dst & 1:
         env[ENV_FLAGS] |= LBF_SOME_PINNED
         if env[ENV_IDLE] == CPU_NEWLY_IDLE or env[ENV_FLAGS] & LBF_DST_PINNED:
@@ -74,6 +77,13 @@ def can_migrate_task(cpu: Cpu, p: Task, env: list[Any]) -> bool:
             return False
         env[ENV_HOT_GAINED] += 1
     return True
+
+
+def held_here(cpu: Cpu, p: Task) -> bool:
+    """Whether a delayed task's wakeup is this CPU's to make, or under way: then it stays."""
+    if p.state == TASK_WAKING or p.run.wait == WAIT_TAG:
+        return True
+    return any(pid == p.pid for pid, _sync in cpu.wakeups)
 
 
 def detach_tasks(cpu: Cpu, env: list[Any]) -> list[Task]:
@@ -131,6 +141,7 @@ def handle_detach(cpu: Cpu, message: Message) -> None:
     env = list(message[5][0])
     fair.update_rq_clock(cpu.rq, cpu.now)
     curr = cpu.rq.curr
+    asked = cpu.rq.need_resched
     env[ENV_CURR_ALLOWED] = int(bool(curr.cpus_mask >> env[ENV_THIS_CPU] & 1))
     tasks: list[list[Any]] = []
     for p in detach_tasks(cpu, env):
@@ -138,6 +149,7 @@ def handle_detach(cpu: Cpu, message: Message) -> None:
         tasks.append([p.pid, p])
     if tasks:
         cpu.publish()
+    core.smp_send_reschedule_here(cpu, asked)  # charging curr may have made it give way
     cpu.send(
         cpu.bal_node,
         messages.DETACHED,
@@ -172,3 +184,7 @@ def arrive(cpu: Cpu, p: Task) -> None:
     cpu.expect.pop(p.pid, None)  # whatever is still to come is the task's own remote_ios now
     cpu.keep_books(p)
     cpu.sink.comm(p.pid, p.comm)
+    if p.sched_delayed:
+        hrtimer.give_sleep_timer(cpu, p)
+        if p.run.wait in MAIL_WAITS and p.run.remote_ios:
+            cpu.mail_sleepers[p.pid] = 1

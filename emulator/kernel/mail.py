@@ -102,7 +102,7 @@ def handle_activate(cpu: Cpu, message: Message) -> None:
     if wake_flags & WF_FORK:
         fair.update_rq_clock(cpu.rq, cpu.now)
         kthread.start_new_task(cpu, p)
-    elif p.state == tp.TASK_RUNNING:
+    elif p.state == tp.TASK_RUNNING or p.sched_delayed:
         fair.update_rq_clock(cpu.rq, cpu.now)
         core.activate_task(cpu, p, ENQUEUE_MIGRATED)
         core.check_preempt_curr(cpu, p, 0)

@@ -53,10 +53,14 @@ SCHED_FIXEDPOINT_SHIFT = 10
 DEQUEUE_SLEEP = 0x01
 DEQUEUE_SAVE = 0x02
 DEQUEUE_MOVE = 0x04
+DEQUEUE_SPECIAL = 0x10  # its new state allows no spurious wakeup
+DEQUEUE_DELAYED = 0x200  # EEVDF: it sleeps already, and leaves the queue now
 ENQUEUE_WAKEUP = 0x01
 ENQUEUE_RESTORE = 0x02
 ENQUEUE_MOVE = 0x04
 ENQUEUE_MIGRATED = 0x40
+ENQUEUE_INITIAL = 0x80
+ENQUEUE_DELAYED = 0x200  # EEVDF: it sleeps, but is queued: wake it where it is
 WF_SYNC = 0x01
 WF_FORK = 0x02
 WF_MIGRATED = 0x04
@@ -339,6 +343,11 @@ class CfsRq:
 
 #: Called as (task, delta_ns) when a task has been charged for running: sched_stat_runtime.
 RuntimeHook = Callable[[Task, int], None]
+#: Called as (who would run next, running task, vdiff, gran, why) when charging the running task made
+#: it give way: box_check_preempt.
+PreemptHook = Callable[[Task, Task, int, int, int], None]
+#: Called with what a WARN or pr_err of the class would print.
+WarnHook = Callable[[str], None]
 
 
 class Rq:
@@ -366,7 +375,9 @@ class Rq:
         "next_balance",
         "nr_running",
         "nr_switches",
+        "on_preempt",
         "on_runtime",
+        "on_warn",
         "online",
         "overload_ns",
         "preempt_gran",
@@ -376,6 +387,7 @@ class Rq:
         "skip_clock_update",
         "stop",
         "stop_queued",
+        "tick_ns",
         "tun",
     )
 
@@ -407,8 +419,11 @@ class Rq:
         self.stop_queued = 0
         self.need_resched = False  # TIF_NEED_RESCHED of curr
         self.skip_clock_update = 0  # RQCF_*
+        self.tick_ns = 4_000_000  # TICK_NSEC
         self.on_runtime: RuntimeHook | None = None  # set by the CPU, not part of pack()
-        self.preempt_vdiff = 0  # ns, the inputs of the last preemption test: see fair.py
+        self.on_preempt: PreemptHook | None = None  # these too
+        self.on_warn: WarnHook | None = None
+        self.preempt_vdiff = 0  # ns, the inputs of the last preemption test: see PREEMPT_*
         self.preempt_gran = 0
         self.irq_time = 0  # ns in interrupts so far, if that is accounted; the CPU adds to it
         self.prev_irq_time = 0  # of these, what clock_task has left out already
@@ -482,6 +497,8 @@ class Tunables:
         "base_slice",
         "cache_hot_buddy",
         "child_runs_first",
+        "delay_dequeue",
+        "delay_zero",
         "gentle_fair_sleepers",
         "idle_min_granularity",
         "last_buddy",
@@ -489,14 +506,21 @@ class Tunables:
         "migration_cost",
         "min_granularity",
         "next_buddy",
+        "normalized_base_slice",
         "normalized_latency",
         "normalized_min_granularity",
         "normalized_wakeup_granularity",
         "nr_latency",
         "nr_migrate",
         "nr_online",
+        "place_deadline_initial",
+        "place_lag",
+        "place_rel_deadline",
+        "preempt_short",
+        "run_to_parity",
         "sis_prop",
         "start_debit",
+        "sysctl_base_slice",
         "tunable_scaling",
         "util_est",
         "wa_bias",
@@ -510,6 +534,8 @@ class Tunables:
         self.latency = 6_000_000
         self.min_granularity = 750_000
         self.wakeup_granularity = 1_000_000
+        self.sysctl_base_slice = 750_000  # EEVDF
+        self.normalized_base_slice = 750_000
         self.normalized_latency = 6_000_000
         self.normalized_min_granularity = 750_000
         self.normalized_wakeup_granularity = 1_000_000
@@ -532,6 +558,14 @@ class Tunables:
         self.wa_weight = True
         self.wa_bias = True
         self.sis_prop = True
+        # EEVDF: off unless the kernel's features say otherwise.
+        self.place_lag = False
+        self.place_deadline_initial = False
+        self.place_rel_deadline = False
+        self.run_to_parity = False
+        self.preempt_short = False
+        self.delay_dequeue = False
+        self.delay_zero = False
 
     def pack(self) -> list[Any]:
         """Return every tunable, in the order of the slots."""
@@ -562,7 +596,9 @@ _RQ_ELSEWHERE = frozenset(
         "fair",
         "favours_kthreads",
         "idle",
+        "on_preempt",
         "on_runtime",
+        "on_warn",
         "rules",
         "stop",
         "tun",
