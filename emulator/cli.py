@@ -232,6 +232,38 @@ def logs(
         sys.exit(EXIT_TRUE)
 
 
+@cli.command(short_help="Say why a task was moved, or had to wait.")
+@click.argument("run_word", metavar="RUN")
+@click.option("--pid", type=click.IntRange(min=1), help="The task, by its pid.")
+@click.option(
+    "--task", metavar="NAME", default="", help="The first task of that name, such as fio."
+)
+@click.option(
+    "--at",
+    metavar="TIME",
+    callback=time_ns,
+    help="Explain what was last done to it up to this emulated time, such as 1.5s.",
+)
+def why(run_word: str, pid: int | None, task: str, at: int) -> None:
+    """Say why a task was last moved, and what led to that, decision by decision.
+
+    With --at, what was last done to it up to then: a move, a placement, a preemption, or that it
+    waits.  Works while the box runs.  RUN is a run directory, a box name (its latest run) or
+    `latest`.
+    """
+    from shutil import get_terminal_size
+
+    from emulator.attach import AttachError, WhyRequest, why_lines
+    from emulator.rundir import RunDirError
+
+    if (pid is None) == (not task):
+        raise click.UsageError("name the task by --pid or by --task")
+    request = WhyRequest(run_word, pid, task, None if at == NEVER else at)
+    with mistakes_of(AttachError, RunDirError):
+        for line in why_lines(request, RUNS, get_terminal_size().columns):
+            click.echo(line)
+
+
 # -- Judging ------------------------------------------------------------------------------------
 
 

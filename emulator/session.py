@@ -40,7 +40,7 @@ from emulator.report.results import build_results, check_expectations, exit_stat
 from emulator.rundir import BOX, COMMANDS, RESULTS, RUN, RunDirectory, create_run_directory
 from emulator.trace.ftrace import write_log
 from emulator.trace.reader import RingReader, open_rings
-from emulator.types import BoxSpec
+from emulator.types import NSEC_PER_SEC, BoxSpec
 
 #: Distributions whose versions a result may depend on.
 DISTRIBUTIONS = ("msgpack", "multiprocess", "psutil", "pyzmq")
@@ -145,6 +145,9 @@ def write_start(
         "seed": spec.seed,
         "duration_ns": spec.duration_ns,
         "nr_cpus": spec.machine.nr_cpus,
+        "kernel": spec.kernel.version,
+        "policies": list(spec.kernel.policies),
+        "rules": [name for name, value in spec.kernel.rules if value],
         "engine": engine,
         "strict": request.strict,
         "versions": versions(),
@@ -216,7 +219,13 @@ def judge(box: Box, spec: BoxSpec, directory: RunDirectory, clocked: Clocked) ->
     outcome = clocked.outcome
     end_ns = min(outcome.reached_ns, spec.duration_ns)
     start_ns = spec.warmup_ns if spec.warmup_ns < end_ns else 0
-    data = RunData(open_rings(directory.path), start_ns, max(end_ns, 1), books=outcome.books)
+    data = RunData(
+        open_rings(directory.path),
+        start_ns,
+        max(end_ns, 1),
+        books=outcome.books,
+        tick_ns=NSEC_PER_SEC // spec.machine.hz,
+    )
     found = figures(data)
     checks = check_expectations(found, expectations(box))
     complete = outcome.status == 0 and outcome.reached_ns >= spec.duration_ns
