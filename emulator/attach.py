@@ -39,6 +39,7 @@ class LogRequest:
     from_ns: int = 0
     to_ns: int = NEVER
     follow: bool = False
+    flags: bool = False  #: with the flags column and the head that explains it
 
 
 def log_lines(request: LogRequest, runs: Path) -> Iterator[str]:
@@ -48,19 +49,26 @@ def log_lines(request: LogRequest, runs: Path) -> Iterator[str]:
     an event does not exist.
     """
     directory = resolve_run(request.run, runs)
-    nr_cpus = int(directory.read_json(RUN)["nr_cpus"])
+    facts = directory.read_json(RUN)
+    nr_cpus = int(facts["nr_cpus"])
     if request.cpu >= nr_cpus:
         raise AttachError(f"{directory.path} has the CPUs 0-{nr_cpus - 1}, not {request.cpu}")
     try:
-        yield ftrace.header(nr_cpus)
-        yield from _lines(request, directory)
+        style = ftrace.TextStyle.of_rules(facts.get("rules", ()), request.flags)
+        reader = RingReader(directory.cpu_ring(request.cpu))
+        if request.flags:
+            yield from ftrace.flags_header(reader, nr_cpus, style)
+        else:
+            yield ftrace.header(nr_cpus)
+        yield from _lines(request, directory, reader, style)
     except (OSError, RingError, ValueError) as error:
         raise AttachError(str(error)) from error
 
 
-def _lines(request: LogRequest, directory: RunDirectory) -> Iterator[str]:
-    reader = RingReader(directory.cpu_ring(request.cpu))
-    span = (request.events, request.from_ns, request.to_ns)
+def _lines(
+    request: LogRequest, directory: RunDirectory, reader: RingReader, style: ftrace.TextStyle
+) -> Iterator[str]:
+    span = (request.events, request.from_ns, request.to_ns, style)
     if not (request.follow and directory.is_running()):
         return ftrace.cpu_lines(reader, *span)
 

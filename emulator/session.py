@@ -38,7 +38,7 @@ from emulator.report.figures import RunData, figures
 from emulator.report.render import render
 from emulator.report.results import build_results, check_expectations, exit_status
 from emulator.rundir import BOX, COMMANDS, RESULTS, RUN, RunDirectory, create_run_directory
-from emulator.trace.ftrace import write_log
+from emulator.trace.ftrace import TextStyle, write_log
 from emulator.trace.reader import RingReader, open_rings
 from emulator.types import NSEC_PER_SEC, BoxSpec
 
@@ -268,7 +268,7 @@ def finish(
     """Write commands, logs and results, and show the result."""
     write_commands(directory, clocked.outcome)
     if request.logs:
-        write_logs(directory, spec.machine.nr_cpus)
+        write_logs(directory, spec)
     directory.write_json(RESULTS, results)
     if not request.quiet:
         render(results, Console(), directory.path)
@@ -288,10 +288,12 @@ def write_commands(directory: RunDirectory, outcome: RunOutcome) -> None:
     directory.write_text(COMMANDS, "".join(f"- {line}\n" for line in lines) or "[]\n")
 
 
-def write_logs(directory: RunDirectory, nr_cpus: int) -> None:
-    """Render the ring of every CPU as ftrace text."""
+def write_logs(directory: RunDirectory, spec: BoxSpec) -> None:
+    """Render the ring of every CPU as ftrace text, in the dialect of the box's kernel."""
+    nr_cpus = spec.machine.nr_cpus
+    style = TextStyle.of_rules([name for name, value in spec.kernel.rules if value])
     for cpu in range(nr_cpus):
         ring = directory.cpu_ring(cpu)
         if ring.exists():
             with directory.cpu_log(cpu).open("w", encoding="utf-8") as file:
-                write_log(RingReader(ring), file, nr_cpus)
+                write_log(RingReader(ring), file, nr_cpus, style)

@@ -181,7 +181,8 @@ def _cpus(moves: Sequence[Migration], to_and_fro: bool) -> list[int]:
     for move in moves:
         pair = (min(move.orig_cpu, move.dest_cpu), max(move.orig_cpu, move.dest_cpu))
         pairs[pair] = pairs.get(pair, 0) + 1
-    return list(max(sorted(pairs), key=lambda pair: pairs[pair]))
+    best = max(sorted(pairs), key=pairs.__getitem__)
+    return [*best]
 
 
 def _tick_locked(found: Extract, pid: int, moves: Sequence[Migration], tick_ns: int) -> Loop | None:
