@@ -392,6 +392,7 @@ def ttwu_end(cpu: Cpu, wakeup: list[int]) -> None:
     """The enqueue of a task that is woken on this CPU."""
     p = cpu.tasks[wakeup[0]]
     cpu.pop()
+    cpu.cause = wakeup[4]
     if p.sched_delayed:
         ttwu_runnable(cpu, p)
     else:
@@ -432,7 +433,9 @@ def ttwu_activate_end(cpu: Cpu, arg: list[int] | None) -> None:
     """The wakeup is over for the waker; a task that stayed here is enqueued now."""
     cpu.pop()
     if arg is not None:
-        ttwu_do_activate(cpu, cpu.tasks[arg[0]], arg[1])
+        p = cpu.tasks[arg[0]]
+        cpu.cause = p.run.cause
+        ttwu_do_activate(cpu, p, arg[1])
     wakeup_done(cpu)
 
 

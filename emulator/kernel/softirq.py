@@ -176,11 +176,12 @@ def ask_balancer(cpu: Cpu, arg: list[int]) -> None:
     """Ask the balancer, who lets this CPU spend the time of each pass that is due."""
     kind, value = arg
     cpu.balance_asked = kind
+    cause = cpu.kick_cause if kind == BALANCE_NOHZ else 0
     cpu.wait(frames.SOFTIRQ_SCHED_WAIT)
     cpu.send(
         cpu.bal_node,
         messages.BALANCE,
-        (kind, value, cpu.rq.avg_idle, cpu.cause),
+        (kind, value, cpu.rq.avg_idle, cause),
         cpu.now + cpu.costs.request_ns,
         cpu.costs.coherence_ns,
     )

@@ -54,7 +54,9 @@ def stop_one_cpu_nowait(cpu: Cpu, args: tuple[Any, ...]) -> None:
         p.run.cause = cause
         p.state = TASK_WAKING
         asked = cpu.rq.need_resched
+        interrupted, cpu.cause = cpu.cause, cause
         core.ttwu_do_activate(cpu, p, 0)
+        cpu.cause = interrupted
         core.smp_send_reschedule_here(cpu, asked)
 
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 def tick_sched_timer(cpu: Cpu, _arg: object) -> None:
     """The end of one tick interrupt's work."""
+    cpu.cause = 0  # time alone leads to what a tick does
     if not cpu.tick_stopped:
         idle.start_tick(cpu)
     softirq.raise_softirq(cpu, softirq.TIMER)  # run_local_timers()

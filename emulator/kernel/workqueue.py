@@ -216,6 +216,8 @@ def wake_up_worker(cpu: Cpu, pool: WorkerPool) -> None:
     if pool.idle:
         p = cpu.tasks[pool.idle[-1]]
         if p.state not in AWAKE:
+            if pool.worklist:
+                cpu.cause = pool.worklist[0][4]  # the work that it is wanted for
             core.wake_up(cpu, p)
 
 
@@ -314,6 +316,7 @@ def work_body(cpu: Cpu, _arg: object) -> None:
     p = cpu.rq.curr
     pool = pool_of(cpu, p)
     _work, function, _wq, arg, _cause = pool.executing[p.pid]
+    cpu.cause = p.run.cause  # an interrupt may have come in between
     if function == FN_DIO_COMPLETE:
         iomap.dio_complete_work(cpu, arg)
     elif function == FN_XFS_END_IO:

@@ -30,6 +30,8 @@ from emulator.report.distribution import (
     histogram_us,
 )
 from emulator.report.extract import Extract, Migration, Works, extract
+from emulator.report.history import History
+from emulator.report.loops import loops
 from emulator.trace.reader import RingReader
 from emulator.tracepoints import (
     IDLE_TYPES,
@@ -65,10 +67,11 @@ class RunData:
 
     ``submitters`` are the pids that count as submitters: the tasks marked as figure that are there at
     the end, and whoever completed AIOs, unless it is there and not marked.  ``books`` are the final
-    books of the nodes by node id; they say which tasks are marked.
+    books of the nodes by node id; they say which tasks are marked. ``tick_ns`` is the
+    length of a tick, 0 if nothing is to be said about it.
     """
 
-    __slots__ = ("books", "end_ns", "readers", "start_ns", "submitters")
+    __slots__ = ("books", "end_ns", "readers", "start_ns", "submitters", "tick_ns")
 
     def __init__(
         self,
@@ -77,12 +80,14 @@ class RunData:
         end_ns: int,
         submitters: Sequence[int] = (),
         books: Mapping[int, Mapping[str, Any]] | None = None,
+        tick_ns: int = 0,
     ) -> None:
         self.readers = readers
         self.start_ns = start_ns
         self.end_ns = end_ns
         self.submitters = submitters
         self.books = books or {}
+        self.tick_ns = tick_ns
 
 
 def figures(run: RunData) -> Figures:
@@ -97,6 +102,7 @@ def figures(run: RunData) -> Figures:
         **_migration_figures(found, pids, window_s),
         **_work_figures(found),
         **_task_figures(found, pids, window_s),
+        "loops": loops(found, pids, History(run.readers), run.tick_ns),
         "balance": _balance(run, found),
         "slat_us": _latency(programs, pids, "slat_ns"),
         "clat_us": _latency(programs, pids, "clat_ns"),

@@ -9,10 +9,8 @@ from rich.console import Console
 
 from emulator.report.figures import RunData, figures
 from emulator.report.render import (
-    NO_BREAK,
     commands_line,
     cpu_lines,
-    duration,
     render,
     render_comparisons,
     story,
@@ -20,6 +18,7 @@ from emulator.report.render import (
 )
 from emulator.report.results import build_results, check_expectations
 from emulator.report.validate import compare_case, real_case
+from emulator.report.words import NO_BREAK, duration
 from emulator.tracepoints import MIGRATE_ACTIVE
 from tests.report.rings import FIO, cycles_of_512, migrate, new_rings, readers_of
 

@@ -1,0 +1,150 @@
+"""What every decision is called in a sentence: one phrase per entry of the kernel's tables.
+
+Theory of operation
+-------------------
+:mod:`emulator.tracepoints` numbers the rules, results and reasons that records carry; here each has
+a phrase, by its name.  An entry without one is spoken of in a general way, so that a new rule can
+be traced before anybody has found words for it; a test says which ones have none.
+
+Phrases are ``str.format`` templates; who fills them is :mod:`emulator.report.story`.
+"""
+
+from collections.abc import Mapping
+
+from emulator.tracepoints import LB_RESULTS, MIGRATE_CAUSES, PLACE_RULES, PREEMPT_WHYS
+
+#: Headline and first step of a move, by cause; ``pid`` who, ``orig``, ``dest`` CPUs.
+MIGRATE_PHRASES = {
+    "wakeup": "placed on another CPU when it was woken",
+    "active_balance": "pushed away by active balance while it ran",
+    "periodic": "pulled by CPU {dest}'s own balance pass, while it waited",
+    "newidle": "pulled by CPU {dest}, which was going idle, while it waited",
+    "nohz": "pulled for CPU {dest}, which was idle, by the idle load balancer, while it waited",
+    "hotplug": "its CPU went away",
+    "affinity": "its allowed CPUs changed",
+    "fork": "placed when it was created",
+}
+
+#: Why a wakeup chose its CPU, by rule; ``cpu`` chosen, ``prev`` the last one, ``target``.
+PLACE_PHRASES = {
+    "pinned": "CPU {cpu} is the only one that it may use",
+    "target_idle": "CPU {cpu}, where the search began, was idle (rule target_idle)",
+    "prev_idle": "CPU {cpu}, where it ran last, was idle (rule prev_idle)",
+    "per_cpu_kthread": "a per-CPU kthread woke it on CPU {cpu}, where it ran last, and will soon "
+    "be gone: it stays there (rule per_cpu_kthread)",
+    "recent_used_cpu": "CPU {cpu}, which it used the time before, was idle and shares a cache, and "
+    "CPU {target} was not idle (rule recent_used_cpu)",
+    "idle_core": "CPU {cpu} belongs to a core that was wholly idle, and CPU {target} was not idle "
+    "(rule idle_core)",
+    "idle_cpu": "CPU {cpu} was the first idle one found in the LLC, and CPU {target} was not idle "
+    "(rule idle_cpu)",
+    "idle_smt": "CPU {cpu}, a sibling of CPU {target}'s core, was idle (rule idle_smt)",
+    "target": "no CPU that shares a cache was found idle, so it stays with CPU {cpu} (rule target)",
+    "idlest": "CPU {cpu} was the idlest of the domain (rule idlest)",
+    "fallback": "the CPU wanted may not be used, and CPU {cpu} was left (rule fallback)",
+}
+
+#: The answer of a preemption test, by reason; ``pid``, ``curr`` tasks, ``vdiff``, ``gran`` times.
+PREEMPT_PHRASES = {
+    "granularity": "{pid} did not preempt {curr}: it was {vdiff} behind in vruntime, less than the "
+    "wakeup granularity of {gran}",
+    "wakeup": "{pid} preempted {curr} at its wakeup: it was {vdiff} behind in vruntime, more than "
+    "the wakeup granularity of {gran}",
+    "slice": "the tick took the CPU from {curr}: it had run {vdiff}, longer than its slice of "
+    "{gran}",
+    "vruntime": "the tick took the CPU from {curr}: {pid} was {vdiff} behind in vruntime, more than "
+    "one slice of {gran}",
+    "class": "{pid} preempted {curr}: it is of a higher class",
+    "idle_policy": "{pid} preempted {curr}, which runs under SCHED_IDLE",
+}
+
+#: How a balance pass ended, by result; ``dst``, ``src`` CPUs, ``times`` it failed in a row.
+LB_PHRASES = {
+    "balanced": "CPU {dst}'s balance pass{by} found nothing to do",
+    "failed": "CPU {dst}'s balance pass{by} found CPU {src} the busiest, but nothing there that "
+    "could be moved: its failures count {failed}",
+    "moved": "CPU {dst}'s balance pass{by} found CPU {src} the busiest and took what waited there",
+    "active": "CPU {dst}'s balance pass{by} found CPU {src} the busiest but nothing there that could "
+    "be moved{counted}; so it had CPU {src}'s stopper push the running task",
+    "pinned": "CPU {dst}'s balance pass{by} found only tasks on CPU {src} that may not leave it",
+}
+
+#: What a record of a cause chain says, by event; empty: nothing that its neighbours do not say.
+#: Fields are those of the tracepoint, tasks and texts by name; ``here`` is the record's CPU or
+#: node, ``current`` the task that it interrupted or that did it, and some records have more.
+EVENT_PHRASES = {
+    "sched_waking": "{waker} woke {pid}{beside}",
+    "sched_wakeup": "",
+    "sched_wakeup_new": "{pid} was created",
+    "sched_switch": "CPU {here} switched from {prev} to {next}",
+    "sched_migrate_task": "{pid} was moved from CPU {orig_cpu} to CPU {dest_cpu}: {move}",
+    "box_select_task_rq": "{place}",
+    "box_check_preempt": "{answer}",
+    "box_load_balance": "{passed}",
+    "box_nohz_kick": "CPU {here}'s tick saw {nr_running} tasks on its queue, and kicked CPU {ilb}, "
+    "the first idle one, to balance for all idle CPUs",
+    "workqueue_queue_work": "the work {function} was queued on CPU {here}: its workqueue is bound, so "
+    "that only CPU {cpu}'s own worker may take it",
+    "workqueue_activate_work": "",
+    "workqueue_execute_start": "{current} ran the work {function}{delay}",
+    "workqueue_execute_end": "{current} ended a work",
+    "block_rq_complete": "an IO ended on CPU {here} ({rwbs} {sector} + {nr_sector})",
+    "block_rq_issue": "{current} had submitted it on CPU {here}, where its completion then goes too",
+    "block_rq_insert": "",
+    "hrtimer_expire_entry": "the disk's timer for it, {function}, went off on CPU {here}",
+    "local_timer_entry": "the tick of CPU {here}",
+    "irq_handler_entry": "the interrupt of {name} came to CPU {here}",
+    "call_function_single_entry": "another CPU sent the completion to CPU {here} by IPI",
+    "reschedule_entry": "",
+    "softirq_raise": "",
+    "softirq_entry": "",
+    "box_io_submit": "{pid} called io_submit() with {nr} requests",
+    "box_aio_complete": "an AIO of {pid} was completed",
+    "box_command": "the command `{text}` took effect",
+    "cpuhp_enter": "the hotplug of CPU {cpu} came to {fun}",
+    "printk": "the kernel said: {text}",
+}
+
+
+def migrate_phrase(why: int) -> str:
+    """Return the phrase for a cause of migration."""
+    name = MIGRATE_CAUSES.get(why, str(why))
+    return MIGRATE_PHRASES.get(name, f"moved ({name})")
+
+
+def place_phrase(rule: int) -> str:
+    """Return the phrase for a rule of wakeup placement."""
+    name = _name(PLACE_RULES, rule)
+    return PLACE_PHRASES.get(name, f"CPU {{cpu}} was chosen by the rule {name}")
+
+
+def preempt_phrase(why: int) -> str:
+    """Return the phrase for the answer of a preemption test."""
+    name = _name(PREEMPT_WHYS, why)
+    general = f"{{pid}} against {{curr}}: {name} (behind by {{vdiff}}, compared with {{gran}})"
+    return PREEMPT_PHRASES.get(name, general)
+
+
+def balance_phrase(result: int) -> str:
+    """Return the phrase for the result of a balance pass."""
+    name = _name(LB_RESULTS, result)
+    return LB_PHRASES.get(name, f"CPU {{dst}}'s balance pass{{by}} ended with {name} (CPU {{src}})")
+
+
+def unspoken() -> dict[str, list[str]]:
+    """Return, by table, the entries that have no phrase yet."""
+    tables: Mapping[str, tuple[tuple[str, ...], Mapping[str, str]]] = {
+        "PLACE_RULES": (PLACE_RULES, PLACE_PHRASES),
+        "PREEMPT_WHYS": (PREEMPT_WHYS, PREEMPT_PHRASES),
+        "MIGRATE_CAUSES": (tuple(MIGRATE_CAUSES.values()), MIGRATE_PHRASES),
+        "LB_RESULTS": (LB_RESULTS, LB_PHRASES),
+    }
+    missing = {
+        table: [name for name in names if name not in phrases]
+        for table, (names, phrases) in tables.items()
+    }
+    return {table: names for table, names in missing.items() if names}
+
+
+def _name(names: tuple[str, ...], number: int) -> str:
+    return names[number] if 0 <= number < len(names) else str(number)
