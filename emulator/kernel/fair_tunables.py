@@ -59,6 +59,8 @@ FEATURES = (
     "WA_WEIGHT",
     "WA_BIAS",
     "SIS_PROP",
+    "SIS_AVG_CPU",
+    "SIS_UTIL",
 )
 
 
@@ -123,9 +125,9 @@ def tunables(kernel: KernelSpec, nr_online: int) -> Tunables:
     """
     tun = Tunables()
     update_sysctl(tun, nr_online)
-    for name, enabled in kernel.features.items():
-        if name in FEATURES:
-            sched_feat_set(tun, name, enabled)
+    for name in FEATURES:
+        if kernel.features:
+            sched_feat_set(tun, name, kernel.features.get(name, False))  # none that is not known
     for name, value in kernel.sysctls.items():
         if name.removeprefix("kernel.") in SYSCTLS:
             sched_proc_update_handler(tun, name, value)

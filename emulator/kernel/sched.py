@@ -354,6 +354,8 @@ class Rq:
         "stop",
         "stop_queued",
         "tun",
+        "wake_avg_idle",
+        "wake_stamp",
     )
 
     def __init__(self, cpu: int, tun: Tunables, fair: SchedClass, rules: Rules = Rules()) -> None:
@@ -384,6 +386,8 @@ class Rq:
         self.idle_stamp = 0
         self.avg_idle = 2 * 500_000
         self.max_idle_balance_cost = 500_000
+        self.wake_avg_idle = self.avg_idle  # what SIS_PROP has left of it (from 5.13)
+        self.wake_stamp = 0  # jiffies of its last update
         self.idle_balance = False
         self.next_balance = 0  # jiffies
         self.active_balance = False
@@ -461,7 +465,9 @@ class Tunables:
         "nr_latency",
         "nr_migrate",
         "nr_online",
+        "sis_avg_cpu",
         "sis_prop",
+        "sis_util",
         "start_debit",
         "tunable_scaling",
         "util_est",
@@ -496,6 +502,8 @@ class Tunables:
         self.wa_weight = True
         self.wa_bias = True
         self.sis_prop = True
+        self.sis_avg_cpu = False
+        self.sis_util = False
 
     def pack(self) -> list[Any]:
         """Return every tunable, in the order of the slots."""

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from emulator import tracepoints as tp
-from emulator.kernel import fair, placement
+from emulator.kernel import affinity, fair, idle_sibling, placement
+from emulator.kernel.affinity import is_cpu_allowed, select_fallback_rq
 from emulator.kernel.cpu import Cpu
+from emulator.kernel.idle_sibling import idle_cpu_budget, select_idle_cpu
+from emulator.kernel.idlest import find_idlest_cpu, find_idlest_group, find_idlest_group_cpu
 from emulator.kernel.placement import (
-    find_idlest_cpu,
-    find_idlest_group,
-    find_idlest_group_cpu,
-    fork_domains,
-    idle_cpu_budget,
-    is_cpu_allowed,
-    select_fallback_rq,
-    select_idle_cpu,
-    select_idle_sibling,
     select_task_rq,
     wake_affine,
     wake_affine_idle,
@@ -63,6 +58,16 @@ def crowd(board: FixedBoard, *idle: int, sched_idle: tuple[int, ...] = ()) -> No
         board.facts[cpu] = IDLE if cpu in idle else SCHED_IDLE if cpu in sched_idle else BUSY
 
 
+def wins(*args: Any, **options: Any) -> bool:
+    """Return whether this CPU wins in wake_affine_weight()."""
+    return wake_affine_loads(*args, **options)[0]
+
+
+def select_idle_sibling(cpu: Cpu, p: Task, prev: int, target: int) -> tuple[int, int]:
+    """Search on behalf of this CPU's own context."""
+    return idle_sibling.select_idle_sibling(cpu, p, prev, target, cpu.node_id)
+
+
 def busy_cpu(
     cpu: int = 0, nr_cpus: int = 8, *, llc: int = 0, core: int = 1, node: int = 0
 ) -> tuple[Cpu, FixedBoard, Task]:
@@ -95,37 +100,37 @@ def test_example_C_6_1_sis_prop(
     nr: int,
     examined: int,
 ) -> None:
-    assert idle_cpu_budget(llc, avg_idle, scan_cost) == nr
+    assert idle_cpu_budget(llc, avg_idle // 512, scan_cost) == nr
     cpu, _, p = busy_cpu(0, llc)
     cpu.rq.avg_idle = avg_idle
     cpu.scan_cost = scan_cost
     looked_at: list[int] = []
-    flags_of = placement.cpu_flags
+    flags_of = affinity.cpu_flags
 
     def spy(this: Cpu, other: int) -> int:
         looked_at.append(other)
         return flags_of(this, other)
 
-    monkeypatch.setattr(placement, "cpu_flags", spy)
+    monkeypatch.setattr(affinity, "cpu_flags", spy)
     assert select_idle_cpu(cpu, p, 0, (1 << llc) - 1) == -1
     assert looked_at == list(range(examined))
 
 
 def test_example_C_6_3_wake_affine_weight() -> None:
     # Not sync: 209 715 200 against 113 246 208.
-    assert not wake_affine_loads(1024, 2048, 1024, -1, 117)
+    assert not wins(1024, 2048, 1024, -1, 117)
     # Sync with current load 1024: 104 857 600 < 113 246 209.
-    assert wake_affine_loads(1024, 2048, 1024, 1024, 117)
+    assert wins(1024, 2048, 1024, 1024, 117)
     # 51 200 000 < 77 414 400.
-    assert wake_affine_loads(300, 900, 200, -1, 117)
+    assert wins(300, 900, 200, -1, 117)
     # 93 388 800 against 60 652 800.
-    assert not wake_affine_loads(512, 1024, 400, -1, 117, this_capacity=900)
+    assert not wins(512, 1024, 400, -1, 117, this_capacity=900)
     # Prev side -55 296 000.
-    assert not wake_affine_loads(0, 0, 500, -1, 117)
+    assert not wins(0, 0, 500, -1, 117)
 
 
 def test_C_3_sync_waker_lighter_than_its_own_load_wins() -> None:
-    assert wake_affine_loads(100, 0, 500, 101, 117)
+    assert wins(100, 0, 500, 101, 117)
 
 
 @pytest.mark.parametrize(
@@ -241,32 +246,32 @@ def test_C_1_a_bound_task_is_not_placed() -> None:
 def test_C_3_idle_this_cpu_yields_to_an_idle_prev() -> None:
     cpu, board, _ = lone_cpu(0, 8)
     crowd(board, 0, 4)
-    assert wake_affine_idle(cpu, 0, 4, sync=False) == 4
-    assert wake_affine_idle(cpu, 0, 5, sync=False) == 0
+    assert wake_affine_idle(cpu, 0, 4, sync=False) == tp.WA_BOTH_IDLE
+    assert wake_affine_idle(cpu, 0, 5, sync=False) == tp.WA_THIS_IDLE
 
 
 def test_C_3_idle_this_cpu_without_a_shared_cache_is_undecided() -> None:
     cpu, board, _ = lone_cpu(0, 8, llc=4)
     crowd(board, 0)
-    assert wake_affine_idle(cpu, 0, 5, sync=False) == -1
+    assert wake_affine_idle(cpu, 0, 5, sync=False) == tp.WA_UNDECIDED
 
 
 def test_C_3_sync_waker_alone_on_its_cpu() -> None:
     cpu, _, _ = busy_cpu(0)
-    assert wake_affine_idle(cpu, 0, 5, sync=True) == 0
-    assert wake_affine_idle(cpu, 0, 5, sync=False) == -1
+    assert wake_affine_idle(cpu, 0, 5, sync=True) == tp.WA_SYNC
+    assert wake_affine_idle(cpu, 0, 5, sync=False) == tp.WA_UNDECIDED
     run_again = sleeping_task(cpu, 600)
     fair.enqueue_task_fair(cpu.rq, run_again, 0)
-    assert wake_affine_idle(cpu, 0, 5, sync=True) == -1
+    assert wake_affine_idle(cpu, 0, 5, sync=True) == tp.WA_UNDECIDED
 
 
 def test_C_3_undecided_is_prev() -> None:
     cpu, board, p = busy_cpu(0)
     cpu.rq.cfs.avg.runnable_load_avg = 1024
     board.facts[5] = facts(1, runnable_load=1024)
-    assert wake_affine(cpu, p, 0, 5, sync=False) == 5
+    assert wake_affine(cpu, p, 0, 5, False, 117) == 5
     board.facts[5] = facts(2, runnable_load=4096)
-    assert wake_affine(cpu, p, 0, 5, sync=False) == 0
+    assert wake_affine(cpu, p, 0, 5, False, 117) == 0
 
 
 # -- C.4 ------------------------------------------------------------------------------------------
