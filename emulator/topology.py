@@ -81,7 +81,10 @@ def topology_levels(machine: MachineSpec, rules: Rules = Rules()) -> list[Topolo
     ]
     if rules.sd_cluster and machine.cluster:
         levels.append(TopologyLevel("CLS", list(machine.cluster), share | SD_CLUSTER))
-    levels.append(TopologyLevel("MC", [machine.llc[c] | 1 << c for c in cpus], share))
+    # The threads of a core share its caches, whatever else does not.
+    levels.append(
+        TopologyLevel("MC", [machine.llc[c] | machine.core[c] | 1 << c for c in cpus], share)
+    )
     levels.append(TopologyLevel("DIE", [machine.node[c] | 1 << c for c in cpus], 0))
     nodes = list(dict.fromkeys(machine.node))
     if len(nodes) > 1:
