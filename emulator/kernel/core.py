@@ -438,7 +438,8 @@ def activate_task(cpu: Cpu, p: Task, flags: int) -> None:
     """Put a task on this runqueue."""
     rq = cpu.rq
     assert not p.on_rq, cpu.story(f"{p.comm}/{p.pid} is enqueued twice")
-    assert p.cpus_mask >> cpu.node_id & 1 or p.affinity_broken, cpu.story(
+    # A stop work may be about to take it to its new mask.
+    assert p.cpus_mask >> cpu.node_id & 1 or p.affinity_broken or cpu.stop_works, cpu.story(
         f"{p.comm}/{p.pid} is enqueued outside its mask"
     )
     before = rq.nr_running

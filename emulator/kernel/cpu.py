@@ -30,7 +30,6 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
     aio,
-    cpuhp,
     driver,
     fair,
     frames,

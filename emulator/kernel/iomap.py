@@ -109,7 +109,7 @@ def dio_complete_work(cpu: Cpu, rq: Request) -> None:
     if inode_dio_end(cpu, owner, rq.file):
         # The submitter is woken before the completion's reference of the iocb is dropped.
         cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns, 1)
-        core.wake_up(cpu, owner)
+        core.wake_up(cpu, owner, cpu.rq.rules.completion_sync_hint)
         return
     cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns)
     ended_here(cpu, owner, rq)
@@ -195,7 +195,8 @@ def dio_done_mail(cpu: Cpu, owner: Task, args: tuple[int, ...]) -> None:
     _pid, _moves, file, iocb, error, waker_cpu, waker_pid, cause = args
     cpu.cause = cause
     if file >= 0 and inode_dio_end(cpu, owner, file):
-        core.try_to_wake_up(cpu, owner, waker=(waker_cpu, waker_pid))
+        hint = cpu.rq.rules.completion_sync_hint
+        core.try_to_wake_up(cpu, owner, hint, (waker_cpu, waker_pid))
     if owner.pid in cpu.tasks:
         aio.iocb_put(cpu, owner, iocb, error, aio.BY_WORKER, (waker_cpu, waker_pid))
     else:

@@ -108,6 +108,7 @@ def handle_activate(cpu: Cpu, message: Message) -> None:
         cpu.publish()
     elif smp.ttwu_queue_cond(cpu, waker_cpu):
         smp.ttwu_queue_remote(cpu, p, ENQUEUE_WAKEUP | ENQUEUE_MIGRATED)
+        asked = True  # its own IPI does it
     else:
         core.ttwu_do_activate(cpu, p, ENQUEUE_WAKEUP | ENQUEUE_MIGRATED)
     core.smp_send_reschedule_here(cpu, asked)
