@@ -192,6 +192,7 @@ def ctl(run_word: str, words: tuple[str, ...]) -> None:
     cpu kill N                offline, then end the CPU's process for good
     cpu load N --percent P    a program that keeps CPU N busy P % of the time; 0 removes it
     sysctl NAME=VALUE         such as kernel.sched_wakeup_granularity_ns=4000000
+    task affine NAME CPULIST  the first task of that name may run on these CPUs only
 
     N is a CPU, or of:TASK: the CPU on which the first task of that name is then.
     Prints the box's answer.  Exit status: 0 done, 1 refused, 2 no such command.

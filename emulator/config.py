@@ -124,6 +124,9 @@ class Machine(_Model):
         None,
         description="groups that share a last-level cache; left out: one per die; []: none share",
     )
+    clusters: list[CpuList] | None = Field(
+        None, description="groups of cores that share an L2 within their LLC; left out: none"
+    )
     nodes: list[CpuList] | None = Field(None, description="NUMA nodes; left out: one")
     node_distance: list[list[int]] | None = Field(
         None, description="row per node, 10 on the diagonal; left out: 20 elsewhere"

@@ -56,7 +56,9 @@ class Rules:
     )
     wake_list_fifo: bool = _rule("5.10+", "the wake list is activated oldest first (5.8)")
     ttwu_queue_idle: bool = _rule(
-        "6.12", "wakeups of a CPU with nothing to run go through its wake list (6.x, seen in 6.12)"
+        "6.1+",
+        "wakeups of another CPU with nothing to run go through its wake list (f3dd3f674555, 6.0)",
+        "ttwu_queue_on_cpu",
     )
 
     # -- Placement (select_task_rq_fair) -----------------------------------------------------------
@@ -92,6 +94,12 @@ class Rules:
     idle_scan_allowed: bool = _rule(
         "5.6+", "select_idle_cpu() spends its budget on allowed CPUs only (5.6)"
     )
+    idle_scan_sched_idle: bool = _rule(
+        "5.6+", "idle searches take a sched-idle CPU as readily as an idle one (5.6)"
+    )
+    scan_cost_shift: bool = _rule(
+        "5.10+", "avg_scan_cost is averaged by a shift, which rounds down (5.7)"
+    )
     idle_scan_single_pass: bool = _rule(
         "5.15+", "one scan looks for a core and for a CPU; SMT siblings of prev first (5.12)"
     )
@@ -100,7 +108,12 @@ class Rules:
         "5.15+", "SIS_PROP's budget comes from wake_avg_idle, which scans use up (5.13)"
     )
     idle_smt_not_prev: bool = _rule("6.1+", "select_idle_smt() leaves prev itself out (6.1)")
-    idle_scan_cluster: bool = _rule("6.12", "the target's cluster is scanned first (6.12)")
+    idle_scan_cluster: bool = _rule(
+        "6.12", "the target's cluster is scanned first (6.12)", "sd_cluster idle_scan_single_pass"
+    )
+    sd_cluster: bool = _rule(
+        "6.1+", "cores that share an L2 are a scheduling domain, CLS, below MC (5.16)"
+    )
     idlest_group_types: bool = _rule(
         "5.6+", "find_idlest_group() goes by group types (the rework of 5.5)"
     )
@@ -267,7 +280,9 @@ class Rules:
 
     # -- Hotplug -----------------------------------------------------------------------------------
     balance_push: bool = _rule(
-        "5.15+", "a CPU going down pushes each task away as it is switched to (5.11)"
+        "5.15+",
+        "a CPU going down pushes each task away as it is switched to (5.11)",
+        "kworker_per_cpu",
     )
     fallback_allowed: bool = _rule(
         "5.15+", "the fallback on the same node asks is_cpu_allowed(), not cpu_active() (5.15)"

@@ -66,6 +66,7 @@ MIGRATE_NOHZ = 5
 MIGRATE_HOTPLUG = 6
 MIGRATE_AFFINITY = 7
 MIGRATE_FORK = 8
+MIGRATE_EXEC = 9
 MIGRATE_CAUSES = {
     MIGRATE_WAKEUP: "wakeup",
     MIGRATE_ACTIVE: "active_balance",
@@ -75,9 +76,24 @@ MIGRATE_CAUSES = {
     MIGRATE_HOTPLUG: "hotplug",
     MIGRATE_AFFINITY: "affinity",
     MIGRATE_FORK: "fork",
+    MIGRATE_EXEC: "exec",
 }
 
-# Which rule of wakeup placement chose the CPU; the argument ``rule`` of box_select_task_rq.
+# Which rule chose the CPU; the argument ``rule`` of box_select_task_rq.  ``target`` is where the idle
+# search began: the answer of wake_affine(), else prev_cpu.
+#   pinned           the task may run on one CPU only
+#   target_idle      the target itself is idle, or runs SCHED_IDLE tasks only
+#   prev_idle        the previous CPU is, and shares the target's cache
+#   per_cpu_kthread  the waker is a per-CPU kthread alone on the previous CPU: it will make room
+#   recent_used_cpu  the CPU used before the previous one is idle and shares the cache
+#   idle_core        every SMT sibling of it is idle
+#   idle_cpu         the first idle CPU of the target's cache within the scan's budget
+#   idle_smt         an idle SMT sibling of the target (from 5.12 on: of the previous CPU)
+#   target           nothing idle was found: it queues on the target
+#   idlest           a new task went down the domains: see box_find_idlest before it
+#   fallback         the choice was not allowed (mask, offline): select_fallback_rq()
+#   exec             an exec went down the domains, as a new task does
+#   still_on_cpu     the task was still leaving its CPU, nothing else runs there: it stays (5.8)
 PLACE_PINNED = 0
 PLACE_TARGET_IDLE = 1
 PLACE_PREV_IDLE = 2
@@ -89,6 +105,8 @@ PLACE_IDLE_SMT = 7
 PLACE_TARGET = 8
 PLACE_IDLEST = 9
 PLACE_FALLBACK = 10
+PLACE_EXEC = 11
+PLACE_ON_CPU = 12
 PLACE_RULES = (
     "pinned",
     "target_idle",
@@ -101,7 +119,26 @@ PLACE_RULES = (
     "target",
     "idlest",
     "fallback",
+    "exec",
+    "still_on_cpu",
 )
+
+# How wake_affine() chose between the waker's CPU and the previous one; the argument ``rule`` of
+# box_wake_affine.
+#   this_idle  the waker's CPU is idle (an interrupt wakes) and shares the cache: it
+#   both_idle  so is the previous one: that
+#   sync       the waker is alone on its CPU and will sleep: the waker's
+#   prev_idle  the previous CPU is idle, wherever it is (5.11)
+#   weight     with the task moved the waker's CPU would carry less load: ``this`` < ``prev``
+#   undecided  the previous CPU
+WA_THIS_IDLE = 0
+WA_BOTH_IDLE = 1
+WA_SYNC = 2
+WA_PREV_IDLE = 3
+WA_WEIGHT = 4
+WA_UNDECIDED = 5
+WA_RULES = ("this_idle", "both_idle", "sync", "prev_idle", "weight", "undecided")
+WA_THIS = frozenset((WA_THIS_IDLE, WA_SYNC, WA_WEIGHT))
 
 # How a load_balance() pass ended; the argument ``result`` of box_load_balance.
 LB_BALANCED = 0
@@ -288,5 +325,21 @@ BOX_LOST = _declare("box_lost", "records:int", "records={records}")
 PRINTK = _declare("printk", "text:str", "{text}")
 BOX_WARN = _declare("box_warn", "text:str", "{text}")
 BOX_BUG = _declare("box_bug", "text:str", "{text}")
+# wake_affine() had to choose: ``this`` and ``prev`` are the two loads that were compared, scaled and
+# biased as the kernel does (0 where idleness decided), ``target`` the CPU chosen, ``rule`` a WA_*.
+BOX_WAKE_AFFINE = _declare(
+    "box_wake_affine",
+    "pid:pid this:int prev:int target:int rule:int",
+    "comm={pid_comm} pid={pid} this={this} prev={prev} target={target} rule={rule}",
+)
+# find_idlest_cpu() looked at one domain of ``from_cpu`` for a fork or an exec and went on at ``cpu``
+# (the same: it stayed).  ``local`` and ``idlest`` are the figures that were compared: runnable loads
+# or spare capacities of v5.4; from 5.5 on idle CPUs or loads of groups of one type, or -2 - type of
+# groups of two types (0 has_spare, 1 fully_busy, 5 overloaded); -1 where there is no such group.
+BOX_FIND_IDLEST = _declare(
+    "box_find_idlest",
+    "pid:pid from_cpu:int cpu:int local:int idlest:int",
+    "comm={pid_comm} pid={pid} from_cpu={from_cpu} cpu={cpu} local={local} idlest={idlest}",
+)
 
 BY_NAME: dict[str, Tracepoint] = {point.name: point for point in TRACEPOINTS.values()}

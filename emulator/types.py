@@ -187,6 +187,9 @@ OP_WRITEBACK = (
 
 OP_RCU_FQS = 9  #: (OP_RCU_FQS, gp_seq)           whether the grace period is over: returns 0 or 1
 OP_RCU_GP_INIT = 10  #: (OP_RCU_GP_INIT, gp_seq)      begin a grace period
+OP_EXEC = (
+    11  #: (OP_EXEC,)                       execve() of a program that goes on as this one does
+)
 
 READ = 0
 WRITE = 1
@@ -323,6 +326,7 @@ class MachineSpec:
     take_turns: bool = False  #: all CPUs share one host thread (inline engine only)
     idle_polls: bool = False  #: the idle loop polls need_resched instead of halting
     irq_time_accounting: bool = False  #: hard and soft interrupt time is not task time
+    cluster: tuple[int, ...] = ()  #: per CPU, the mask of its cluster (a shared L2); empty: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,7 +431,10 @@ RQ_OVERLOAD_NS = 13  #: when nr_running last rose above 1, -1 never; see BAL_OVE
 RQ_GP_SEQ = 14  #: the last grace period that rcu_sched began here
 RQ_GP_LEFT = 15  #: CPUs that rcu_sched, asleep here, still waits for; 0 if it has not looked yet
 RQ_QS_SEQ = 16  #: the last grace period to which this CPU reported a quiescent state
-RQ_FACTS = 17
+#: time in ns << 1 | value of what this CPU last wrote to sd_llc_shared->has_idle_cores; the newest
+#: of an LLC's CPUs holds
+RQ_IDLE_CORES = 17
+RQ_FACTS = 18
 
 RQF_IDLE = 1  #: idle_cpu(): curr is the idle task, nothing queued, no wakeup pending
 RQF_SCHED_IDLE = 2  #: sched_idle_cpu(): only SCHED_IDLE tasks

@@ -127,7 +127,7 @@ class Balancer(NodeBase):
         self.warmup = [[0] * LB_COLUMNS for _ in IDLE_TYPES]  # what was counted before warmup_ns
         view = RqView(board, machine.nr_cpus, util_est=spec.kernel.features.get("UTIL_EST", True))
         self.rb = Rebalancer(
-            SchedDomains(machine, view.active_mask, 0),
+            SchedDomains(machine, view.active_mask, 0, spec.kernel.rules),
             view,
             machine.hz,
             spec.costs.balance_pass_ns,
@@ -239,7 +239,7 @@ class Balancer(NodeBase):
         boxes = [[messages.message_from_list(m) for m in box] for box in state[1]]
         self.outbox[:], self.inbox, self.mail, self.held = boxes
         self.asking = state[2]
-        rb.domains = unpack_sched_domains(self.machine, state[3])
+        rb.domains = unpack_sched_domains(self.machine, state[3], rb.rules)
         rb.generation = state[4]
         runs = [unpack_run(item, rb.domains.sd) for item in state[5]]
         self.runs = {run.cpu: run for run in runs}
@@ -413,7 +413,7 @@ class Balancer(NodeBase):
         self._retire_counters()
         mask = rb.view.active_mask & ~(1 << cpu) | active << cpu
         rb.view.active_mask = mask
-        rb.use_domains(SchedDomains(self.machine, mask, rb.jiffies()))
+        rb.use_domains(SchedDomains(self.machine, mask, rb.jiffies(), rb.rules))
         if not active:
             rb.nohz.nohz_balance_exit_idle(cpu)
         self._publish_domains()

@@ -246,6 +246,7 @@ def iocb_put(
     io_context(owner).complete(cpu.node_id, data, res)
     cpu.emit(tp.BOX_AIO_COMPLETE, owner.pid, data, res, inline)
     if run.wait == WAIT_RING and owner.state != tp.TASK_RUNNING:
+        sync = by == BY_WORKER and cpu.rq.rules.completion_sync_hint
         if waker is None:
             core.wake_up(cpu, owner, sync)
         else:

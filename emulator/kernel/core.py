@@ -12,8 +12,9 @@ after ``ttwu_ns``.  For a movable task ``select_task_rq_ns`` passes before the C
 this CPU can know of the others then, and ``ttwu_activate_ns`` more until it is enqueued there.
 
 Departures from the kernel: a task that blocks stays put until its switch is over: a wakeup of it
-by another CPU waits for that, as the waker would spin on ``p->on_cpu``.  A task woken from a CPU that
-shares no cache reaches the target's wake list (:mod:`smp`) when the waker is done with it.
+by another CPU waits for that, as the waker would spin on ``p->on_cpu`` (from 5.8 on it leaves the task
+on the wake list instead).  A task woken from a CPU that shares no cache reaches the target's wake list
+(:mod:`smp`) when the waker is done with it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,18 @@ from typing import TYPE_CHECKING
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
+    affinity,
+    cpuhp,
     fair,
     fair_kthread,
     frames,
     hrtimer,
     idle,
+    idle_sibling,
     mail,
+    migration,
     placement,
+    smp,
     stop_machine,
     workqueue,
 )
@@ -240,6 +246,8 @@ def context_switch(cpu: Cpu, prev: Task, following: Task) -> None:
         prev.on_cpu = 0
         following.on_cpu = 1
         rq.curr = following
+        if following is rq.idle and cpu.smt_siblings:
+            idle_sibling.update_idle_core(cpu)
         if following is rq.idle or rq.nr_running != cpu.published_nr:
             cpu.publish()
         if prev.state == tp.TASK_DEAD:
@@ -258,11 +266,13 @@ def finish_task_switch(cpu: Cpu, prev: Task, following: Task) -> None:
     cpu.level = frames.LEVEL_TASK
     cpu.irqs_on = True
     if following is cpu.rq.idle:
+        if cpu.pushing:
+            cpuhp.cpu_wait_empty(cpu)
         if following is not prev:
             cpu.start(frames.IDLE_ENTRY, cpu.costs.idle_entry_ns)
         else:
             idle.enter(cpu, None)
-    else:
+    elif not (cpu.pushing and migration.balance_push(cpu, following)):
         run.wait = WAIT_NONE
         cpu.start(run.kind, run.left, run.arg)
         if following is not prev and prev is not cpu.rq.idle and not prev.flags & PF_KTHREAD:
@@ -347,6 +357,13 @@ def try_to_wake_up(
         return True
     p.state = TASK_WAKING
     wakeup = [p.pid, waker_cpu, waker_pid, int(sync), cause]
+    if waker is not None and p.on_cpu:
+        # Still on its way off this CPU, which will wake it itself when that is over (5.8).
+        here = cpu.node_id
+        cpu.cause = cause
+        p.run.cause = cpu.emit(tp.BOX_SELECT_TASK_RQ, p.pid, here, here, here, tp.PLACE_ON_CPU)
+        smp.ttwu_queue_remote(cpu, p, ENQUEUE_WAKEUP)
+        return True
     if waker is not None:
         # Another CPU's context decides and pays; here only the outcome takes effect.
         choose_and_activate(cpu, p, wakeup, remote=True)
@@ -354,7 +371,7 @@ def try_to_wake_up(
     if (
         p.nr_cpus_allowed == 1
         and p.cpus_mask >> cpu.node_id & 1
-        and placement.is_cpu_allowed(cpu, p, cpu.node_id)
+        and affinity.is_cpu_allowed(cpu, p, cpu.node_id)
     ):
         cpu.push(frames.TTWU, cpu.costs.ttwu_ns, wakeup, cpu.level, False)
     else:
@@ -416,7 +433,9 @@ def choose_and_activate(cpu: Cpu, p: Task, wakeup: list[int], remote: bool) -> N
         if p.cpu != here:
             set_task_cpu(cpu, p, here, tp.MIGRATE_WAKEUP)
             flags |= ENQUEUE_MIGRATED
-        if remote:
+        if remote and smp.ttwu_queue_cond(cpu, wakeup[1]):
+            smp.ttwu_queue_remote(cpu, p, flags)
+        elif remote:
             asked = cpu.rq.need_resched
             ttwu_do_activate(cpu, p, flags)
             smp_send_reschedule_here(cpu, asked)
@@ -481,6 +500,9 @@ def update_avg_idle(cpu: Cpu) -> None:
     rq = cpu.rq
     delta = rq.clock - rq.idle_stamp
     rq.avg_idle = min(rq.avg_idle + ((delta - rq.avg_idle) >> 3), 2 * rq.max_idle_balance_cost)
+    if rq.rules.wake_avg_idle:
+        rq.wake_stamp = cpu.jiffies()
+        rq.wake_avg_idle = rq.avg_idle // 2
     rq.idle_stamp = 0
 
 
@@ -488,7 +510,8 @@ def activate_task(cpu: Cpu, p: Task, flags: int) -> None:
     """Put a task on this runqueue."""
     rq = cpu.rq
     assert not p.on_rq, cpu.story(f"{p.comm}/{p.pid} is enqueued twice")
-    assert p.cpus_mask >> cpu.node_id & 1 or p.affinity_broken, cpu.story(
+    # A stop work may be about to take it to its new mask.
+    assert p.cpus_mask >> cpu.node_id & 1 or p.affinity_broken or cpu.stop_works, cpu.story(
         f"{p.comm}/{p.pid} is enqueued outside its mask"
     )
     before = rq.nr_running
@@ -547,8 +570,11 @@ def send_task(
 def smp_send_reschedule_here(cpu: Cpu, asked: bool) -> None:
     """A remote enqueue asked this CPU to reschedule: the IPI arrives ``ipi_ns`` later.
 
-    ``asked`` is whether it had been asked already: then the flag is set and nobody sends another.
+    ``asked`` is whether it had been asked already: then the flag is set and nobody sends another.  An
+    idle loop that polls the flag needs none.
     """
     if cpu.rq.need_resched and not asked:
-        cpu.ipis += 1
-        cpu.add_timer(cpu.now + cpu.costs.ipi_ns, frames.IRQ_IPI)
+        if idle.polls(cpu):
+            idle.wake_polling(cpu)
+        else:
+            smp.send_ipi_here(cpu)

@@ -72,6 +72,8 @@ FEATURES = (
     "PREEMPT_SHORT",
     "DELAY_DEQUEUE",
     "DELAY_ZERO",
+    "SIS_AVG_CPU",
+    "SIS_UTIL",
 )
 
 
@@ -139,9 +141,9 @@ def tunables(kernel: KernelSpec, nr_online: int) -> Tunables:
     """
     tun = Tunables()
     update_sysctl(tun, nr_online)
-    for name, enabled in kernel.features.items():
-        if name in FEATURES:
-            sched_feat_set(tun, name, enabled)
+    for name in FEATURES:
+        if kernel.features:
+            sched_feat_set(tun, name, kernel.features.get(name, False))  # none that is not known
     for name, value in kernel.sysctls.items():
         key = name.removeprefix("kernel.")
         if key == "sched_tunable_scaling" and value == tun.tunable_scaling:

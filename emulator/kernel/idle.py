@@ -7,6 +7,9 @@ interrupt ends the halt; if it made a task runnable, the loop is left: the tick 
 common grid and a reschedule follows.  A stopped tick puts the CPU into ``nohz.idle_cpus_mask``; it
 leaves the mask at its first busy tick, not when it wakes.
 
+With ``idle=poll`` the loop polls ``need_resched`` instead of halting, its tick keeps running, and whoever
+sets the flag sends no IPI.
+
 The tick is kept while a softirq is pending, RCU needs the CPU, or the next timer of the wheel is at
 most one tick away.
 
@@ -20,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import core, cpuhp, frames, rcu
+from emulator.kernel import core, cpuhp, frames, rcu, smp
 from emulator.types import NEVER, NOHZ_ENTER
 
 if TYPE_CHECKING:
@@ -47,8 +50,11 @@ def enter(cpu: Cpu, _arg: object) -> None:
     if cpu.rq.need_resched:
         leave(cpu)
         return
-    stop_tick(cpu)
-    cpu.emit(tp.CPU_IDLE, 1, cpu.node_id)
+    if cpu.spec.machine.idle_polls:
+        cpu.emit(tp.CPU_IDLE, 0, cpu.node_id)
+    else:
+        stop_tick(cpu)
+        cpu.emit(tp.CPU_IDLE, 1, cpu.node_id)
     cpu.halt()
 
 
@@ -56,8 +62,21 @@ def interrupted(cpu: Cpu) -> None:
     """An interrupt has ended the halt and returns to the idle loop."""
     if cpu.rq.need_resched:
         leave(cpu)
-    else:
+    elif not cpu.spec.machine.idle_polls:
         stop_tick(cpu)
+
+
+def polls(cpu: Cpu) -> bool:
+    """Whether the idle loop polls ``need_resched`` now (``idle=poll``): no IPI is needed to end it."""
+    return cpu.spec.machine.idle_polls and cpu.rq.curr is cpu.rq.idle
+
+
+def wake_polling(cpu: Cpu) -> None:
+    """``set_nr_if_polling()``: another CPU sets the flag, the loop sees it at once."""
+    cpu.rq.need_resched = True
+    cpu.emit(tp.SCHED_WAKE_IDLE_WITHOUT_IPI, cpu.node_id)
+    if cpu.f_kind == frames.HALT and not cpu.stack:
+        leave(cpu)
 
 
 def leave(cpu: Cpu) -> None:
@@ -68,7 +87,9 @@ def leave(cpu: Cpu) -> None:
 
 
 def idle_exit_end(cpu: Cpu, _arg: object) -> None:
-    """The end of the way out of idle."""
+    """The end of the way out of idle; a wakeup whose IPI has not come yet is taken along."""
+    if cpu.wake_list:
+        smp.sched_ttwu_pending(cpu)
     core.schedule(cpu)
 
 

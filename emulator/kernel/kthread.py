@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import core, eevdf, fair, frames, placement, workqueue
+from emulator.kernel import affinity, core, eevdf, fair, frames, placement, workqueue
 from emulator.kernel.process import WAIT_WORK, Kioctx, TaskRun
 from emulator.kernel.sched import (
     DEQUEUE_DELAYED,
@@ -136,10 +136,12 @@ def fork(
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
     parent = rq.curr
+    if parent is not rq.idle:
+        placement.copy_wakees(parent, p)
     rq.fair.task_fork(rq, parent if parent is not rq.idle else None, p)
     chosen = target if target >= 0 else placement.select_task_rq_fork(cpu, p)
-    if not placement.is_cpu_allowed(cpu, p, chosen):
-        chosen = placement.select_fallback_rq(cpu, p, cpu.node_id)
+    if not affinity.is_cpu_allowed(cpu, p, chosen):
+        chosen = affinity.select_fallback_rq(cpu, p, cpu.node_id)
     p.cpu = p.wake_cpu = chosen
     p.state = tp.TASK_RUNNING
     if chosen == cpu.node_id:

@@ -26,7 +26,6 @@ from emulator.kernel import (
     iomap,
     kthread,
     load_balance,
-    placement,
     rcu,
     smp,
     stop_machine,
@@ -65,7 +64,7 @@ def handle_dio_done(cpu: Cpu, message: Message) -> None:
     pid, moves = args[0], args[1]
     owner = cpu.tasks.get(pid)
     if owner is not None:
-        if owner.on_cpu and not owner.on_rq:
+        if owner.on_cpu and not owner.on_rq and not smp.takes_while_on_cpu(cpu, args[5]):
             cpu.deferred.append(message)  # its waker would spin until the switch is over
             return
         owner.run.remote_ios -= 1
@@ -107,8 +106,9 @@ def handle_activate(cpu: Cpu, message: Message) -> None:
         core.activate_task(cpu, p, ENQUEUE_MIGRATED)
         core.check_preempt_curr(cpu, p, 0)
         cpu.publish()
-    elif cpu.ttwu_queue and not placement.shares_cache(cpu, waker_cpu, cpu.node_id):
-        smp.ttwu_queue_remote(cpu, p)
+    elif smp.ttwu_queue_cond(cpu, waker_cpu):
+        smp.ttwu_queue_remote(cpu, p, ENQUEUE_WAKEUP | ENQUEUE_MIGRATED)
+        asked = True  # its own IPI does it
     else:
         core.ttwu_do_activate(cpu, p, ENQUEUE_WAKEUP | ENQUEUE_MIGRATED)
     core.smp_send_reschedule_here(cpu, asked)

@@ -389,6 +389,8 @@ class Rq:
         "stop_queued",
         "tick_ns",
         "tun",
+        "wake_avg_idle",
+        "wake_stamp",
     )
 
     def __init__(self, cpu: int, tun: Tunables, fair: SchedClass, rules: Rules = Rules()) -> None:
@@ -431,6 +433,8 @@ class Rq:
         self.idle_stamp = 0
         self.avg_idle = 2 * 500_000
         self.max_idle_balance_cost = 500_000
+        self.wake_avg_idle = self.avg_idle  # what SIS_PROP has left of it (from 5.13)
+        self.wake_stamp = 0  # jiffies of its last update
         self.idle_balance = False
         self.next_balance = 0  # jiffies
         self.active_balance = False
@@ -518,7 +522,9 @@ class Tunables:
         "place_rel_deadline",
         "preempt_short",
         "run_to_parity",
+        "sis_avg_cpu",
         "sis_prop",
+        "sis_util",
         "start_debit",
         "sysctl_base_slice",
         "tunable_scaling",
@@ -566,6 +572,8 @@ class Tunables:
         self.preempt_short = False
         self.delay_dequeue = False
         self.delay_zero = False
+        self.sis_avg_cpu = False
+        self.sis_util = False
 
     def pack(self) -> list[Any]:
         """Return every tunable, in the order of the slots."""

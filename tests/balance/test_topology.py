@@ -22,9 +22,9 @@ from emulator.balance.topology import (
     lowest_domain_spanning,
     max_load_balance_interval,
     sd_llc,
-    topology_levels,
     unpack_sched_domains,
 )
+from emulator.topology import topology_levels
 from emulator.types import NEVER, MachineSpec
 from tests.balance.fakes import machine
 
