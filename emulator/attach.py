@@ -102,7 +102,11 @@ def why_lines(request: WhyRequest, runs: Path, width: int) -> Iterator[str]:
     directory = resolve_run(request.run, runs)
     rules = frozenset(directory.read_json(RUN).get("rules", ()))
     try:
-        history = History(open_rings(directory.path))
+        readers = open_rings(directory.path)
+        if directory.is_running():
+            for reader in readers:
+                reader.position = max(reader.first, reader.position - 1)  # may be half written
+        history = History(readers)
         pid = pid_of(history, request.task) if request.pid is None else request.pid
         answer = explain(Teller(history, rules), pid, request.at_ns)
     except (OSError, RingError, WhyError) as error:

@@ -142,7 +142,12 @@ def _of_variants(request: CompareRequest, runs: Path) -> Comparison:
         _column(variant, list(islice(reports, request.seeds)), keep, index * request.seeds)
         for index, variant in enumerate(variants)
     ]
-    varied = " × ".join(f"{axis.short} ({len(axis.words)})" for axis in axes)
+    varied = " × ".join(
+        f"{axis.short} ({len(axis.words)})"
+        if len(axis.words) > 1
+        else f"{axis.short} {axis.words[0]}"
+        for axis in axes
+    )
     return Comparison(f"{box}: {varied} · runs in {keep}", columns, axes)
 
 

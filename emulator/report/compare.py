@@ -84,11 +84,6 @@ class Column:
     places: tuple[str, ...] = ()  #: the runs' directories
 
     @property
-    def label(self) -> str:
-        """Return what tells this column from the others."""
-        return " · ".join(self.words)
-
-    @property
     def loops(self) -> list[Mapping[str, Any]]:
         """Return the loops of the first run."""
         return list(self.runs[0].get("loops", ()))
@@ -132,6 +127,13 @@ class Comparison:
     columns: list[Column]
     axes: list[Axis] = field(default_factory=list)
     figures: tuple[str, ...] = FIGURES
+
+    def label(self, column: Column) -> str:
+        """Return what tells a column from the others."""
+        varied = [
+            word for axis, word in zip(self.axes, column.words, strict=False) if len(axis.words) > 1
+        ]
+        return " · ".join(varied or column.words)
 
     def value(self, column: Column, path: str) -> Value | None:
         """Return a figure of a column, or None where no run has it."""
@@ -237,7 +239,7 @@ def as_plain(comparison: Comparison) -> dict[str, Any]:
         "axes": [{"key": axis.key, "values": list(axis.words)} for axis in comparison.axes],
         "columns": [
             {
-                "label": column.label,
+                "label": comparison.label(column),
                 "set": dict(zip(keys, column.words, strict=False)) if keys else {},
                 "runs": list(column.places),
                 "figures": {path: _plain(comparison, column, path) for path in comparison.figures},

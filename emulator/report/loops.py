@@ -58,7 +58,7 @@ LINKS_MAX = 6
 SENTENCES = {
     "follows_completions": "{task} follows its completions to and fro between CPUs {cpus}",
     "drifts_after_completions": "{task} runs away from its completions, round CPUs {cpus}",
-    "woken_elsewhere": "{task} is woken on ever other CPUs, round CPUs {cpus}",
+    "woken_elsewhere": "{task} is placed on another CPU whenever it is woken, round CPUs {cpus}",
     "pushed_from_bound_kthread": "{task} is pushed away from its bound kworker, round CPUs {cpus}",
     "pushed": "{task} is pushed away by active balance, round CPUs {cpus}",
     "pulled_while_kworker_runs": "{task} is pulled away while its kworker runs, round CPUs {cpus}",

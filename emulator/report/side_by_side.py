@@ -81,7 +81,7 @@ def _side_by_side(comparison: Comparison) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for index, column in enumerate(comparison.columns):
-        table.add_column(column.label, justify="right", no_wrap=True)
+        table.add_column(comparison.label(column), justify="right", no_wrap=True)
         if index:
             table.add_column("ratio", justify="right", no_wrap=True)
     for path in comparison.figures:
@@ -126,7 +126,10 @@ def _joined(
     comparison: Comparison, paths: list[str]
 ) -> list[tuple[tuple[str, ...], str, list[str]]]:
     if not comparison.axes:
-        return [((), one.label, _cells(comparison, one, paths)) for one in comparison.columns]
+        return [
+            ((), comparison.label(one), _cells(comparison, one, paths))
+            for one in comparison.columns
+        ]
     if comparison.swept() < 0:
         return [(one.words, "", _cells(comparison, one, paths)) for one in comparison.columns]
     return [
@@ -167,7 +170,8 @@ def _ratio(comparison: Comparison, column: Column, path: str) -> str:
     value, first = comparison.value(column, path), comparison.value(comparison.columns[0], path)
     if value is None or first is None or not first.median:
         return mark
-    return f"{value.median / first.median:.3g}{mark}"
+    ratio = value.median / first.median
+    return f"{number(ratio) if ratio >= 1000 else f'{ratio:.3g}'}{mark}"
 
 
 def _legend(comparison: Comparison, ranges: bool) -> str:
@@ -228,7 +232,7 @@ def _loop_lines(comparison: Comparison) -> Iterator[str]:
         yield from _whole_loop_lines(comparison)
     elif comparison.swept() < 0:
         for column in comparison.columns:
-            yield f"{column.label}: {', '.join(_patterns(column))}"
+            yield f"{comparison.label(column)}: {', '.join(_patterns(column))}"
     else:
         for fixed, group in comparison.groups():
             for words, found in _spans(comparison, group, _patterns):
@@ -240,7 +244,7 @@ def _whole_loop_lines(comparison: Comparison) -> Iterator[str]:
     labels: dict[tuple[str, ...], list[str]] = {}
     for column in comparison.columns:
         found = tuple(sentence(loop) for loop in column.loops) or ("none",)
-        labels.setdefault(found, []).append(column.label)
+        labels.setdefault(found, []).append(comparison.label(column))
     for found, some in labels.items():
         yield from (f"{', '.join(some)}: {one}" for one in found)
 

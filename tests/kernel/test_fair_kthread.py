@@ -375,13 +375,13 @@ def test_f20_the_worker_s_wakeup_is_sync(hinted: bool, monkeypatch: pytest.Monke
     assert all(not sync for comm, sync in seen if comm != "fio"), "others give no hint"
 
 
-@pytest.mark.parametrize(("nr_running", "decided"), [(1, 1), (2, -1)])
+@pytest.mark.parametrize(("nr_running", "decided"), [(1, tp.WA_SYNC), (2, tp.WA_UNDECIDED)])
 def test_f20_a_hint_from_afar_looks_at_the_waker_s_queue(nr_running: int, decided: int) -> None:
     cpu, board, _ring = lone_cpu(0, 2)
     board.facts[1] = facts(nr_running)
     run_task(cpu, sleeping_task(cpu, 501))
     assert placement.wake_affine_idle(cpu, 1, 0, True) == decided
-    assert placement.wake_affine_idle(cpu, 1, 0, False) == -1
+    assert placement.wake_affine_idle(cpu, 1, 0, False) == tp.WA_UNDECIDED
 
 
 def test_every_why_has_a_name() -> None:
