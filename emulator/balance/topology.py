@@ -1,4 +1,4 @@
-"""Sched domains and groups: ``kernel/sched/topology.c``, v5.4.
+"""Sched domains and groups: ``kernel/sched/topology.c``.
 
 Theory of operation
 -------------------
@@ -37,6 +37,7 @@ from emulator.balance.domain import (
     SchedDomain,
     SchedGroup,
 )
+from emulator.rules import Rules
 from emulator.types import NEVER, MachineSpec, cpumask_first, for_each_cpu
 
 NODE_RECLAIM_DISTANCE = 30
@@ -59,12 +60,14 @@ class SchedDomains:
 
     __slots__ = ("active_mask", "groups", "jiffies", "sd")
 
-    def __init__(self, machine: MachineSpec, active_mask: int, jiffies: int) -> None:
+    def __init__(
+        self, machine: MachineSpec, active_mask: int, jiffies: int, rules: Rules = Rules()
+    ) -> None:
         self.active_mask = active_mask
         self.jiffies = jiffies
         self.groups: dict[tuple[int, int], SchedGroup] = {}  # by (level, span)
         #: Per CPU its domains, lowest first; empty for a CPU that never balances.
-        self.sd: list[list[SchedDomain]] = build_sched_domains(self, machine)
+        self.sd: list[list[SchedDomain]] = build_sched_domains(self, machine, rules)
 
     def pack(self) -> list[Any]:
         """Return the state that a rebuild from (machine, active_mask, jiffies) does not give."""
@@ -76,10 +79,12 @@ class SchedDomains:
         ]
 
 
-def unpack_sched_domains(machine: MachineSpec, data: list[Any]) -> SchedDomains:
+def unpack_sched_domains(
+    machine: MachineSpec, data: list[Any], rules: Rules = Rules()
+) -> SchedDomains:
     """Rebuild domains from :meth:`SchedDomains.pack`."""
     active_mask, jiffies, imbalances, chains = data
-    domains = SchedDomains(machine, active_mask, jiffies)
+    domains = SchedDomains(machine, active_mask, jiffies, rules)
     for group, imbalance in zip(domains.groups.values(), imbalances, strict=True):
         group.imbalance = imbalance
     for chain, packed in zip(domains.sd, chains, strict=True):
@@ -88,7 +93,9 @@ def unpack_sched_domains(machine: MachineSpec, data: list[Any]) -> SchedDomains:
     return domains
 
 
-def build_sched_domains(domains: SchedDomains, machine: MachineSpec) -> list[list[SchedDomain]]:
+def build_sched_domains(
+    domains: SchedDomains, machine: MachineSpec, rules: Rules
+) -> list[list[SchedDomain]]:
     """Build the domains of every active CPU and drop the degenerate ones.
 
     Kernel: ``build_sched_domains()``.  Inactive CPUs get none.
@@ -96,10 +103,11 @@ def build_sched_domains(domains: SchedDomains, machine: MachineSpec) -> list[lis
     levels = topology_levels(machine)
     full: list[list[SchedDomain]] = [[] for _ in range(machine.nr_cpus)]
     for cpu in for_each_cpu(domains.active_mask):
-        full[cpu] = _build_chain(levels, cpu, domains.active_mask, domains.jiffies)
+        full[cpu] = _build_chain(levels, cpu, domains, rules)
+        set_imb_numa_nr(full[cpu])
     for cpu in for_each_cpu(domains.active_mask):
         for sd in full[cpu]:
-            build_sched_groups(domains.groups, sd, full)
+            build_sched_groups(domains.groups, sd, full, machine.core)
     return [cpu_attach_domain(chain) for chain in full]
 
 
@@ -137,12 +145,13 @@ def _numa_level(machine: MachineSpec, nodes: list[int], distance: int) -> Topolo
 
 
 def _build_chain(
-    levels: list[TopologyLevel], cpu: int, cpu_map: int, jiffies: int
+    levels: list[TopologyLevel], cpu: int, domains: SchedDomains, rules: Rules
 ) -> list[SchedDomain]:
     # One CPU's domains, up to the first that spans every active CPU.
     chain: list[SchedDomain] = []
+    cpu_map = domains.active_mask
     for number, level in enumerate(levels):
-        sd = sd_init(level, number, cpu, cpu_map, jiffies)
+        sd = sd_init(level, number, cpu, cpu_map, domains.jiffies, rules)
         if chain:
             sd.child = chain[-1]
             chain[-1].parent = sd
@@ -153,9 +162,20 @@ def _build_chain(
     return chain
 
 
-def sd_init(level: TopologyLevel, number: int, cpu: int, cpu_map: int, jiffies: int) -> SchedDomain:
+def sd_init(
+    level: TopologyLevel,
+    number: int,
+    cpu: int,
+    cpu_map: int,
+    jiffies: int,
+    rules: Rules = Rules(),
+) -> SchedDomain:
     """Return a new domain of ``cpu`` with the flags and limits of its level (``sd_init()``)."""
     sd = SchedDomain(cpu, number, level.name, level.masks[cpu] & cpu_map, jiffies)
+    if rules.lb_busy_factor_16:
+        sd.busy_factor = 16
+    if rules.lb_imbalance_pct_117:
+        sd.imbalance_pct = 117
     sd.flags = level.flags | SD_LOAD_BALANCE | SD_BALANCE_NEWIDLE | SD_BALANCE_EXEC
     sd.flags |= SD_BALANCE_FORK | SD_WAKE_AFFINE | SD_PREFER_SIBLING
     if level.flags & SD_SHARE_CPUCAPACITY:
@@ -173,8 +193,33 @@ def sd_init(level: TopologyLevel, number: int, cpu: int, cpu_map: int, jiffies: 
     return sd
 
 
+def set_imb_numa_nr(chain: list[SchedDomain]) -> None:
+    """Set how many tasks may run on one node before the others must help, per domain (≥ 5.18).
+
+    An eighth of the first domain beyond one LLC if it holds only one, else one task per LLC; in
+    wider domains in proportion to the first NUMA domain.  Kernel: ``build_sched_domains()``.
+    """
+    allowed, width = 0, 1
+    for sd in chain:
+        child = sd.child
+        beyond = child is not None and bool(child.flags & SD_SHARE_PKG_RESOURCES)
+        if child is not None and beyond and not sd.flags & SD_SHARE_PKG_RESOURCES:
+            llcs = sd.span_weight // child.span_weight
+            allowed = max(1, sd.span_weight >> 3 if llcs == 1 else llcs)
+            sd.imb_numa_nr = allowed
+            top = sd.parent
+            while top is not None and not top.flags & SD_NUMA:
+                top = top.parent
+            width = top.span_weight if top is not None else sd.span_weight
+        else:
+            sd.imb_numa_nr = allowed * max(1, sd.span_weight // width)
+
+
 def build_sched_groups(
-    shared: dict[tuple[int, int], SchedGroup], sd: SchedDomain, full: list[list[SchedDomain]]
+    shared: dict[tuple[int, int], SchedGroup],
+    sd: SchedDomain,
+    full: list[list[SchedDomain]],
+    core: tuple[int, ...],
 ) -> None:
     """Give a domain its ring of groups: the local one, then on in ascending CPU order.
 
@@ -190,7 +235,8 @@ def build_sched_groups(
         key = (sd.level, span)
         if key not in shared:
             same = [c for c in for_each_cpu(span) if _child_span(full, c, sd.level) == span]
-            shared[key] = SchedGroup(span, sum(1 << c for c in same))
+            cores = len({core[c] | 1 << c for c in for_each_cpu(span)})
+            shared[key] = SchedGroup(span, sum(1 << c for c in same), cores)
         sd.groups.append(shared[key])
 
 
@@ -283,14 +329,29 @@ def msecs_to_jiffies(milliseconds: int, hz: int) -> int:
     return -(-milliseconds * hz // 1000)
 
 
-def get_sd_balance_interval(sd: SchedDomain, busy: bool, hz: int, limit: int) -> int:
-    """Return the balance interval in jiffies, at least 1 and at most ``limit``."""
-    interval = sd.balance_interval * (sd.busy_factor if busy else 1)
-    return max(1, min(msecs_to_jiffies(interval, hz), limit))
+class IntervalLimits:
+    """What bounds every balance interval of a box, in jiffies."""
+
+    __slots__ = ("busy_less", "hz", "least", "most")
+
+    def __init__(self, hz: int, nr_online: int, rules: Rules = Rules()) -> None:
+        self.hz = hz
+        self.least = 1
+        self.most = max_load_balance_interval(hz, nr_online)
+        self.busy_less = int(rules.lb_busy_interval_less_1)
 
 
-def idle_next_balance(chain: list[SchedDomain], hz: int, limit: int) -> int:
+def get_sd_balance_interval(sd: SchedDomain, busy: bool, limits: IntervalLimits) -> int:
+    """Return the balance interval in jiffies, within the limits (``get_sd_balance_interval()``)."""
+    interval = msecs_to_jiffies(sd.balance_interval * (sd.busy_factor if busy else 1), limits.hz)
+    if busy:
+        # So that the levels of one CPU do not come due at the same tick again and again.
+        interval -= limits.busy_less
+    return max(1, min(max(interval, limits.least), limits.most))
+
+
+def idle_next_balance(chain: list[SchedDomain], limits: IntervalLimits) -> int:
     """Return when the lowest domain is due for an idle CPU, in jiffies; NEVER without domains."""
     if not chain:
         return NEVER
-    return chain[0].last_balance + get_sd_balance_interval(chain[0], False, hz, limit)
+    return chain[0].last_balance + get_sd_balance_interval(chain[0], False, limits)

@@ -59,6 +59,7 @@ from emulator.types import (
     RQF_NOHZ,
     RQF_ONLINE,
     RQF_SCHED_IDLE,
+    RQF_TTWU_PENDING,
     Board,
     Books,
     BoxSpec,
@@ -670,6 +671,8 @@ class Cpu:
                 flags |= RQF_SCHED_IDLE
             if self.in_nohz_mask:
                 flags |= RQF_NOHZ
+            if self.wake_list:
+                flags |= RQF_TTWU_PENDING
         self.board.publish(
             self.node_id,
             self.now,
@@ -691,6 +694,7 @@ class Cpu:
                 self.rcu.gp_seq,
                 self.rcu.gp_left,
                 self.rcu.reported,
+                rq.cpu_capacity,
             ),
         )
 

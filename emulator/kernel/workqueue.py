@@ -24,7 +24,7 @@ from emulator import tracepoints as tp
 from emulator.kernel import blk_mq, core, frames, iomap, kthread
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.request import Request
-from emulator.kernel.sched import PF_WQ_WORKER, Task
+from emulator.kernel.sched import KTHREAD_IS_PER_CPU, PF_WQ_WORKER, Task
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -231,6 +231,7 @@ def create_worker(cpu: Cpu, pool: WorkerPool, index: int, pid: int) -> Task:
     pool.next_id += 1
     p = kthread.new_kthread(cpu, pid, name, pool.nice, frames.WORKER_START)
     p.flags |= PF_WQ_WORKER
+    p.kthread_flags = KTHREAD_IS_PER_CPU if cpu.rq.rules.kworker_per_cpu else 0
     p.state = tp.TASK_IDLE
     p.run.left = cpu.costs.worker_start_ns
     p.run.worker = index
