@@ -251,6 +251,9 @@ class Rules:
     lb_sibling_imbalance: bool = _rule(
         "6.6+", "prefer_sibling weighs tasks by the groups' cores (6.6)", "lb_group_types"
     )
+    lb_smt_balance: bool = _rule(
+        "6.6+", "a core whose siblings share it is of a type of its own (6.5)", "lb_group_types"
+    )
     lb_skip_empty_queue: bool = _rule(
         "6.12", "find_busiest_queue() skips CPUs without fair tasks (6.12)", "lb_group_types"
     )
@@ -264,9 +267,11 @@ class Rules:
         "5.15+",
         "the ilb's round starts behind it and ends with itself, its due time counting (5.12)",
     )
-    nohz_ilb_not_self: bool = _rule("5.15+", "no CPU kicks itself (5.14)")
     nohz_next_not_lowered: bool = _rule(
         "5.15+", "an idle CPU's own pass no longer lowers nohz.next_balance (5.12)"
+    )
+    nohz_next_kick: bool = _rule(
+        "6.1+", "a CPU that joins the mask has nohz.next_balance collected anew (5.16)"
     )
     newidle_pending: bool = _rule(
         "5.15+", "newidle_balance() gives up if a wakeup is under way (5.12)", "ttwu_pending"

@@ -147,6 +147,37 @@ LB_MOVED = 2
 LB_ACTIVE = 3
 LB_PINNED = 4
 LB_RESULTS = ("balanced", "failed", "moved", "active", "pinned")
+
+# What kind of group a balance pass saw; the arguments ``busiest`` and ``local`` of
+# box_lb_imbalance.  v5.4 knows other, misfit, imbalanced, overloaded; v5.5 all but other.  The
+# kernels' own numbers differ, their order is this one.
+GROUP_OTHER = 0
+GROUP_HAS_SPARE = 1
+GROUP_FULLY_BUSY = 2
+GROUP_MISFIT_TASK = 3
+GROUP_SMT_BALANCE = 4
+GROUP_ASYM_PACKING = 5
+GROUP_IMBALANCED = 6
+GROUP_OVERLOADED = 7
+GROUP_TYPES = (
+    "other",
+    "has_spare",
+    "fully_busy",
+    "misfit_task",
+    "smt_balance",
+    "asym_packing",
+    "imbalanced",
+    "overloaded",
+)
+# What such a pass counts; by MIGRATION_* of types.py, the argument ``migration``.
+MIGRATION_TYPES = ("load", "util", "task", "misfit")
+
+# Why a busy CPU kicked an idle one; the argument ``why`` of box_nohz_kick.
+NOHZ_WHY_BLOCKED = 0
+NOHZ_WHY_NR_RUNNING = 1
+NOHZ_WHY_CAPACITY = 2
+NOHZ_WHY_LLC_BUSY = 3
+NOHZ_WHYS = ("blocked_load", "nr_running", "reduced_capacity", "llc_busy")
 IDLE_TYPES = ("idle", "busy", "newidle")
 
 # What a preemption test answered; the argument ``why`` of box_check_preempt.
@@ -305,7 +336,9 @@ BOX_LOAD_BALANCE = _declare(
     "dst_cpu={dst} src_cpu={src} idle={idle} result={result} nr_balance_failed={failed}",
 )
 BOX_NOHZ_KICK = _declare(
-    "box_nohz_kick", "ilb:int nr_running:int", "ilb={ilb} nr_running={nr_running}"
+    "box_nohz_kick",
+    "ilb:int nr_running:int why:int flags:int",
+    "ilb={ilb} nr_running={nr_running} why={why} flags={flags}",
 )
 BOX_IO_SUBMIT = _declare(
     "box_io_submit", "pid:pid nr:int ret:int", "comm={pid_comm} pid={pid} nr={nr} ret={ret}"
@@ -340,6 +373,13 @@ BOX_FIND_IDLEST = _declare(
     "box_find_idlest",
     "pid:pid from_cpu:int cpu:int local:int idlest:int",
     "comm={pid_comm} pid={pid} from_cpu={from_cpu} cpu={cpu} local={local} idlest={idlest}",
+)
+# A balance pass found a group busier than its own: (busiest << 4 | local) of GROUP_TYPES, and how
+# much of what MIGRATION_TYPES names is to move.  box_load_balance of the same pass has it as cause.
+BOX_LB_IMBALANCE = _declare(
+    "box_lb_imbalance",
+    "dst:int level:int types:int migration:int imbalance:int",
+    "dst_cpu={dst} level={level} types={types:#x} migration={migration} imbalance={imbalance}",
 )
 
 BY_NAME: dict[str, Tracepoint] = {point.name: point for point in TRACEPOINTS.values()}

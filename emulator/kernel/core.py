@@ -55,10 +55,16 @@ from emulator.kernel.sched import (
     Task,
 )
 from emulator.types import (
+    BAL_HAS_BLOCKED,
+    BAL_HEADER,
+    BAL_NEWIDLE_COST,
+    BAL_NEXT_BLOCKED,
     BAL_OVERLOAD_NS,
     BALANCE_NEWIDLE,
     CPU_NEWLY_IDLE,
     NOHZ_NEWIDLE,
+    NOHZ_NEWIDLE_STATS,
+    NOHZ_NEWILB_KICK,
     RQ_OVERLOAD_NS,
 )
 
@@ -155,15 +161,25 @@ def pick_idle(cpu: Cpu, prev: Task) -> None:
 def newidle_balance(cpu: Cpu) -> bool:
     """Whether a newidle balance holds the switch up (D.10): the previous task is still ``curr``."""
     rq = cpu.rq
+    if rq.rules.newidle_pending and cpu.wake_list:
+        return False
     rq.idle_stamp = rq.clock
     if not cpu.active:
         return False
+    if rq.rules.newidle_domain_cost:
+        cpu.start(frames.NEWIDLE, 0, "cost")  # what a pass costs here is the balancer's to know
+        return True
     if rq.avg_idle < rq.tun.migration_cost:
         newidle_skipped(cpu)
         return False
+    newidle_look(cpu)
+    return True
+
+
+def newidle_look(cpu: Cpu) -> None:
+    """There may be time for a pass: spend what it takes to see whether anybody has two tasks."""
     cpu.publish()  # passes, its own too, see the queue without the task that blocked
     cpu.start(frames.NEWIDLE, cpu.costs.newidle_ns)
-    return True
 
 
 def newidle_skipped(cpu: Cpu) -> None:
@@ -179,6 +195,14 @@ def newidle_skipped(cpu: Cpu) -> None:
 
 def newidle_end(cpu: Cpu, arg: object) -> None:
     """Look at ``rd.overload``: ask the balancer, or go idle."""
+    if arg == "cost":
+        facts = cpu.view(cpu.bal_node)
+        if cpu.rq.avg_idle < facts[BAL_HEADER + BAL_NEWIDLE_COST * cpu.nr_cpus + cpu.node_id]:
+            newidle_skipped(cpu)
+            newidle_finished(cpu, False)
+        else:
+            newidle_look(cpu)
+        return
     if arg == "pass":
         cpu.balance_asked = BALANCE_NEWIDLE
         cpu.wait(frames.NEWIDLE_WAIT)
@@ -194,7 +218,18 @@ def newidle_end(cpu: Cpu, arg: object) -> None:
         cpu.start(frames.NEWIDLE, cpu.costs.balance_pass_ns, "pass")
         return
     newidle_skipped(cpu)
+    if not cpu.rq.rules.newidle_blocked_later:
+        nohz_newidle_balance(cpu)
     newidle_finished(cpu, False)
+
+
+def nohz_newidle_balance(cpu: Cpu) -> None:
+    """Age the other idle CPUs' blocked load on the way into idle (≤ 5.11)."""
+    if cpu.rq.avg_idle < cpu.rq.tun.migration_cost:
+        return
+    facts = cpu.view(cpu.bal_node)
+    if facts[BAL_HAS_BLOCKED] and cpu.jiffies() >= facts[BAL_NEXT_BLOCKED]:
+        cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_NEWIDLE_STATS, cpu.now))
 
 
 def newidle_paid(cpu: Cpu, _arg: object) -> None:
@@ -214,15 +249,17 @@ def send_paid(cpu: Cpu) -> None:
     )
 
 
-def newidle_finished(cpu: Cpu, _pulled: object) -> None:
+def newidle_finished(cpu: Cpu, pulled: object) -> None:
     """The newidle balance is over: pick again, tasks may have come."""
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
     if rq.cfs.nr_running or rq.stop_queued:
         rq.idle_stamp = 0
         pick_next_task(cpu, rq.curr)
-    else:
-        pick_idle(cpu, rq.curr)
+        return
+    if rq.rules.newidle_blocked_later and not pulled and rq.avg_idle >= rq.tun.migration_cost:
+        cpu.nohz_flags |= NOHZ_NEWILB_KICK  # the idle loop ages blocked load
+    pick_idle(cpu, rq.curr)
 
 
 def overloaded(cpu: Cpu) -> bool:

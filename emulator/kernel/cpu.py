@@ -60,6 +60,7 @@ from emulator.types import (
     RQF_NOHZ,
     RQF_ONLINE,
     RQF_SCHED_IDLE,
+    RQF_TTWU_PENDING,
     Board,
     Books,
     BoxSpec,
@@ -693,6 +694,8 @@ class Cpu:
                 flags |= RQF_SCHED_IDLE
             if self.in_nohz_mask:
                 flags |= RQF_NOHZ
+            if self.wake_list:
+                flags |= RQF_TTWU_PENDING
         self.board.publish(
             self.node_id,
             self.now,
@@ -715,6 +718,7 @@ class Cpu:
                 self.rcu.gp_left,
                 self.rcu.reported,
                 self.idle_cores,
+                rq.cpu_capacity,
             ),
         )
 

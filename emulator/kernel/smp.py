@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
 from emulator.kernel import blk_softirq, core, cpuhp, frames, idle, softirq
+from emulator.types import NOHZ_KICK_MASK
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -109,10 +110,10 @@ def handle_ipi(cpu: Cpu, arg: Any) -> None:
     else:
         cpu.emit(tp.RESCHEDULE_ENTRY, RESCHEDULE_VECTOR)
     sched_ttwu_pending(cpu)
-    if arg == "kick" and cpu.nohz_flags:
+    if arg == "kick" and cpu.nohz_flags & NOHZ_KICK_MASK:
         rq = cpu.rq
         if rq.curr is rq.idle and rq.nr_running == 0 and not rq.need_resched and cpu.active:
             rq.idle_balance = True
             softirq.raise_softirq(cpu, softirq.SCHED)
         else:
-            cpu.nohz_flags = 0  # a flag left set would silence every later kick
+            cpu.nohz_flags &= ~NOHZ_KICK_MASK  # a flag left set would silence every later kick

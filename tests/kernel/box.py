@@ -449,9 +449,11 @@ def balancer_facts(
     next_blocked: int = 0,
     next_balance: int = NEVER,
     nr_idle_scan: int = NEVER,
+    needs_update: int = 0,
 ) -> tuple[int, ...]:
     """Return what the balancer publishes, by default that nothing is due."""
-    header = [NEVER, nohz_mask, nohz_next, has_blocked, next_blocked, (1 << nr_cpus) - 1]
+    header = [NEVER, nohz_mask, nohz_next, has_blocked, next_blocked]
+    header += [(1 << nr_cpus) - 1, needs_update]
     assert len(header) == BAL_HEADER
     assert header[BAL_NOHZ_NEXT_BALANCE] == nohz_next
     assert header[BAL_ACTIVE_MASK] == (1 << nr_cpus) - 1
