@@ -11,7 +11,16 @@ Phrases are ``str.format`` templates; who fills them is :mod:`emulator.report.st
 
 from collections.abc import Mapping
 
-from emulator.tracepoints import LB_RESULTS, MIGRATE_CAUSES, PLACE_RULES, PREEMPT_WHYS, WA_RULES
+from emulator.tracepoints import (
+    GROUP_TYPES,
+    LB_RESULTS,
+    MIGRATE_CAUSES,
+    MIGRATION_TYPES,
+    NOHZ_WHYS,
+    PLACE_RULES,
+    PREEMPT_WHYS,
+    WA_RULES,
+)
 
 #: Headline and first step of a move, by cause; ``pid`` who, ``orig``, ``dest`` CPUs.
 MIGRATE_PHRASES = {
@@ -101,6 +110,22 @@ LB_PHRASES = {
     "pinned": "CPU {dst}'s balance pass{by} found only tasks on CPU {src} that may not leave it",
 }
 
+#: Why a tick kicked an idle CPU, by reason.
+KICK_PHRASES = {
+    "blocked_load": "found idle CPUs with load that nobody has aged for 32 ms",
+    "nr_running": "saw {nr_running} tasks on its queue",
+    "reduced_capacity": "had a task on a CPU whose capacity interrupts reduce",
+    "llc_busy": "knew of another busy CPU in its LLC",
+}
+
+#: What a pass wanted to move, by migration type; ``imbalance`` is how much of it.
+MIGRATION_PHRASES = {
+    "load": "{imbalance} of load",
+    "util": "{imbalance} of utilisation",
+    "task": "{imbalance} task(s)",
+    "misfit": "a task that does not fit its CPU",
+}
+
 #: What a record of a cause chain says, by event; empty: nothing that its neighbours do not say.
 #: Fields are those of the tracepoint, tasks and texts by name; ``here`` is the record's CPU or
 #: node, ``current`` the task that it interrupted or that did it, and some records have more.
@@ -117,8 +142,10 @@ EVENT_PHRASES = {
     "{affine}",
     "box_find_idlest": "from CPU {from_cpu} the way down the domains led to CPU {cpu} (compared: "
     "{local} here, {idlest} there)",
-    "box_nohz_kick": "CPU {here}'s tick saw {nr_running} tasks on its queue, and kicked CPU {ilb}, "
-    "the first idle one, to balance for all idle CPUs",
+    "box_lb_imbalance": "it weighed its own group ({local}) against the busiest ({busiest}), and wanted "
+    "{amount} moved",
+    "box_nohz_kick": "CPU {here}'s tick {saw}, and kicked CPU {ilb}, the first idle one, to balance for "
+    "all idle CPUs",
     "workqueue_queue_work": "the work {function} was queued on CPU {here}: its workqueue is bound, so "
     "that only CPU {cpu}'s own worker may take it",
     "workqueue_activate_work": "",
@@ -167,6 +194,23 @@ def preempt_phrase(why: int) -> str:
     return PREEMPT_PHRASES.get(name, general)
 
 
+def kick_phrase(why: int) -> str:
+    """Return the phrase for a reason to kick an idle CPU."""
+    name = _name(NOHZ_WHYS, why)
+    return KICK_PHRASES.get(name, f"saw {name}")
+
+
+def migration_phrase(kind: int) -> str:
+    """Return the phrase for what a balance pass wanted to move."""
+    name = _name(MIGRATION_TYPES, kind)
+    return MIGRATION_PHRASES.get(name, f"{{imbalance}} of {name}")
+
+
+def group_phrase(kind: int) -> str:
+    """Return what a group of CPUs was, in a pass."""
+    return _name(GROUP_TYPES, kind).replace("_", " ")
+
+
 def balance_phrase(result: int) -> str:
     """Return the phrase for the result of a balance pass."""
     name = _name(LB_RESULTS, result)
@@ -181,6 +225,8 @@ def unspoken() -> dict[str, list[str]]:
         "WA_RULES": (WA_RULES, AFFINE_PHRASES),
         "MIGRATE_CAUSES": (tuple(MIGRATE_CAUSES.values()), MIGRATE_PHRASES),
         "LB_RESULTS": (LB_RESULTS, LB_PHRASES),
+        "NOHZ_WHYS": (NOHZ_WHYS, KICK_PHRASES),
+        "MIGRATION_TYPES": (MIGRATION_TYPES, MIGRATION_PHRASES),
     }
     missing = {
         table: [name for name in names if name not in phrases]

@@ -23,6 +23,7 @@ from emulator.trace.ftrace import Lines
 from emulator.trace.reader import CAUSES_MAX, COLUMN_A, COLUMN_D, RingReader
 from emulator.tracepoints import (
     BOX_CHECK_PREEMPT,
+    BOX_LB_IMBALANCE,
     BOX_LOAD_BALANCE,
     BOX_NOHZ_KICK,
     BOX_SELECT_TASK_RQ,
@@ -82,6 +83,8 @@ class Teller:
             "box_select_task_rq": self._select,
             "box_check_preempt": lambda entry: {"answer": self.answer(entry)},
             "box_wake_affine": self._affine,
+            "box_lb_imbalance": self._weighed_groups,
+            "box_nohz_kick": self._kicked,
             "box_load_balance": lambda entry: {"passed": self._passed(entry)},
             "workqueue_execute_start": self._execute,
         }
@@ -176,6 +179,18 @@ class Teller:
         _pid, this, prev, _target, rule = entry.args
         return {"affine": phrases.affine_phrase(rule).format(this=f"{this:,}", prev=f"{prev:,}")}
 
+    def _weighed_groups(self, entry: Entry) -> dict[str, str]:
+        _dst, _level, types, kind, imbalance = entry.args
+        return {
+            "busiest": phrases.group_phrase(types >> 4),
+            "local": phrases.group_phrase(types & 15),
+            "amount": phrases.migration_phrase(kind).format(imbalance=f"{imbalance:,}"),
+        }
+
+    def _kicked(self, entry: Entry) -> dict[str, str]:
+        _ilb, nr_running, why, _flags = entry.args[:4]
+        return {"saw": phrases.kick_phrase(why).format(nr_running=nr_running)}
+
     def _execute(self, entry: Entry) -> dict[str, str]:
         queued = self.history.at(entry.cause)
         if queued is None:
@@ -191,6 +206,8 @@ class Teller:
     # A kick names who was kicked; a pass without one was the CPU's own.
     def _made_by(self, entry: Entry) -> str:
         kick = self.history.at(entry.cause)
+        if kick is not None and kick.event == BOX_LB_IMBALANCE:
+            kick = self.history.at(kick.cause)
         if kick is not None and kick.event == BOX_NOHZ_KICK:
             ilb = kick.args[0]
             return "" if ilb == entry.args[0] else f", made for it by CPU {ilb},"
