@@ -104,6 +104,32 @@ def check(box: str, overrides: tuple[str, ...]) -> None:
         click.echo(describe(load_box(box, overrides)), nl=False)
 
 
+@cli.command(short_help="Ask a question about some boxes; --explain answers it.")
+@click.argument("name", required=False)
+@click.option("--explain", "explaining", is_flag=True, help="Make the runs and tell what they say.")
+def lab(name: str | None, explaining: bool) -> None:
+    """Show a lab: a question to answer first; then `--explain` runs it and says why.
+
+    Without NAME: list the labs.
+    """
+    from rich.console import Console
+
+    from emulator.labs import LabError, ask, explain, list_labs, load_lab
+
+    if name is None:
+        labs = list_labs()
+        width = max((len(one.name) for one in labs), default=0)
+        for one in labs:
+            click.echo(f"{one.name:<{width}}  {one.title}")
+        return
+    with mistakes_of(LabError):
+        chosen = load_lab(name)
+    if not explaining:
+        ask(chosen, Console())
+        return
+    sys.exit(explain(chosen, Console()))
+
+
 @cli.command(short_help="List the remedies that a box can try.")
 @click.option("--versions", is_flag=True, help="And which kernel version goes by which rule.")
 def policies(versions: bool) -> None:
@@ -183,6 +209,7 @@ def ctl(run_word: str, words: tuple[str, ...]) -> None:
     cpu kill N                offline, then end the CPU's process for good
     cpu load N --percent P    a program that keeps CPU N busy P % of the time; 0 removes it
     sysctl NAME=VALUE         such as kernel.sched_wakeup_granularity_ns=4000000
+    task affine NAME CPULIST  the first task of that name may run on these CPUs only
 
     N is a CPU, or of:TASK: the CPU on which the first task of that name is then.
     Prints the box's answer.  Exit status: 0 done, 1 refused, 2 no such command.

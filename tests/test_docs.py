@@ -106,7 +106,7 @@ def _sample(start: str) -> Sample:
 
 def test_the_list_of_boxes_is_that_of_the_readme(tmp_path: Path) -> None:
     sample = _sample("boxes")
-    assert _run(sample.words, tmp_path).stdout.splitlines() == list(sample.lines)
+    check_sample(sample, tmp_path)
 
 
 def test_the_box_of_the_readme_is_complete_and_leaves_what_it_says(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Timed events of a box: which command lines there are, and which cannot work when they are due.
 
 A command's CPU is a number, or ``of:NAME``: the CPU on which the first task of that name then is
-(CPU 1 if that is CPU 0, which cannot go offline).
+(CPU 1 if that is CPU 0, which cannot go offline).  ``task affine`` is about the first task of a name
+too, wherever it is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from emulator.boxfile.kernel import did_you_mean, sysctl_problem
 from emulator.boxfile.problems import Path, Report
-from emulator.types import BoxEvent
+from emulator.rules import Rules
+from emulator.types import BoxEvent, cpulist_format, cpulist_parse
 from emulator.units import duration_format
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ COMMANDS = (
     "cpu kill CPU",
     "cpu load CPU --percent P",
     "sysctl NAME=VALUE",
+    "task affine NAME CPULIST",
 )
 _CPU_VERBS = ("offline", "online", "kill", "load")
 
@@ -33,12 +36,13 @@ _CPU_VERBS = ("offline", "online", "kill", "load")
 class Command:
     """A command line taken apart; ``cpu`` is -1 where it is named by a task or not at all."""
 
-    verb: str  #: offline, online, kill, load, sysctl
+    verb: str  #: offline, online, kill, load, sysctl, affine
     cpu: int = -1
     of: str = ""
     percent: int = 0
     name: str = ""
     value: int = 0
+    mask: int = 0
 
 
 def parse_command(line: str) -> Command:
@@ -58,6 +62,8 @@ def parse_command(line: str) -> Command:
         case ["cpu", ("offline" | "online" | "kill") as verb, cpu]:
             number, of = _cpu(cpu)
             return Command(verb, number, of)
+        case ["task", "affine", name, cpulist]:
+            return Command("affine", of=name, mask=cpulist_parse(cpulist))
         case ["cpu", verb, *_] if verb not in _CPU_VERBS:
             raise ValueError(f"no command 'cpu {verb}'{did_you_mean(verb, _CPU_VERBS)}")
     raise ValueError(f"{line!r} is not one of: {'; '.join(COMMANDS)}")
@@ -85,17 +91,24 @@ class Expected:
     tasks: tuple[str, ...]
     online: dict[int, bool]
     killed: set[int]
+    rules: Rules | None = None  #: of the kernel, None where they are not known
 
 
 def resolve_events(
-    events: list[Event], cpus: int, tasks: tuple[str, ...], duration_ns: int, report: Report
+    events: list[Event],
+    cpus: int,
+    tasks: tuple[str, ...],
+    duration_ns: int,
+    report: Report,
+    rules: Rules | None = None,
 ) -> tuple[BoxEvent, ...]:
     """Return the events in order of time; refuse what cannot be done when it is due.
 
-    ``tasks`` are the names that ``of:NAME`` may give; none where they are not known.
+    ``tasks`` are the names that ``of:NAME`` may give, ``rules`` the kernel's, by which it has a sysctl
+    or not; none where they are not known.
     """
     order = sorted(range(len(events)), key=lambda index: events[index].at)
-    expected = Expected(tasks, dict.fromkeys(range(cpus), True), set())
+    expected = Expected(tasks, dict.fromkeys(range(cpus), True), set(), rules)
     for index in order:
         event, path = events[index], ("events", index)
         if event.at >= duration_ns:
@@ -114,10 +127,13 @@ def _check(command: Command, expected: Expected, path: Path, report: Report) -> 
     cpu, verb, online = command.cpu, command.verb, expected.online
     cpus = len(online)
     if verb == "sysctl":
-        problem = sysctl_problem(command.name, command.value)
+        problem = sysctl_problem(command.name, command.value, expected.rules)
         if problem:
             report.at(path, f"{command.name}: {problem}")
         return
+    if command.mask >> cpus:
+        outside = cpulist_format(command.mask >> cpus << cpus)
+        report.at(path, f"CPU {outside} is outside the machine (cpus: {cpus})")
     if cpu < 0:
         if expected.tasks and command.of not in expected.tasks:
             report.at(

@@ -30,8 +30,8 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
     aio,
-    cpuhp,
     driver,
+    eevdf,
     fair,
     frames,
     hrtimer,
@@ -51,6 +51,7 @@ from emulator.kernel.request import Request
 from emulator.kernel.sched import Rq, Task
 from emulator.kernel.workqueue import WorkerPool
 from emulator.messages import COMPLETION
+from emulator.topology import DomainMap
 from emulator.types import (
     COORDINATOR,
     NEVER,
@@ -59,6 +60,7 @@ from emulator.types import (
     RQF_NOHZ,
     RQF_ONLINE,
     RQF_SCHED_IDLE,
+    RQF_TTWU_PENDING,
     Board,
     Books,
     BoxSpec,
@@ -108,8 +110,10 @@ class Cpu:
         "costs",
         "counters",
         "deferred",
+        "delayed_wakes",
         "dev_numbers",
         "device_nodes",
+        "domains",
         "done_list",
         "edge",
         "enabled",
@@ -127,6 +131,7 @@ class Cpu:
         "held",
         "horizon",
         "hz",
+        "idle_cores",
         "in_nohz_mask",
         "in_softirq",
         "inbox",
@@ -159,6 +164,7 @@ class Cpu:
         "pools",
         "programs",
         "published_nr",
+        "pushing",
         "queues",
         "rcu",
         "reached_ns",
@@ -171,6 +177,7 @@ class Cpu:
         "sirq_end",
         "sirq_left",
         "sirq_mask",
+        "smt_siblings",
         "softirq_pending",
         "spec",
         "stack",
@@ -206,6 +213,10 @@ class Cpu:
         self.hz = machine.hz
         self.tick_ns = 1_000_000_000 // machine.hz
         self.llc_mask = machine.llc[cpu]
+        self.smt_siblings = machine.core[cpu] & ~(1 << cpu)
+        #: the sched domains, for the active CPUs that this one was last told of
+        self.domains = DomainMap(machine, spec.kernel.rules, (1 << machine.nr_cpus) - 1)
+        self.idle_cores = int(bool(self.smt_siblings))  # RQ_IDLE_CORES: at boot all are idle
         self.board = board
         self.sink = sink
         self.programs = programs
@@ -254,9 +265,15 @@ class Cpu:
         self.deferred: list[Message] = []
         # Tasks.
         tun = fair.tunables(spec.kernel, machine.nr_cpus)
-        self.rq = Rq(cpu, tun, fair.FAIR_SCHED_CLASS, spec.kernel.rules)
+        rules = spec.kernel.rules
+        fair_class = eevdf.EEVDF_SCHED_CLASS if rules.eevdf else fair.FAIR_SCHED_CLASS
+        self.rq = Rq(cpu, tun, fair_class, rules)
+        self.rq.tick_ns = self.tick_ns
         self.rq.idle.run = TaskRun(None, frames.IDLE_ENTRY)
         self.rq.on_runtime = self.runtime_hook()
+        if self.enabled[tp.BOX_CHECK_PREEMPT]:
+            self.rq.on_preempt = self.trace_preempt
+        self.rq.on_warn = self.warn
         self.published_nr = 0  # nr_running as last told to the others
         self.tasks: dict[int, Task] = {}
         #: By pid, what the programs of tasks have measured here; it stays when the task leaves.
@@ -264,8 +281,10 @@ class Cpu:
         self.exited: list[int] = []
         self.waking = False
         self.ttwu_queue = spec.kernel.features.get("TTWU_QUEUE", True)
-        self.wake_list: list[int] = []  # pids woken from CPUs that share no cache
+        #: wakeups that this CPU is to finish: [pid, ENQUEUE_* flags], in order of arrival
+        self.wake_list: list[list[int]] = []
         self.wakeups: list[tuple[int, bool]] = []
+        self.delayed_wakes: list[int] = []  # pids of kthreads that wake at the next schedule()
         self.pid_seq = 0
         self.load_pid = 0
         self.scan_cost = 0  # sd_llc->avg_scan_cost of this CPU
@@ -273,6 +292,7 @@ class Cpu:
         self.online = True
         self.active = True
         self.killed = False
+        self.pushing = False  # balance_push is on: this CPU goes down (5.11)
         self.adopter = -1  # who took over what was here, until this CPU has domains again
         #: requests that were taken over although the device will send their completion here
         self.handed: dict[int, int] = {}
@@ -446,7 +466,9 @@ class Cpu:
         if kind == frames.SOFTIRQ_RCU:
             return self.rcu.driven
         if kind == frames.STOPPER_WORK:
-            return bool(self.stop_works[0][0] == cpuhp.TAKE_CPU_DOWN)
+            return bool(self.stop_works[0][0] < 0)  # no push: another CPU is looked for
+        if kind in frames.SWITCHES:
+            return bool(self.smt_siblings) and self.rq.nr_running <= 1
         return True
 
     # -- Frames ---------------------------------------------------------------------------------
@@ -623,6 +645,8 @@ class Cpu:
         self.arrivals[p.pid] = arrival_ns
         del self.tasks[p.pid]
         self.mail_sleepers.pop(p.pid, None)
+        if p.sched_delayed:
+            hrtimer.take_sleep_timer(self, p)
 
     def unexpect(self, pid: int) -> None:
         """One IO of a task that left has ended as far as this CPU is concerned."""
@@ -670,6 +694,8 @@ class Cpu:
                 flags |= RQF_SCHED_IDLE
             if self.in_nohz_mask:
                 flags |= RQF_NOHZ
+            if self.wake_list:
+                flags |= RQF_TTWU_PENDING
         self.board.publish(
             self.node_id,
             self.now,
@@ -677,13 +703,13 @@ class Cpu:
                 flags,
                 rq.nr_running,
                 cfs.nr_running,
-                avg.runnable_load_avg,
+                avg.runnable_avg,
                 avg.load_avg,
                 avg.util_avg,
                 avg.util_est_enqueued,
                 avg.last_update_time,
                 avg.load_sum,
-                avg.runnable_load_sum,
+                avg.runnable_sum,
                 avg.util_sum,
                 avg.period_contrib,
                 cfs.load_weight,
@@ -691,6 +717,8 @@ class Cpu:
                 self.rcu.gp_seq,
                 self.rcu.gp_left,
                 self.rcu.reported,
+                self.idle_cores,
+                rq.cpu_capacity,
             ),
         )
 
@@ -731,6 +759,14 @@ class Cpu:
         """Record ``sched_stat_runtime`` (called by update_curr)."""
         self.emit(tp.SCHED_STAT_RUNTIME, p.pid, delta_ns, p.vruntime)
 
+    def trace_preempt(self, p: Task, curr: Task, vdiff: int, gran: int, why: int) -> None:
+        """Record ``box_check_preempt`` (called by update_curr of EEVDF)."""
+        self.emit(tp.BOX_CHECK_PREEMPT, p.pid, curr.pid, vdiff, gran, why)
+
+    def warn(self, text: str) -> None:
+        """Record what the kernel would warn of; a run with such a record fails."""
+        self.emit(tp.BOX_WARN, self.sink.intern(text))
+
     def story(self, what: str) -> str:
         """Return what a failed assertion prints: the fault, this CPU's state, its last events."""
         rq = self.rq
@@ -742,7 +778,8 @@ class Cpu:
         for pid, p in self.tasks.items():
             lines.append(
                 f"  task {p.comm}/{pid} state {p.state} on_rq {p.on_rq} on_cpu {p.on_cpu} "
-                f"wait {WAIT_NAMES[p.run.wait]} vruntime {p.vruntime} moves {p.moves}"
+                f"wait {WAIT_NAMES[p.run.wait]} vruntime {p.vruntime} deadline {p.deadline} "
+                f"delayed {p.sched_delayed} moves {p.moves}"
             )
         return "\n".join(lines)
 

@@ -177,6 +177,7 @@ class TaskRun:
         "refill_ns",
         "remote_ios",
         "submit",
+        "timer",
         "wait",
         "wait_arg",
         "wait_since",
@@ -207,6 +208,8 @@ class TaskRun:
         #: IOs outstanding that were submitted on other CPUs: their ends arrive as mail
         self.remote_ios = 0
         self.refill_ns = 0  # cache refill after a move, added to the next user segment
+        #: while a delayed task is being moved, the timer that ends its sleep: [ns, 0] or [0, jiffy]
+        self.timer: list[int] = []
 
     def outstanding(self) -> int:
         """Return how many IOs are outstanding."""
@@ -232,6 +235,7 @@ class TaskRun:
             self.refill_ns,
             self.remote_ios,
             [rq.pack() for rq in self.plug],
+            self.timer,
         ]
 
     @classmethod
@@ -256,6 +260,7 @@ class TaskRun:
             run.refill_ns,
             run.remote_ios,
             plug,
+            run.timer,
         ) = data
         run.program = None if program is None else unpack_program(program)
         run.ctx = None if ctx is None else Kioctx.unpack(ctx)

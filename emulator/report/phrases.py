@@ -11,7 +11,7 @@ Phrases are ``str.format`` templates; who fills them is :mod:`emulator.report.st
 
 from collections.abc import Mapping
 
-from emulator.tracepoints import LB_RESULTS, MIGRATE_CAUSES, PLACE_RULES, PREEMPT_WHYS
+from emulator.tracepoints import LB_RESULTS, MIGRATE_CAUSES, PLACE_RULES, PREEMPT_WHYS, WA_RULES
 
 #: Headline and first step of a move, by cause; ``pid`` who, ``orig``, ``dest`` CPUs.
 MIGRATE_PHRASES = {
@@ -23,6 +23,7 @@ MIGRATE_PHRASES = {
     "hotplug": "its CPU went away",
     "affinity": "its allowed CPUs changed",
     "fork": "placed when it was created",
+    "exec": "placed anew when it called exec()",
 }
 
 #: Why a wakeup chose its CPU, by rule; ``cpu`` chosen, ``prev`` the last one, ``target``.
@@ -42,6 +43,9 @@ PLACE_PHRASES = {
     "target": "no CPU that shares a cache was found idle, so it stays with CPU {cpu} (rule target)",
     "idlest": "CPU {cpu} was the idlest of the domain (rule idlest)",
     "fallback": "the CPU wanted may not be used, and CPU {cpu} was left (rule fallback)",
+    "exec": "CPU {cpu} was the idlest of the domain, and an exec() leaves no cache behind (rule exec)",
+    "still_on_cpu": "it was still leaving CPU {cpu}, where nothing else ran: it stays (rule "
+    "still_on_cpu)",
 }
 
 #: The answer of a preemption test, by reason; ``pid``, ``curr`` tasks, ``vdiff``, ``gran`` times.
@@ -56,6 +60,34 @@ PREEMPT_PHRASES = {
     "one slice of {gran}",
     "class": "{pid} preempted {curr}: it is of a higher class",
     "idle_policy": "{pid} preempted {curr}, which runs under SCHED_IDLE",
+    "kthread_nvcsw": "{pid} preempted {curr}: a per-CPU kthread that sleeps more readily (F13)",
+    "kthread_ahead": "{pid} preempted {curr}: a per-CPU kthread, {vdiff} behind in vruntime, and any "
+    "lead is enough for one (F14)",
+    "kthread_buddy": "{pid} did not preempt {curr}: it was {vdiff} behind in vruntime, less than "
+    "{gran}; as a per-CPU kthread it is the next buddy (F17)",
+    "delayed": "{pid} did not preempt {curr}: it was {vdiff} behind in vruntime, less than {gran}; as "
+    "a per-CPU kthread it is not even queued until the next schedule() (F19)",
+    "deadline": "{curr} gave way: its virtual deadline had passed by {vdiff}",
+    "ineligible": "{curr} gave way: unprotected, and {gran} of lag from its share (ineligible)",
+    "picked": "{pid} preempted {curr} at its wakeup: it was eligible, and its deadline was {vdiff} "
+    "earlier",
+    "short_slice": "{pid} preempted {curr}: its slice is shorter, which took {curr}'s protection, and "
+    "its deadline was {vdiff} earlier",
+    "protected": "{pid} did not preempt {curr}, which is protected until its slice is used up "
+    "(RUN_TO_PARITY); deadline {vdiff} earlier, lag {gran}",
+    "later_deadline": "{pid} did not preempt {curr}: another deadline comes first (lag {gran})",
+    "not_eligible": "{pid} did not preempt {curr}: it has had more than its share (lag {gran})",
+}
+
+#: How wake_affine() chose, by rule; ``this`` and ``prev`` are the loads that were compared.
+AFFINE_PHRASES = {
+    "this_idle": "the waker's was idle and shares the cache",
+    "both_idle": "both were idle, so the last one",
+    "sync": "the waker was alone on its CPU and said that it would sleep",
+    "prev_idle": "the last one was idle",
+    "weight": "with the task the waker's would carry {this}, the last one {prev} (scaled loads)",
+    "undecided": "with the task the waker's would carry {this}, not less than {prev} (scaled loads), so "
+    "the last one",
 }
 
 #: How a balance pass ended, by result; ``dst``, ``src`` CPUs, ``times`` it failed in a row.
@@ -81,6 +113,10 @@ EVENT_PHRASES = {
     "box_select_task_rq": "{place}",
     "box_check_preempt": "{answer}",
     "box_load_balance": "{passed}",
+    "box_wake_affine": "between its waker's CPU and its last one wake_affine() chose CPU {target}: "
+    "{affine}",
+    "box_find_idlest": "from CPU {from_cpu} the way down the domains led to CPU {cpu} (compared: "
+    "{local} here, {idlest} there)",
     "box_nohz_kick": "CPU {here}'s tick saw {nr_running} tasks on its queue, and kicked CPU {ilb}, "
     "the first idle one, to balance for all idle CPUs",
     "workqueue_queue_work": "the work {function} was queued on CPU {here}: its workqueue is bound, so "
@@ -118,6 +154,12 @@ def place_phrase(rule: int) -> str:
     return PLACE_PHRASES.get(name, f"CPU {{cpu}} was chosen by the rule {name}")
 
 
+def affine_phrase(rule: int) -> str:
+    """Return the phrase for a rule of wake_affine()."""
+    name = _name(WA_RULES, rule)
+    return AFFINE_PHRASES.get(name, f"rule {name}, {{this}} against {{prev}}")
+
+
 def preempt_phrase(why: int) -> str:
     """Return the phrase for the answer of a preemption test."""
     name = _name(PREEMPT_WHYS, why)
@@ -136,6 +178,7 @@ def unspoken() -> dict[str, list[str]]:
     tables: Mapping[str, tuple[tuple[str, ...], Mapping[str, str]]] = {
         "PLACE_RULES": (PLACE_RULES, PLACE_PHRASES),
         "PREEMPT_WHYS": (PREEMPT_WHYS, PREEMPT_PHRASES),
+        "WA_RULES": (WA_RULES, AFFINE_PHRASES),
         "MIGRATE_CAUSES": (tuple(MIGRATE_CAUSES.values()), MIGRATE_PHRASES),
         "LB_RESULTS": (LB_RESULTS, LB_PHRASES),
     }

@@ -82,6 +82,7 @@ class Teller:
             "sched_migrate_task": self._migrate,
             "box_select_task_rq": self._select,
             "box_check_preempt": lambda entry: {"answer": self.answer(entry)},
+            "box_wake_affine": self._affine,
             "box_load_balance": lambda entry: {"passed": self._passed(entry)},
             "workqueue_execute_start": self._execute,
         }
@@ -171,6 +172,10 @@ class Teller:
     def _select(self, entry: Entry) -> dict[str, str]:
         _pid, prev, target, cpu, rule = entry.args
         return {"place": phrases.place_phrase(rule).format(cpu=cpu, prev=prev, target=target)}
+
+    def _affine(self, entry: Entry) -> dict[str, str]:
+        _pid, this, prev, _target, rule = entry.args
+        return {"affine": phrases.affine_phrase(rule).format(this=f"{this:,}", prev=f"{prev:,}")}
 
     def _execute(self, entry: Entry) -> dict[str, str]:
         queued = self.history.at(entry.cause)
