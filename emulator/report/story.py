@@ -41,6 +41,7 @@ from emulator.tracepoints import (
     TRACEPOINTS,
     WORKQUEUE_QUEUE_WORK,
 )
+from emulator.types import CPU_NEWLY_IDLE
 
 #: How many waiting tasks are named.
 WAITERS_MAX = 3
@@ -216,28 +217,31 @@ class Teller:
 
     # A kick leaves the counter at cache_nice_tries + 1, so that it says what the limit was.
     def _counted(self, entry: Entry) -> str:
-        dst, failed = entry.args[0], entry.args[4]
+        failed = entry.args[4]
         if "active_balance_keeps_count" in self.rules:
             return f": it has failed {failed} times in a row"
         limit = failed - 1 + 2
-        for before in self._passes_before(entry, dst):
-            if before.args[3] == LB_FAILED and before.args[4] == limit:
-                times = self.failures_before(entry)
-                listed = ", ".join(moment(time_ns).removesuffix(" s") for time_ns in times)
-                return (
-                    f", as at {listed} s: its failures count {limit + 1} now, more than "
-                    f"cache_nice_tries + 2 = {limit}"
-                )
-        return ""
+        times = self._failures(entry, limit)
+        if not times:
+            return ""  # it did not need to fail so often
+        listed = ", ".join(moment(time_ns).removesuffix(" s") for time_ns in times)
+        return (
+            f", as at {listed} s: its failures count {limit + 1} now, more than "
+            f"cache_nice_tries + 2 = {limit}"
+        )
 
-    def failures_before(self, entry: Entry) -> list[int]:
-        """Return when the passes failed that a pass of the same CPU counts, oldest first."""
+    # The passes that a counter counts, oldest first, given how far it had come before this one.
+    def _failures(self, entry: Entry, count: int) -> list[int]:
         times: list[int] = []
         for before in self._passes_before(entry, entry.args[0]):
-            if before.args[3] != LB_FAILED:
+            _dst, _src, idle, result, failed = before.args
+            if idle == CPU_NEWLY_IDLE and result == LB_FAILED:
+                continue  # not counted
+            if result != LB_FAILED or failed != count:
                 break
             times.append(before.time_ns)
-            if before.args[4] == 1:
+            count -= 1
+            if not count:
                 break
         return times[::-1]
 

@@ -140,12 +140,12 @@ def _how(teller: Teller, move: Entry) -> str:
     history = teller.history
     pid, _prio, source, target, why = move.args
     who, current = history.who(pid), history.who(move.current)
-    if history.kind(move.current) == "migration":
-        return f"the stopper {current} took the CPU from {who} and pushed it to CPU {target}"
-    if why == MIGRATE_WAKEUP:
-        return f"{who}, asleep until then, was sent to CPU {target} by its waker"
     if why in PULLS:
         return f"{who} was taken off CPU {source}'s queue and put on CPU {target}'s"
+    if why == MIGRATE_WAKEUP:
+        return f"{who}, asleep until then, was sent to CPU {target} by its waker"
+    if history.kind(move.current) == "migration":
+        return f"the stopper {current} took the CPU from {who} and pushed it to CPU {target}"
     return f"{who} left CPU {source} for CPU {target}"
 
 
@@ -297,7 +297,10 @@ def _wait(teller: Teller, pid: int, upto_ns: int, whole: bool) -> Answer | None:
     elif not queue.current:
         text = f"CPU {cpu} was idle and had to wake up"
         steps.append(Step(since_ns, f"CPU {cpu}", text, "but"))
-    steps += teller.unserved(pid, cpu, since_ns, end_ns)
+    said = {(step.time_ns, step.text) for step in steps}
+    for step in teller.unserved(pid, cpu, since_ns, end_ns):
+        if (step.time_ns, step.text) not in said:  # it may have preempted at once
+            steps.append(step)
     return Answer(headline, tuple(steps))
 
 

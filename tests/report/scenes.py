@@ -31,6 +31,7 @@ from emulator.tracepoints import (
     WORKQUEUE_EXECUTE_START,
     WORKQUEUE_QUEUE_WORK,
 )
+from emulator.types import CPU_IDLE, CPU_NEWLY_IDLE
 from tests.report.rings import DIO_WORK, readers_of
 
 FIO = 100
@@ -109,10 +110,17 @@ class Scene:
         return self.emit(cpu, time_ns, BOX_NOHZ_KICK, FIO, 0, 0, 2)
 
     def balance(
-        self, time_ns: int, dst: int, src: int, result: int, failed: int, cause: int = 0
+        self,
+        time_ns: int,
+        dst: int,
+        src: int,
+        result: int,
+        failed: int,
+        cause: int = 0,
+        idle: int = CPU_IDLE,
     ) -> int:
         """Record a pass."""
-        args = (dst, src, 0, result, failed)
+        args = (dst, src, idle, result, failed)
         return self.emit(BALANCER, time_ns, BOX_LOAD_BALANCE, 0, cause, *args)
 
     def migrate(
@@ -130,6 +138,8 @@ def push(scene: Scene, start_ns: int, source: int, target: int) -> int:
     for failed in (1, 2, 3):
         now = start_ns + failed * 2 * MS
         scene.balance(now + 7_000, target, source, LB_FAILED, failed, scene.kick(source, now))
+        # A pass on going idle fails too, but its failure does not count.
+        scene.balance(now + 9_000, target, source, LB_FAILED, failed, 0, CPU_NEWLY_IDLE)
     now = start_ns + 8 * MS
     cause = scene.kick(source, now)
     cause = scene.balance(now + 7_000, target, source, LB_ACTIVE, 2, cause)
