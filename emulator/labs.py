@@ -30,7 +30,7 @@ from emulator.report.results import check_expectations, exit_status
 
 UNKNOWN = "?"
 #: A figure in a text: the name of a run, a dot, the path of the figure.
-_PLACE = re.compile(r"\{([^.{}]+)\.([^{}]+)\}")
+_PLACE = re.compile(r"\{([^{}]+)\}")
 
 
 class LabError(Exception):
@@ -115,7 +115,15 @@ def explain(lab: Lab, console: Console) -> int:
 
 def filled(text: str, found: Mapping[str, Figures]) -> str:
     """Return a text with every ``{run.figure}`` replaced by what was measured."""
-    return _PLACE.sub(lambda match: shown(lookup(found[match[1]], match[2])), text)
+    return _PLACE.sub(lambda match: shown(_figure(match[1], found)), text)
+
+
+# A run may have dots in its name, as "5.10": the one that the place begins with is meant.
+def _figure(place: str, found: Mapping[str, Figures]) -> Any:
+    run = max((name for name in found if place.startswith(f"{name}.")), key=len, default="")
+    if not run:
+        raise LabError(f"{{{place}}} names no run of this lab")
+    return lookup(found[run], place.removeprefix(f"{run}."))
 
 
 def shown(value: Any) -> str:

@@ -559,6 +559,7 @@ POLICIES: dict[str, Policy] = _policies(
             "active_balance_keeps_count": 1,
             "lbf_active_lb": 1,
             "lb_group_types": 1,
+            "lb_llc_migrate_task": 1,
         },
         "need_active_balance(): failures count only where tasks are to be moved (merged in 5.13)",
         "merged",

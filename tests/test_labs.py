@@ -26,8 +26,7 @@ def test_a_lab_names_boxes_runs_and_figures_that_there_are(lab: Lab) -> None:
     names = {run.name for run in lab.runs}
     for run in lab.runs:
         assert load_box(run.box, run.changes, duration=run.duration).resolve()
-    places = re.findall(r"\{([^.{}]+)\.([^{}]+)\}", lab.explain)
-    assert {name for name, _path in places} <= names
+    filled(lab.explain, {name: {} for name in names})
     assert {one["run"] for one in lab.expect} <= names
     assert lab.ask
     assert lab.expect, "a lab that checks nothing may tell what is no longer true"
@@ -75,6 +74,12 @@ def test_figures_in_a_text() -> None:
     found = {"a": {"iops": 12345.6, "clat_us": {"p50": 3.456}, "none": None}}
     text = filled("{a.iops} and {a.clat_us.p50} and {a.none}", found)
     assert text == "12,346 and 3.46 and -"
+
+
+def test_a_run_may_have_dots_in_its_name() -> None:
+    assert filled("{5.1.iops} {5.10.iops}", {"5.1": {"iops": 1}, "5.10": {"iops": 2}}) == "1 2"
+    with pytest.raises(LabError, match="names no run"):
+        filled("{5.2.iops}", {"5.1": {"iops": 1}})
 
 
 def test_no_such_lab() -> None:
