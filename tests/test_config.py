@@ -88,6 +88,7 @@ def test_minimal_box(tmp_path: Path) -> None:
     hog = spec.workloads[0]
     assert (hog.name, hog.program, hog.count, hog.nice) == ("hog", "hog", 1, 0)
     assert (hog.cpus_allowed, hog.start_cpu, hog.figure, hog.kthread) == (15, -1, False, False)
+    assert hog.policy == "normal"
     assert box.host_cpus is None
     assert box.expect == ()
 
@@ -200,6 +201,16 @@ def test_programs_have_parameters(tmp_path: Path) -> None:
     assert one.params["period_ns"] == 4_000_000
     assert one.params["run_ns"] == 1_000_000
     assert (one.name, one.count) == ("per", 3)
+
+
+@pytest.mark.parametrize("policy", ["normal", "batch", "idle"])
+def test_a_policy_reaches_programs_and_jobs(tmp_path: Path, policy: str) -> None:
+    text = MINIMAL.replace("{program: hog}", f"{{program: hog, policy: {policy}}}")
+    spec = loaded(tmp_path, text)
+    assert spec.workloads[0].policy == policy
+    assert spec_from_plain(spec_to_plain(spec)) == spec
+    found = loaded(tmp_path, fio_box(work=f"    policy: {policy}\n"))
+    assert {one.policy for one in found.workloads} == {policy}
 
 
 def test_events_are_sorted_by_time(tmp_path: Path) -> None:
@@ -385,6 +396,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         ("{program: hog}", "{}", "needs either fio: or program:"),
         ("{program: hog}", "{program: hog, fio: job.fio}", "needs either fio: or program:"),
         ("{program: hog}", "{program: hog, nice: 20}", "workloads[0].nice: 20: should be less"),
+        ("{program: hog}", "{program: hog, policy: fifo}", "workloads[0].policy: 'fifo'"),
         ("{program: hog}", "{program: hog, cpus_allowed: 2-5}", "CPU 4-5 is outside the machine"),
         ("{program: hog}", "{program: hog, count: 0}", "greater than or equal to 1"),
         ("{program: hog}", "{program: hog, name: sixteen-letters-}", "at most 15"),

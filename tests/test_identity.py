@@ -240,6 +240,26 @@ def test_the_seed_decides_the_rings(tmp_path: Path) -> None:
     assert hashes(first) != hashes(tmp_path / "other")
 
 
+# -- Proposals and versions -------------------------------------------------------------------------
+
+
+@pytest.mark.box
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("policies", ["delayed-wake-list", "preempt-kthread, completion-sync-hint"])
+def test_a_proposal_is_the_same_across_processes(policies: str, tmp_path: Path) -> None:
+    proposed = (f"kernel.policies=[{policies}]",)
+    ways = [Way(INLINE, proposed), Way(STRICT, proposed), Way(PROCESSES, proposed)]
+    directory, held = assert_identical(HOTPLUG, "2s", ways, tmp_path)
+    assert {"cpu kill", "cpu load", "cpu offline"} <= held
+    whys = {
+        record[-1]
+        for reader in open_rings(directory)
+        for record in reader.records()
+        if record[1] == tp.BOX_CHECK_PREEMPT
+    }
+    assert whys & {tp.PREEMPT_DELAYED, tp.PREEMPT_KTHREAD_AHEAD}
+
+
 # -- Many CPUs --------------------------------------------------------------------------------------
 
 

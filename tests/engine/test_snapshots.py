@@ -97,25 +97,29 @@ def nothing() -> None:
     """Leave the box alone."""
 
 
-def spec_of(box: str, events: tuple[BoxEvent, ...] = ()) -> BoxSpec:
-    return replace(load_box(box).resolve(), events=events, warmup_ns=0)
+def spec_of(box: str, events: tuple[BoxEvent, ...] = (), *settings: str) -> BoxSpec:
+    return replace(load_box(box, settings).resolve(), events=events, warmup_ns=0)
+
+
+DELAYED = "kernel.policies=[delayed-wake-list]"
 
 
 @pytest.mark.parametrize(
-    ("box", "events", "end_ms"),
+    ("box", "events", "end_ms", "settings"),
     [
-        ("xfs-aio-4k-default", (), 30),
-        ("xfs-aio-4k-tuned", (), 30),
-        ("xfs-aio-512", (), 15),
-        ("xfs-aio-4k-tuned", HOTPLUG, 30),
-        ("oracle/W30", (), 60),
+        ("xfs-aio-4k-default", (), 30, ()),
+        ("xfs-aio-4k-tuned", (), 30, ()),
+        ("xfs-aio-512", (), 15, ()),
+        ("xfs-aio-4k-tuned", HOTPLUG, 30, ()),
+        ("xfs-aio-4k-tuned", HOTPLUG, 30, (DELAYED,)),
+        ("oracle/W30", (), 60, ()),
     ],
-    ids=["default", "tuned", "512", "hotplug", "take_turns"],
+    ids=["default", "tuned", "512", "hotplug", "delayed_wakes", "take_turns"],
 )
 def test_a_box_whose_nodes_are_replaced_leaves_the_same_rings(
-    box: str, events: tuple[BoxEvent, ...], end_ms: int
+    box: str, events: tuple[BoxEvent, ...], end_ms: int, settings: tuple[str, ...]
 ) -> None:
-    spec = spec_of(box, events)
+    spec = spec_of(box, events, *settings)
     end_ns = end_ms * NSEC_PER_MSEC
     step_ns = end_ns // 250 + 137
     undisturbed = Restored(spec).run(end_ns, step_ns, nothing)

@@ -230,7 +230,12 @@ class FairMachine(RuleBasedStateMachine):
         tasks = {**self.queued, **self.asleep}
         if tasks:
             p = tasks[sorted(tasks)[pick % len(tasks)]]
+            before = p.weight
             fair.set_user_nice(self.clock(p.cpu), p, nice)
+            if not p.on_rq:
+                # As in the kernel a sleeper gets its new weight without having been aged, so its
+                # part of the runqueue's sums is exchanged for one of another age.
+                self.rounded_away += abs(p.weight - before) >> 10
 
     @rule(cpu=CPUS)
     def balance(self, cpu: int) -> None:
