@@ -31,6 +31,7 @@ from emulator.boxfile import reference
 from emulator.boxfile.costs import COST_NAMES, VERIFY, preset_costs, resolve_costs
 from emulator.boxfile.events import resolve_events
 from emulator.boxfile.kernel import did_you_mean, resolve_kernel, sysctl_problem
+from emulator.boxfile.likeness import LIKE, lay_over
 from emulator.boxfile.machine import NR_CPUS_MAX, resolve_machine
 from emulator.boxfile.problems import BoxError, Path, Place, Problem, Report
 from emulator.boxfile.reader import Node, NotYaml, Reader, child
@@ -122,6 +123,9 @@ class Machine(_Model):
     llc: list[CpuList] | None = Field(
         None,
         description="groups that share a last-level cache; left out: one per die; []: none share",
+    )
+    clusters: list[CpuList] | None = Field(
+        None, description="groups of cores that share an L2 within their LLC; left out: none"
     )
     nodes: list[CpuList] | None = Field(None, description="NUMA nodes; left out: one")
     node_distance: list[list[int]] | None = Field(
@@ -252,6 +256,9 @@ class Workload(_Model):
     params: dict[str, int | str] = Field(default_factory=dict, description="the program's own")
     name: str | None = Field(None, min_length=1, max_length=15, description="comm of the tasks")
     nice: int | None = Field(None, ge=-20, le=19, description="wins over the job file's")
+    policy: Literal["normal", "batch", "idle"] = Field(
+        "normal", description="scheduling policy, as chrt sets it"
+    )
     cpus_allowed: CpuList | None = Field(None, description="wins over the job file's")
     slice: Duration | None = Field(
         None,
@@ -294,6 +301,11 @@ class BoxFile(_Model):
     """A box: one emulated machine, what runs on it, what happens to it, what must come out."""
 
     description: str = Field(min_length=1, description="one line, shown by `boxes`")
+    like: str | None = Field(
+        None,
+        description="a box that ships, or a file: what is not said here is taken from it, but for "
+        "its `description` and `expect`",
+    )
     seed: int = Field(
         1,
         ge=0,
@@ -356,7 +368,7 @@ def load_box(
     ``duration`` is text such as ``5s``, or ns.
     """
     file = _find_box(str(path))
-    reader, data = _read(file)
+    reader, data = _read_box(file)
     for override in overrides:
         reader.override(data, override, f"--set {override}")
     if seed is not None:
@@ -586,6 +598,28 @@ def _costs(preset: str, changes: Mapping[str, Any], report: Report) -> Costs | N
     values = preset_costs(data, reader.report)
     report.problems.extend(reader.report.problems)
     return None if values is None else resolve_costs(values, changes, report)
+
+
+# A box file, laid over the box that it is like; without that one there is nothing to check.
+def _read_box(file: FilePath, above: tuple[FilePath, ...] = ()) -> tuple[Reader, Any]:
+    reader, data = _read(file)
+    like = data.get(LIKE) if isinstance(data, dict) else None
+    if not isinstance(like, str):
+        return reader, data
+    chain = (*above, file.resolve())
+    beside = file.parent / like
+    try:
+        other = beside if beside.is_file() else _find_box(like)
+    except BoxError as error:
+        reader.report.at((LIKE,), error.problems[0].message)
+        raise BoxError(reader.report.problems) from None
+    if other.resolve() in chain:
+        reader.report.at((LIKE,), "is like itself")
+        raise BoxError(reader.report.problems)
+    base, below = _read_box(other, chain)
+    if base.report.problems or not isinstance(below, dict):
+        raise BoxError(base.report.problems or reader.report.problems)
+    return reader, lay_over(reader, data, base, below)
 
 
 # -- YAML -----------------------------------------------------------------------------------------

@@ -56,7 +56,9 @@ class Rules:
     )
     wake_list_fifo: bool = _rule("5.10+", "the wake list is activated oldest first (5.8)")
     ttwu_queue_idle: bool = _rule(
-        "6.12", "wakeups of a CPU with nothing to run go through its wake list (6.x, seen in 6.12)"
+        "6.1+",
+        "wakeups of another CPU with nothing to run go through its wake list (f3dd3f674555, 6.0)",
+        "ttwu_queue_on_cpu",
     )
 
     # -- Placement (select_task_rq_fair) -----------------------------------------------------------
@@ -92,6 +94,12 @@ class Rules:
     idle_scan_allowed: bool = _rule(
         "5.6+", "select_idle_cpu() spends its budget on allowed CPUs only (5.6)"
     )
+    idle_scan_sched_idle: bool = _rule(
+        "5.6+", "idle searches take a sched-idle CPU as readily as an idle one (5.6)"
+    )
+    scan_cost_shift: bool = _rule(
+        "5.10+", "avg_scan_cost is averaged by a shift, which rounds down (5.7)"
+    )
     idle_scan_single_pass: bool = _rule(
         "5.15+", "one scan looks for a core and for a CPU; SMT siblings of prev first (5.12)"
     )
@@ -100,7 +108,12 @@ class Rules:
         "5.15+", "SIS_PROP's budget comes from wake_avg_idle, which scans use up (5.13)"
     )
     idle_smt_not_prev: bool = _rule("6.1+", "select_idle_smt() leaves prev itself out (6.1)")
-    idle_scan_cluster: bool = _rule("6.12", "the target's cluster is scanned first (6.12)")
+    idle_scan_cluster: bool = _rule(
+        "6.12", "the target's cluster is scanned first (6.12)", "sd_cluster idle_scan_single_pass"
+    )
+    sd_cluster: bool = _rule(
+        "6.1+", "cores that share an L2 are a scheduling domain, CLS, below MC (5.16)"
+    )
     idlest_group_types: bool = _rule(
         "5.6+", "find_idlest_group() goes by group types (the rework of 5.5)"
     )
@@ -124,8 +137,17 @@ class Rules:
         "lb_group_types wake_affine_cpu_load idlest_group_types",
     )
     util_est_fastup: bool = _rule("5.6+", "an estimate that grew is taken at once (5.5)")
+    util_est_flag_apart: bool = _rule(
+        "5.15+", "an estimate's unchanged flag is no longer counted with it (68d7a190682a, 5.13)"
+    )
+    util_est_last_value: bool = _rule(
+        "5.15-6.6",
+        "an estimate near its average is stored if it left its last value (b89997aa88f0, 5.13)",
+    )
     util_est_single: bool = _rule(
-        "6.12", "util_est is one value, not lowered while the task had to wait (6.8)"
+        "6.12",
+        "util_est is one value, not lowered while the task had to wait (6.8)",
+        "util_est_flag_apart",
     )
     new_task_util_scaled: bool = _rule(
         "6.12", "a new task's utilisation starts from the scaled-down weight (6.12)"
@@ -135,9 +157,6 @@ class Rules:
     )
 
     # -- CFS ---------------------------------------------------------------------------------------
-    next_buddy_first: bool = _rule(
-        "5.10+", "pick_next_entity() asks the last buddy only if the next one lost (5.10)"
-    )
     smt_never_hot: bool = _rule("5.10+", "no task is cache hot between SMT siblings (5.10)")
     slice_latency_cap: bool = _rule(
         "", "check_preempt_tick() caps the slice by the latency (6.3 to 6.5)"
@@ -232,6 +251,9 @@ class Rules:
     lb_sibling_imbalance: bool = _rule(
         "6.6+", "prefer_sibling weighs tasks by the groups' cores (6.6)", "lb_group_types"
     )
+    lb_smt_balance: bool = _rule(
+        "6.6+", "a core whose siblings share it is of a type of its own (6.5)", "lb_group_types"
+    )
     lb_skip_empty_queue: bool = _rule(
         "6.12", "find_busiest_queue() skips CPUs without fair tasks (6.12)", "lb_group_types"
     )
@@ -245,9 +267,11 @@ class Rules:
         "5.15+",
         "the ilb's round starts behind it and ends with itself, its due time counting (5.12)",
     )
-    nohz_ilb_not_self: bool = _rule("5.15+", "no CPU kicks itself (5.14)")
     nohz_next_not_lowered: bool = _rule(
         "5.15+", "an idle CPU's own pass no longer lowers nohz.next_balance (5.12)"
+    )
+    nohz_next_kick: bool = _rule(
+        "6.1+", "a CPU that joins the mask has nohz.next_balance collected anew (5.16)"
     )
     newidle_pending: bool = _rule(
         "5.15+", "newidle_balance() gives up if a wakeup is under way (5.12)", "ttwu_pending"
@@ -261,7 +285,9 @@ class Rules:
 
     # -- Hotplug -----------------------------------------------------------------------------------
     balance_push: bool = _rule(
-        "5.15+", "a CPU going down pushes each task away as it is switched to (5.11)"
+        "5.15+",
+        "a CPU going down pushes each task away as it is switched to (5.11)",
+        "kworker_per_cpu",
     )
     fallback_allowed: bool = _rule(
         "5.15+", "the fallback on the same node asks is_cpu_allowed(), not cpu_active() (5.15)"
@@ -280,25 +306,29 @@ class Rules:
         "", "balance intervals are at least the wakeup granularity (F7)"
     )
     preempt_kthread_nvcsw: bool = _rule(
-        "", "a per-CPU kthread that sleeps more readily than curr preempts it (F13)"
+        "", "CFS: a per-CPU kthread that sleeps more readily than curr preempts it (F13)"
     )
     preempt_kthread_vdiff: bool = _rule(
-        "", "a per-CPU kthread preempts as soon as it is ahead at all (F14)"
+        "", "CFS: a per-CPU kthread preempts as soon as it is ahead at all (F14)"
     )
     kthread_gran_min: bool = _rule(
-        "", "wakeup granularity of per-CPU kthreads is the min granularity (F16)"
+        "", "CFS: the wakeup granularity of per-CPU kthreads is the min granularity (F16)"
     )
     kthread_next_buddy: bool = _rule(
-        "", "a per-CPU kthread that may not preempt is next buddy; the tick sees buddies (F17)"
+        "",
+        "CFS: a per-CPU kthread that is ahead but may not preempt is next buddy; the tick sees "
+        "buddies (F17)",
     )
     kthread_half_slice: bool = _rule(
-        "", "the tick halves curr's slice while a per-CPU kthread is next (F17)"
+        "",
+        "CFS: the tick halves curr's slice while a per-CPU kthread is next (F17)",
+        "kthread_next_buddy",
     )
     no_push_for_kthreads: bool = _rule(
         "", "no active balance while only per-CPU kthreads wait (F18)"
     )
     kthread_delayed_wake: bool = _rule(
-        "", "a per-CPU kthread that may not preempt is queued at the next schedule() (F19)"
+        "", "CFS: a per-CPU kthread that may not preempt is queued at the next schedule() (F19)"
     )
     completion_sync_hint: bool = _rule(
         "", "a worker's wakeup of the submitter says that the worker will sleep (F20)"

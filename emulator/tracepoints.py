@@ -66,6 +66,7 @@ MIGRATE_NOHZ = 5
 MIGRATE_HOTPLUG = 6
 MIGRATE_AFFINITY = 7
 MIGRATE_FORK = 8
+MIGRATE_EXEC = 9
 MIGRATE_CAUSES = {
     MIGRATE_WAKEUP: "wakeup",
     MIGRATE_ACTIVE: "active_balance",
@@ -75,9 +76,24 @@ MIGRATE_CAUSES = {
     MIGRATE_HOTPLUG: "hotplug",
     MIGRATE_AFFINITY: "affinity",
     MIGRATE_FORK: "fork",
+    MIGRATE_EXEC: "exec",
 }
 
-# Which rule of wakeup placement chose the CPU; the argument ``rule`` of box_select_task_rq.
+# Which rule chose the CPU; the argument ``rule`` of box_select_task_rq.  ``target`` is where the idle
+# search began: the answer of wake_affine(), else prev_cpu.
+#   pinned           the task may run on one CPU only
+#   target_idle      the target itself is idle, or runs SCHED_IDLE tasks only
+#   prev_idle        the previous CPU is, and shares the target's cache
+#   per_cpu_kthread  the waker is a per-CPU kthread alone on the previous CPU: it will make room
+#   recent_used_cpu  the CPU used before the previous one is idle and shares the cache
+#   idle_core        every SMT sibling of it is idle
+#   idle_cpu         the first idle CPU of the target's cache within the scan's budget
+#   idle_smt         an idle SMT sibling of the target (from 5.12 on: of the previous CPU)
+#   target           nothing idle was found: it queues on the target
+#   idlest           a new task went down the domains: see box_find_idlest before it
+#   fallback         the choice was not allowed (mask, offline): select_fallback_rq()
+#   exec             an exec went down the domains, as a new task does
+#   still_on_cpu     the task was still leaving its CPU, nothing else runs there: it stays (5.8)
 PLACE_PINNED = 0
 PLACE_TARGET_IDLE = 1
 PLACE_PREV_IDLE = 2
@@ -89,6 +105,8 @@ PLACE_IDLE_SMT = 7
 PLACE_TARGET = 8
 PLACE_IDLEST = 9
 PLACE_FALLBACK = 10
+PLACE_EXEC = 11
+PLACE_ON_CPU = 12
 PLACE_RULES = (
     "pinned",
     "target_idle",
@@ -101,7 +119,26 @@ PLACE_RULES = (
     "target",
     "idlest",
     "fallback",
+    "exec",
+    "still_on_cpu",
 )
+
+# How wake_affine() chose between the waker's CPU and the previous one; the argument ``rule`` of
+# box_wake_affine.
+#   this_idle  the waker's CPU is idle (an interrupt wakes) and shares the cache: it
+#   both_idle  so is the previous one: that
+#   sync       the waker is alone on its CPU and will sleep: the waker's
+#   prev_idle  the previous CPU is idle, wherever it is (5.11)
+#   weight     with the task moved the waker's CPU would carry less load: ``this`` < ``prev``
+#   undecided  the previous CPU
+WA_THIS_IDLE = 0
+WA_BOTH_IDLE = 1
+WA_SYNC = 2
+WA_PREV_IDLE = 3
+WA_WEIGHT = 4
+WA_UNDECIDED = 5
+WA_RULES = ("this_idle", "both_idle", "sync", "prev_idle", "weight", "undecided")
+WA_THIS = frozenset((WA_THIS_IDLE, WA_SYNC, WA_WEIGHT))
 
 # How a load_balance() pass ended; the argument ``result`` of box_load_balance.
 LB_BALANCED = 0
@@ -110,26 +147,62 @@ LB_MOVED = 2
 LB_ACTIVE = 3
 LB_PINNED = 4
 LB_RESULTS = ("balanced", "failed", "moved", "active", "pinned")
+
+# What kind of group a balance pass saw; the arguments ``busiest`` and ``local`` of
+# box_lb_imbalance.  v5.4 knows other, misfit, imbalanced, overloaded; v5.5 all but other.  The
+# kernels' own numbers differ, their order is this one.
+GROUP_OTHER = 0
+GROUP_HAS_SPARE = 1
+GROUP_FULLY_BUSY = 2
+GROUP_MISFIT_TASK = 3
+GROUP_SMT_BALANCE = 4
+GROUP_ASYM_PACKING = 5
+GROUP_IMBALANCED = 6
+GROUP_OVERLOADED = 7
+GROUP_TYPES = (
+    "other",
+    "has_spare",
+    "fully_busy",
+    "misfit_task",
+    "smt_balance",
+    "asym_packing",
+    "imbalanced",
+    "overloaded",
+)
+# What such a pass counts; by MIGRATION_* of types.py, the argument ``migration``.
+MIGRATION_TYPES = ("load", "util", "task", "misfit")
+
+# Why a busy CPU kicked an idle one; the argument ``why`` of box_nohz_kick.
+NOHZ_WHY_BLOCKED = 0
+NOHZ_WHY_NR_RUNNING = 1
+NOHZ_WHY_CAPACITY = 2
+NOHZ_WHY_LLC_BUSY = 3
+NOHZ_WHYS = ("blocked_load", "nr_running", "reduced_capacity", "llc_busy")
 IDLE_TYPES = ("idle", "busy", "newidle")
 
 # What a preemption test answered; the argument ``why`` of box_check_preempt.
-PREEMPT_NO_GRANULARITY = 0
+PREEMPT_NO_GRANULARITY = 0  # the only answer, of those recorded, that changes nothing
 PREEMPT_WAKEUP = 1
 PREEMPT_TICK_SLICE = 2
 PREEMPT_TICK_VRUNTIME = 3
 PREEMPT_CLASS = 4
 PREEMPT_IDLE_POLICY = 5
+PREEMPT_KTHREAD_NVCSW = 6
+PREEMPT_KTHREAD_AHEAD = 7
+PREEMPT_KTHREAD_BUDDY = 8
+PREEMPT_DELAYED = 9
 # The same under EEVDF; V is the runqueue's virtual time, v a task's vruntime, p the task tested or,
 # where charging the running task made it give way, the one that would run next.
-PREEMPT_DEADLINE = 6  # curr's deadline passed: vdiff = v - deadline of curr, gran = V - v of curr
-PREEMPT_INELIGIBLE = 7  # curr, unprotected, had its share: vdiff as below, gran = V - v of curr
-PREEMPT_PICKED = 8  # the pick takes p: vdiff = deadline of curr - of p, gran = V - v of p
-PREEMPT_SHORT_SLICE = 9  # p's shorter slice took curr's protection away: as above
-PREEMPT_PROTECTED = 10  # not preempted: RUN_TO_PARITY protects curr: as above
-PREEMPT_LATER_DEADLINE = 11  # not preempted: somebody's deadline is earlier: as above
-PREEMPT_NOT_ELIGIBLE = 12  # not preempted: p has had its share: as above
+PREEMPT_DEADLINE = 10  # curr's deadline passed: vdiff = v - deadline of curr, gran = V - v of curr
+PREEMPT_INELIGIBLE = 11  # curr, unprotected, had its share: vdiff as below, gran = V - v of curr
+PREEMPT_PICKED = 12  # the pick takes p: vdiff = deadline of curr - of p, gran = V - v of p
+PREEMPT_SHORT_SLICE = 13  # p's shorter slice took curr's protection away: as above
+PREEMPT_PROTECTED = 14  # not preempted: RUN_TO_PARITY protects curr: as above
+PREEMPT_LATER_DEADLINE = 15  # not preempted: somebody's deadline is earlier: as above
+PREEMPT_NOT_ELIGIBLE = 16  # not preempted: p has had its share: as above
 PREEMPT_WHYS = (
     *("granularity", "wakeup", "slice", "vruntime", "class", "idle_policy"),
+    *("kthread_nvcsw", "kthread_ahead", "kthread_buddy", "delayed"),
     *("deadline", "ineligible", "picked", "short_slice"),
     *("protected", "later_deadline", "not_eligible"),
 )
@@ -137,6 +210,8 @@ PREEMPT_WHYS = (
 PREEMPT_REFUSALS = frozenset(
     (
         PREEMPT_NO_GRANULARITY,
+        PREEMPT_KTHREAD_BUDDY,
+        PREEMPT_DELAYED,
         PREEMPT_PROTECTED,
         PREEMPT_LATER_DEADLINE,
         PREEMPT_NOT_ELIGIBLE,
@@ -261,7 +336,9 @@ BOX_LOAD_BALANCE = _declare(
     "dst_cpu={dst} src_cpu={src} idle={idle} result={result} nr_balance_failed={failed}",
 )
 BOX_NOHZ_KICK = _declare(
-    "box_nohz_kick", "ilb:int nr_running:int", "ilb={ilb} nr_running={nr_running}"
+    "box_nohz_kick",
+    "ilb:int nr_running:int why:int flags:int",
+    "ilb={ilb} nr_running={nr_running} why={why} flags={flags}",
 )
 BOX_IO_SUBMIT = _declare(
     "box_io_submit", "pid:pid nr:int ret:int", "comm={pid_comm} pid={pid} nr={nr} ret={ret}"
@@ -281,5 +358,28 @@ BOX_LOST = _declare("box_lost", "records:int", "records={records}")
 PRINTK = _declare("printk", "text:str", "{text}")
 BOX_WARN = _declare("box_warn", "text:str", "{text}")
 BOX_BUG = _declare("box_bug", "text:str", "{text}")
+# wake_affine() had to choose: ``this`` and ``prev`` are the two loads that were compared, scaled and
+# biased as the kernel does (0 where idleness decided), ``target`` the CPU chosen, ``rule`` a WA_*.
+BOX_WAKE_AFFINE = _declare(
+    "box_wake_affine",
+    "pid:pid this:int prev:int target:int rule:int",
+    "comm={pid_comm} pid={pid} this={this} prev={prev} target={target} rule={rule}",
+)
+# find_idlest_cpu() looked at one domain of ``from_cpu`` for a fork or an exec and went on at ``cpu``
+# (the same: it stayed).  ``local`` and ``idlest`` are the figures that were compared: runnable loads
+# or spare capacities of v5.4; from 5.5 on idle CPUs or loads of groups of one type, or -2 - type of
+# groups of two types (0 has_spare, 1 fully_busy, 5 overloaded); -1 where there is no such group.
+BOX_FIND_IDLEST = _declare(
+    "box_find_idlest",
+    "pid:pid from_cpu:int cpu:int local:int idlest:int",
+    "comm={pid_comm} pid={pid} from_cpu={from_cpu} cpu={cpu} local={local} idlest={idlest}",
+)
+# A balance pass found a group busier than its own: (busiest << 4 | local) of GROUP_TYPES, and how
+# much of what MIGRATION_TYPES names is to move.  box_load_balance of the same pass has it as cause.
+BOX_LB_IMBALANCE = _declare(
+    "box_lb_imbalance",
+    "dst:int level:int types:int migration:int imbalance:int",
+    "dst_cpu={dst} level={level} types={types:#x} migration={migration} imbalance={imbalance}",
+)
 
 BY_NAME: dict[str, Tracepoint] = {point.name: point for point in TRACEPOINTS.values()}

@@ -1,4 +1,4 @@
-"""``struct sched_domain`` and ``struct sched_group``, with their counters; v5.4.
+"""``struct sched_domain`` and ``struct sched_group``, with their counters.
 
 :mod:`topology` builds them; passes (:mod:`fair`, :mod:`rebalance`) change the failure counter, the
 interval and the counters of the domain that they are made in.
@@ -8,29 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
+# The flags of a domain are every room's.
+from emulator.topology import SD_BALANCE_EXEC as SD_BALANCE_EXEC
+from emulator.topology import SD_BALANCE_FORK as SD_BALANCE_FORK
+from emulator.topology import SD_BALANCE_NEWIDLE as SD_BALANCE_NEWIDLE
+from emulator.topology import SD_LOAD_BALANCE as SD_LOAD_BALANCE
+from emulator.topology import SD_NEEDS_GROUPS as SD_NEEDS_GROUPS
+from emulator.topology import SD_NUMA as SD_NUMA
+from emulator.topology import SD_PREFER_SIBLING as SD_PREFER_SIBLING
+from emulator.topology import SD_SERIALIZE as SD_SERIALIZE
+from emulator.topology import SD_SHARE_CPUCAPACITY as SD_SHARE_CPUCAPACITY
+from emulator.topology import SD_SHARE_PKG_RESOURCES as SD_SHARE_PKG_RESOURCES
+from emulator.topology import SD_WAKE_AFFINE as SD_WAKE_AFFINE
+
 SCHED_CAPACITY_SCALE = 1024
-
-# sd.flags, kernel numbers.
-SD_LOAD_BALANCE = 0x0001
-SD_BALANCE_NEWIDLE = 0x0002
-SD_BALANCE_EXEC = 0x0004
-SD_BALANCE_FORK = 0x0008
-SD_WAKE_AFFINE = 0x0020
-SD_SHARE_CPUCAPACITY = 0x0080
-SD_SHARE_PKG_RESOURCES = 0x0200
-SD_SERIALIZE = 0x0400
-SD_PREFER_SIBLING = 0x1000
-SD_NUMA = 0x4000
-
-# Flags that mean nothing in a domain of a single group.
-SD_NEEDS_GROUPS = (
-    SD_LOAD_BALANCE
-    | SD_BALANCE_NEWIDLE
-    | SD_BALANCE_EXEC
-    | SD_BALANCE_FORK
-    | SD_SHARE_CPUCAPACITY
-    | SD_SHARE_PKG_RESOURCES
-)
 
 # Columns of SchedDomain.lb: first the eight of a schedstat line, in its order, then our own.
 LB_COUNT = 0
@@ -67,11 +58,12 @@ LB_COLUMN_NAMES = (
 class SchedGroup:
     """``struct sched_group`` with its ``sched_group_capacity``."""
 
-    __slots__ = ("balance_mask", "capacity", "imbalance", "span", "weight")
+    __slots__ = ("balance_mask", "capacity", "cores", "imbalance", "span", "weight")
 
-    def __init__(self, span: int, balance_mask: int) -> None:
+    def __init__(self, span: int, balance_mask: int, cores: int = 0) -> None:
         self.span = span
         self.weight = span.bit_count()
+        self.cores = cores or self.weight  # SMT siblings count once
         self.capacity = SCHED_CAPACITY_SCALE * self.weight
         self.balance_mask = balance_mask
         self.imbalance = 0  # sgc.imbalance: a pass of the level below met affinity
@@ -91,6 +83,7 @@ class SchedDomain:
         "cpu",
         "flags",
         "groups",
+        "imb_numa_nr",
         "imbalance_pct",
         "last_balance",
         "lb",
@@ -117,6 +110,7 @@ class SchedDomain:
         self.groups: list[SchedGroup] = []  # the local one first
         self.flags = 0
         self.imbalance_pct = 125
+        self.imb_numa_nr = 0  # tasks that may run on one NUMA node while others idle (≥ 5.18)
         self.cache_nice_tries = 0
         self.busy_factor = 32
         self.min_interval = self.span_weight

@@ -1,4 +1,4 @@
-"""Sched domains and groups: ``kernel/sched/topology.c``, v5.4.
+"""Sched domains and groups: ``kernel/sched/topology.c``.
 
 Theory of operation
 -------------------
@@ -12,10 +12,12 @@ left per CPU is a short list, lowest first: ``sd.parent`` is the next item.
 Domains are a function of (machine, active CPUs, time of building).  A hotplug event builds new ones
 and the old ones with their counters are gone, as in the kernel.
 
-Departures: capacities are symmetric and constant (1024 per CPU), so ``update_group_capacity()`` and
-the asymmetric-capacity and packing flags are left out; the DIE level spans the node, which is what
-``cpu_cpu_mask()`` gives on x86, so ``MachineSpec.die`` is not looked at; overlapping NUMA groups
-keep one ``imbalance`` flag per (level, span) and not one per balance CPU.
+What a level's domains are, their flags, limits and groups, is in :mod:`emulator.topology`, which the
+CPUs know too; here they get their state.
+
+Departures: capacities are symmetric and constant (1024 per CPU), so ``update_group_capacity()`` is
+left out; overlapping NUMA groups keep one ``imbalance`` flag per (level, span) and not one per
+balance CPU.
 """
 
 from __future__ import annotations
@@ -23,45 +25,37 @@ from __future__ import annotations
 from typing import Any
 
 from emulator.balance.domain import (
-    SD_BALANCE_EXEC,
-    SD_BALANCE_FORK,
-    SD_BALANCE_NEWIDLE,
-    SD_LOAD_BALANCE,
-    SD_NEEDS_GROUPS,
-    SD_NUMA,
     SD_PREFER_SIBLING,
-    SD_SERIALIZE,
-    SD_SHARE_CPUCAPACITY,
     SD_SHARE_PKG_RESOURCES,
-    SD_WAKE_AFFINE,
     SchedDomain,
     SchedGroup,
 )
+from emulator.rules import Rules
+from emulator.topology import (
+    SD_NUMA,
+    TopologyLevel,
+    cache_nice_tries,
+    domain_flags,
+    group_spans,
+    imbalance_pct,
+    is_degenerate,
+    is_degenerate_parent,
+    topology_levels,
+)
 from emulator.types import NEVER, MachineSpec, cpumask_first, for_each_cpu
-
-NODE_RECLAIM_DISTANCE = 30
-
-
-class TopologyLevel:
-    """``struct sched_domain_topology_level``: a name, a mask per CPU, flags, NUMA distance."""
-
-    __slots__ = ("distance", "flags", "masks", "name")
-
-    def __init__(self, name: str, masks: list[int], flags: int, distance: int = 0) -> None:
-        self.name = name
-        self.masks = masks
-        self.flags = flags
-        self.distance = distance
 
 
 class SchedDomains:
     """All domains of a machine for one set of active CPUs."""
 
-    __slots__ = ("active_mask", "groups", "jiffies", "sd")
+    __slots__ = ("active_mask", "groups", "jiffies", "rules", "sd")
 
-    def __init__(self, machine: MachineSpec, active_mask: int, jiffies: int) -> None:
+    def __init__(
+        self, machine: MachineSpec, active_mask: int, jiffies: int, rules: Rules = Rules()
+    ) -> None:
         self.active_mask = active_mask
         self.jiffies = jiffies
+        self.rules = rules
         self.groups: dict[tuple[int, int], SchedGroup] = {}  # by (level, span)
         #: Per CPU its domains, lowest first; empty for a CPU that never balances.
         self.sd: list[list[SchedDomain]] = build_sched_domains(self, machine)
@@ -76,10 +70,12 @@ class SchedDomains:
         ]
 
 
-def unpack_sched_domains(machine: MachineSpec, data: list[Any]) -> SchedDomains:
+def unpack_sched_domains(
+    machine: MachineSpec, data: list[Any], rules: Rules = Rules()
+) -> SchedDomains:
     """Rebuild domains from :meth:`SchedDomains.pack`."""
     active_mask, jiffies, imbalances, chains = data
-    domains = SchedDomains(machine, active_mask, jiffies)
+    domains = SchedDomains(machine, active_mask, jiffies, rules)
     for group, imbalance in zip(domains.groups.values(), imbalances, strict=True):
         group.imbalance = imbalance
     for chain, packed in zip(domains.sd, chains, strict=True):
@@ -93,114 +89,84 @@ def build_sched_domains(domains: SchedDomains, machine: MachineSpec) -> list[lis
 
     Kernel: ``build_sched_domains()``.  Inactive CPUs get none.
     """
-    levels = topology_levels(machine)
+    levels = topology_levels(machine, domains.rules)
     full: list[list[SchedDomain]] = [[] for _ in range(machine.nr_cpus)]
     for cpu in for_each_cpu(domains.active_mask):
-        full[cpu] = _build_chain(levels, cpu, domains.active_mask, domains.jiffies)
+        full[cpu] = _build_chain(levels, cpu, domains)
+        set_imb_numa_nr(full[cpu])
     for cpu in for_each_cpu(domains.active_mask):
         for sd in full[cpu]:
-            build_sched_groups(domains.groups, sd, full)
+            build_sched_groups(domains.groups, sd, full, machine.core)
     return [cpu_attach_domain(chain) for chain in full]
 
 
-def topology_levels(machine: MachineSpec) -> list[TopologyLevel]:
-    """Return a machine's levels, lowest first (``default_topology``, ``sched_init_numa()``)."""
-    cpus = range(machine.nr_cpus)
-    share = SD_SHARE_PKG_RESOURCES
-    levels = [
-        TopologyLevel(
-            "SMT", [machine.core[c] | 1 << c for c in cpus], share | SD_SHARE_CPUCAPACITY
-        ),
-        TopologyLevel("MC", [machine.llc[c] | 1 << c for c in cpus], share),
-        TopologyLevel("DIE", [machine.node[c] | 1 << c for c in cpus], 0),
-    ]
-    nodes = list(dict.fromkeys(machine.node))
-    if len(nodes) > 1:
-        levels.append(TopologyLevel("NODE", list(machine.node), 0))
-        levels += [_numa_level(machine, nodes, d) for d in _numa_distances(machine, len(nodes))]
-    return levels
-
-
-def _numa_distances(machine: MachineSpec, nr_nodes: int) -> list[int]:
-    rows = machine.node_distance[:nr_nodes]
-    seen = {row[j] for i, row in enumerate(rows) for j in range(nr_nodes) if j != i}
-    return sorted(seen)
-
-
-def _numa_level(machine: MachineSpec, nodes: list[int], distance: int) -> TopologyLevel:
-    masks = []
-    for cpu in range(machine.nr_cpus):
-        row = machine.node_distance[nodes.index(machine.node[cpu])]
-        near = [n for j, n in enumerate(nodes) if row[j] <= distance or n >> cpu & 1]
-        masks.append(sum(near))
-    return TopologyLevel("NUMA", masks, SD_NUMA, distance)
-
-
-def _build_chain(
-    levels: list[TopologyLevel], cpu: int, cpu_map: int, jiffies: int
-) -> list[SchedDomain]:
+def _build_chain(levels: list[TopologyLevel], cpu: int, domains: SchedDomains) -> list[SchedDomain]:
     # One CPU's domains, up to the first that spans every active CPU.
     chain: list[SchedDomain] = []
     for number, level in enumerate(levels):
-        sd = sd_init(level, number, cpu, cpu_map, jiffies)
+        sd = sd_init(level, number, cpu, domains)
         if chain:
             sd.child = chain[-1]
             chain[-1].parent = sd
             assert chain[-1].span & ~sd.span == 0, f"{sd.name} of CPU {cpu} cuts its child"
         chain.append(sd)
-        if sd.span == cpu_map:
+        if sd.span == domains.active_mask:
             break
     return chain
 
 
-def sd_init(level: TopologyLevel, number: int, cpu: int, cpu_map: int, jiffies: int) -> SchedDomain:
+def sd_init(level: TopologyLevel, number: int, cpu: int, domains: SchedDomains) -> SchedDomain:
     """Return a new domain of ``cpu`` with the flags and limits of its level (``sd_init()``)."""
-    sd = SchedDomain(cpu, number, level.name, level.masks[cpu] & cpu_map, jiffies)
-    sd.flags = level.flags | SD_LOAD_BALANCE | SD_BALANCE_NEWIDLE | SD_BALANCE_EXEC
-    sd.flags |= SD_BALANCE_FORK | SD_WAKE_AFFINE | SD_PREFER_SIBLING
-    if level.flags & SD_SHARE_CPUCAPACITY:
-        sd.imbalance_pct = 110
-    elif level.flags & SD_SHARE_PKG_RESOURCES:
-        sd.imbalance_pct = 117
-        sd.cache_nice_tries = 1
-    elif level.flags & SD_NUMA:
-        sd.cache_nice_tries = 2
-        sd.flags = sd.flags & ~SD_PREFER_SIBLING | SD_SERIALIZE
-        if level.distance > NODE_RECLAIM_DISTANCE:
-            sd.flags &= ~(SD_BALANCE_EXEC | SD_BALANCE_FORK | SD_WAKE_AFFINE)
-    else:
-        sd.cache_nice_tries = 1
+    span = level.masks[cpu] & domains.active_mask
+    sd = SchedDomain(cpu, number, level.name, span, domains.jiffies)
+    sd.flags = domain_flags(level)
+    sd.imbalance_pct = imbalance_pct(level, domains.rules)
+    sd.cache_nice_tries = cache_nice_tries(level)
+    if domains.rules.lb_busy_factor_16:
+        sd.busy_factor = 16
     return sd
 
 
-def build_sched_groups(
-    shared: dict[tuple[int, int], SchedGroup], sd: SchedDomain, full: list[list[SchedDomain]]
-) -> None:
-    """Give a domain its ring of groups: the local one, then on in ascending CPU order.
+def set_imb_numa_nr(chain: list[SchedDomain]) -> None:
+    """Set how many tasks may run on one node before the others must help, per domain (≥ 5.18).
 
-    Kernel: ``build_sched_groups()`` and ``build_overlap_sched_groups()``, which agree where groups
-    do not overlap.
+    An eighth of the first domain beyond one LLC if it holds only one, else one task per LLC; in
+    wider domains in proportion to the first NUMA domain.  Kernel: ``build_sched_domains()``.
     """
-    covered = 0
-    for cpu in _for_each_cpu_wrap(sd.span, sd.cpu):
-        if covered >> cpu & 1:
-            continue
-        span = _child_span(full, cpu, sd.level)
-        covered |= span
+    allowed, width = 0, 1
+    for sd in chain:
+        child = sd.child
+        beyond = child is not None and bool(child.flags & SD_SHARE_PKG_RESOURCES)
+        if child is not None and beyond and not sd.flags & SD_SHARE_PKG_RESOURCES:
+            llcs = sd.span_weight // child.span_weight
+            allowed = max(1, sd.span_weight >> 3 if llcs == 1 else llcs)
+            sd.imb_numa_nr = allowed
+            top = sd.parent
+            while top is not None and not top.flags & SD_NUMA:
+                top = top.parent
+            width = top.span_weight if top is not None else sd.span_weight
+        else:
+            sd.imb_numa_nr = allowed * max(1, sd.span_weight // width)
+
+
+def build_sched_groups(
+    shared: dict[tuple[int, int], SchedGroup],
+    sd: SchedDomain,
+    full: list[list[SchedDomain]],
+    core: tuple[int, ...],
+) -> None:
+    """Give a domain its ring of groups, shared by all CPUs that see them at this level."""
+    for span in group_spans(sd.span, sd.cpu, lambda cpu: _child_span(full, cpu, sd.level)):
         key = (sd.level, span)
         if key not in shared:
             same = [c for c in for_each_cpu(span) if _child_span(full, c, sd.level) == span]
-            shared[key] = SchedGroup(span, sum(1 << c for c in same))
+            cores = len({core[c] | 1 << c for c in for_each_cpu(span)})
+            shared[key] = SchedGroup(span, sum(1 << c for c in same), cores)
         sd.groups.append(shared[key])
 
 
 def _child_span(full: list[list[SchedDomain]], cpu: int, level: int) -> int:
     return full[cpu][level - 1].span if level else 1 << cpu
-
-
-def _for_each_cpu_wrap(mask: int, first: int) -> list[int]:
-    cpus = list(for_each_cpu(mask))
-    return [c for c in cpus if c >= first] + [c for c in cpus if c < first]
 
 
 def cpu_attach_domain(chain: list[SchedDomain]) -> list[SchedDomain]:
@@ -222,23 +188,13 @@ def cpu_attach_domain(chain: list[SchedDomain]) -> list[SchedDomain]:
 
 def sd_degenerate(sd: SchedDomain) -> bool:
     """Return whether a domain can do nothing: one CPU, or one group and no flag without groups."""
-    if sd.span_weight == 1:
-        return True
-    if len(sd.groups) > 1 and sd.flags & SD_NEEDS_GROUPS:
-        return False
-    return not sd.flags & SD_WAKE_AFFINE
+    return is_degenerate(sd.span, sd.flags, len(sd.groups))
 
 
 def sd_parent_degenerate(sd: SchedDomain, parent: SchedDomain) -> bool:
     """Return whether a parent adds nothing to its child (``sd_parent_degenerate()``)."""
-    if sd_degenerate(parent):
-        return True
-    if parent.span != sd.span:
-        return False
-    flags = parent.flags
-    if len(parent.groups) == 1:
-        flags &= ~(SD_NEEDS_GROUPS | SD_PREFER_SIBLING)
-    return not flags & ~sd.flags
+    nr_groups = len(parent.groups)
+    return is_degenerate_parent(sd.span, sd.flags, parent.span, parent.flags, nr_groups)
 
 
 def sd_llc(chain: list[SchedDomain]) -> SchedDomain | None:
@@ -283,14 +239,29 @@ def msecs_to_jiffies(milliseconds: int, hz: int) -> int:
     return -(-milliseconds * hz // 1000)
 
 
-def get_sd_balance_interval(sd: SchedDomain, busy: bool, hz: int, limit: int) -> int:
-    """Return the balance interval in jiffies, at least 1 and at most ``limit``."""
-    interval = sd.balance_interval * (sd.busy_factor if busy else 1)
-    return max(1, min(msecs_to_jiffies(interval, hz), limit))
+class IntervalLimits:
+    """What bounds every balance interval of a box, in jiffies."""
+
+    __slots__ = ("busy_less", "hz", "least", "most")
+
+    def __init__(self, hz: int, nr_online: int, rules: Rules = Rules()) -> None:
+        self.hz = hz
+        self.least = 1
+        self.most = max_load_balance_interval(hz, nr_online)
+        self.busy_less = int(rules.lb_busy_interval_less_1)
 
 
-def idle_next_balance(chain: list[SchedDomain], hz: int, limit: int) -> int:
+def get_sd_balance_interval(sd: SchedDomain, busy: bool, limits: IntervalLimits) -> int:
+    """Return the balance interval in jiffies, within the limits (``get_sd_balance_interval()``)."""
+    interval = msecs_to_jiffies(sd.balance_interval * (sd.busy_factor if busy else 1), limits.hz)
+    if busy:
+        # So that the levels of one CPU do not come due at the same tick again and again.
+        interval -= limits.busy_less
+    return max(1, min(max(interval, limits.least), limits.most))
+
+
+def idle_next_balance(chain: list[SchedDomain], limits: IntervalLimits) -> int:
     """Return when the lowest domain is due for an idle CPU, in jiffies; NEVER without domains."""
     if not chain:
         return NEVER
-    return chain[0].last_balance + get_sd_balance_interval(chain[0], False, hz, limit)
+    return chain[0].last_balance + get_sd_balance_interval(chain[0], False, limits)

@@ -1,7 +1,8 @@
 """Timed events of a box: which command lines there are, and which cannot work when they are due.
 
 A command's CPU is a number, or ``of:NAME``: the CPU on which the first task of that name then is
-(CPU 1 if that is CPU 0, which cannot go offline).
+(CPU 1 if that is CPU 0, which cannot go offline).  ``task affine`` is about the first task of a name
+too, wherever it is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from emulator.boxfile.kernel import did_you_mean, sysctl_problem
 from emulator.boxfile.problems import Path, Report
 from emulator.rules import Rules
-from emulator.types import BoxEvent
+from emulator.types import BoxEvent, cpulist_format, cpulist_parse
 from emulator.units import duration_format
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ COMMANDS = (
     "cpu kill CPU",
     "cpu load CPU --percent P",
     "sysctl NAME=VALUE",
+    "task affine NAME CPULIST",
 )
 _CPU_VERBS = ("offline", "online", "kill", "load")
 
@@ -34,12 +36,13 @@ _CPU_VERBS = ("offline", "online", "kill", "load")
 class Command:
     """A command line taken apart; ``cpu`` is -1 where it is named by a task or not at all."""
 
-    verb: str  #: offline, online, kill, load, sysctl
+    verb: str  #: offline, online, kill, load, sysctl, affine
     cpu: int = -1
     of: str = ""
     percent: int = 0
     name: str = ""
     value: int = 0
+    mask: int = 0
 
 
 def parse_command(line: str) -> Command:
@@ -59,6 +62,8 @@ def parse_command(line: str) -> Command:
         case ["cpu", ("offline" | "online" | "kill") as verb, cpu]:
             number, of = _cpu(cpu)
             return Command(verb, number, of)
+        case ["task", "affine", name, cpulist]:
+            return Command("affine", of=name, mask=cpulist_parse(cpulist))
         case ["cpu", verb, *_] if verb not in _CPU_VERBS:
             raise ValueError(f"no command 'cpu {verb}'{did_you_mean(verb, _CPU_VERBS)}")
     raise ValueError(f"{line!r} is not one of: {'; '.join(COMMANDS)}")
@@ -126,6 +131,9 @@ def _check(command: Command, expected: Expected, path: Path, report: Report) -> 
         if problem:
             report.at(path, f"{command.name}: {problem}")
         return
+    if command.mask >> cpus:
+        outside = cpulist_format(command.mask >> cpus << cpus)
+        report.at(path, f"CPU {outside} is outside the machine (cpus: {cpus})")
     if cpu < 0:
         if expected.tasks and command.of not in expected.tasks:
             report.at(

@@ -31,12 +31,20 @@ def resolve_machine(machine: Machine, report: Report) -> MachineSpec | None:
     if machine.llc == []:
         llc = (0,) * cpus
     everybody = (1 << cpus) - 1
+    cluster = _groups(machine.clusters, cpus, ("machine", "clusters"), report) or ()
     node = _groups(machine.nodes, cpus, ("machine", "nodes"), report) or (everybody,) * cpus
     distance = _distance(machine, len(set(node)), report)
     if len(report.problems) == before and any(llc):
         _nested(core, llc, "the threads of one core", ("machine", "llc"), report)
+        if cluster:
+            _nested(core, cluster, "the threads of one core", ("machine", "clusters"), report)
+            _nested(cluster, llc, "one cluster", ("machine", "clusters"), report)
         _nested(llc, die, "one last-level cache", ("machine", "llc"), report)
         _nested(llc, node, "one last-level cache", ("machine", "nodes"), report)
+    if cluster and not any(llc):
+        report.at(("machine", "clusters"), "a cluster lies within a last-level cache, none is here")
+    if machine.idle == "poll" and machine.take_turns:
+        report.at(("machine", "idle"), "a polling CPU would never give the host to the others")
     _host_cpus(machine, report)
     if len(report.problems) > before:
         return None
@@ -51,6 +59,7 @@ def resolve_machine(machine: Machine, report: Report) -> MachineSpec | None:
         take_turns=machine.take_turns,
         idle_polls=machine.idle == "poll",
         irq_time_accounting=machine.irq_time_accounting,
+        cluster=cluster,
     )
 
 

@@ -1,7 +1,8 @@
 """Which nodes a command line of a running box goes to.
 
 ``cpu VERB N`` is CPU N's, a sysctl is every CPU's and the balancer's.  ``cpu VERB of:NAME`` goes to
-every CPU: the one on which the named task then is acts, the others have nothing to say
+every CPU, as ``task affine NAME`` does: the one on which the named task then is acts, the others have
+nothing to say
 (:mod:`emulator.kernel.command`).
 """
 
@@ -29,6 +30,8 @@ def route(words: list[Any], spec_plain: Any) -> list[int]:
         if problem:
             raise CommandError(f"{command.name}: {problem}")
         return list(range(nr_cpus + 1))
+    if command.mask >> nr_cpus:
+        raise CommandError(f"the machine has CPUs 0-{nr_cpus - 1}")
     if command.of:
         _check_task(command.of, spec)
         return list(range(nr_cpus))

@@ -57,6 +57,7 @@ class ProgramRule:
 #: Programs that a box may name.  Parameters ending in ``_ns`` may be written as durations.
 PROGRAMS: dict[str, ProgramRule] = {
     "hog": ProgramRule("hog", False, "burns CPU, for ever or for run_ns"),
+    "execs": ProgramRule("sh", False, "burns run_ns, execs, and so on, for ever or times times"),
     "periodic": ProgramRule("periodic", False, "burns run_ns every period_ns"),
     "rcu_gp": ProgramRule("rcu_sched", True, "the kthread that drives RCU grace periods under IO"),
     "fio_main": ProgramRule("fio", False, "fio's main process, which looks every 10 ms"),
@@ -166,6 +167,7 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
             start_cpu=_start_cpu(workload, path, around),
             figure=bool(workload.figure),
             kthread=rule.kthread,
+            policy=workload.policy,
             slice_ns=slice_ns,
         )
 
@@ -273,6 +275,7 @@ def _instances(
             start_ns=start_ns + job.startdelay_ns,
             start_cpu=start_cpu,
             figure=workload.figure is not False,
+            policy=workload.policy,
             slice_ns=slice_ns,
         )
 

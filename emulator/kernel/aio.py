@@ -220,9 +220,18 @@ BY_ENDIO = 2  # where the bio ended: an interrupt, a softirq, or the submitter i
 
 
 def iocb_put(
-    cpu: Cpu, owner: Task, iocb: int, error: int, by: int, waker: tuple[int, int] | None = None
+    cpu: Cpu,
+    owner: Task,
+    iocb: int,
+    error: int,
+    by: int,
+    waker: tuple[int, int] | None = None,
+    sync: bool = False,
 ) -> None:
-    """Drop one reference of an iocb; the last one writes its event and wakes the ring's waiter."""
+    """Drop one reference of an iocb; the last one writes its event and wakes the ring's waiter.
+
+    ``sync``: whoever wakes it says that he will sleep soon (WF_SYNC).
+    """
     run = owner.run
     state = run.iocbs[iocb]
     state[0] -= 1
@@ -237,10 +246,11 @@ def iocb_put(
     io_context(owner).complete(cpu.node_id, data, res)
     cpu.emit(tp.BOX_AIO_COMPLETE, owner.pid, data, res, inline)
     if run.wait == WAIT_RING and owner.state != tp.TASK_RUNNING:
+        sync = by == BY_WORKER and cpu.rq.rules.completion_sync_hint
         if waker is None:
-            core.wake_up(cpu, owner)
+            core.wake_up(cpu, owner, sync)
         else:
-            core.try_to_wake_up(cpu, owner, waker=waker)
+            core.try_to_wake_up(cpu, owner, sync, waker)
 
 
 # -- io_getevents() -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a person tells a running CPU: offline, online, kill, load, sysctl; and how tasks start.
+"""What a person tells a running CPU: offline, online, kill, load, sysctl, affinity; how tasks start.
 
 Theory of operation
 -------------------
@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import cpuhp, fair, kthread
+from emulator.kernel import cpuhp, fair, kthread, migration
+from emulator.kernel.sched import POLICIES
+from emulator.types import cpulist_parse
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -41,7 +43,9 @@ def handle(cpu: Cpu, args: tuple[Any, ...]) -> None:
     elif words[0] == SET_LOAD:
         end_load(cpu, words)
     elif words[0] == "cpu" and str(words[2]).startswith("of:") and len(args) < 3:
-        find(cpu, words, place)
+        find(cpu, words, place, str(words[2]).removeprefix("of:"))
+    elif words[0] == "task" and len(args) < 3:
+        find(cpu, words, place, str(words[2]))
     else:
         act(cpu, words, place)
 
@@ -49,9 +53,9 @@ def handle(cpu: Cpu, args: tuple[Any, ...]) -> None:
 # -- of:NAME ------------------------------------------------------------------------------------
 
 
-def find(cpu: Cpu, words: list[Any], place: int) -> None:
-    """Act if the named task is here, or pass the command on to where it is going."""
-    pid = first_pid(cpu, str(words[2]).removeprefix("of:"))
+def find(cpu: Cpu, words: list[Any], place: int, name: str) -> None:
+    """Act if the first task of that name is here, or pass the command on to where it is going."""
+    pid = first_pid(cpu, name)
     if pid in cpu.tasks:
         if cpu.node_id == 0 and words[1] in ("offline", "kill") and cpu.nr_cpus > 1:
             send_command(cpu, 1, (words, place if place >= 0 else 0, 1), cpu.now)
@@ -88,7 +92,7 @@ def send_command(cpu: Cpu, target: int, args: tuple[Any, ...], soonest_ns: int) 
 def act(cpu: Cpu, words: list[Any], place: int) -> None:
     """Do here what the command says, and answer unless the CPU goes down for it."""
     cpu.cause = cpu.emit(tp.BOX_COMMAND, cpu.sink.intern(" ".join(str(word) for word in words)))
-    verb = words[1] if words[0] == "cpu" else words[0]
+    verb = words[0] if words[0] == "sysctl" else words[1]
     if verb in ("offline", "kill"):
         answer = cpuhp.cpu_down(cpu, verb == "kill")
         if not answer:
@@ -98,6 +102,8 @@ def act(cpu: Cpu, words: list[Any], place: int) -> None:
         answer = cpuhp.cpu_up(cpu)
     elif verb == "load":
         answer = load(cpu, int(words[-1]))
+    elif verb == "affine":
+        answer = affine(cpu, str(words[2]), str(words[3]))
     else:
         assert verb == "sysctl", cpu.story(f"unknown command {words}")
         answer = sysctl(cpu, str(words[1]))
@@ -106,7 +112,7 @@ def act(cpu: Cpu, words: list[Any], place: int) -> None:
 
 def done(cpu: Cpu, words: list[Any]) -> str:
     """Return the answer that a command was carried out, saying where if it did not say itself."""
-    by_name = words[0] == "cpu" and str(words[2]).startswith("of:")
+    by_name = words[0] == "task" or (words[0] == "cpu" and str(words[2]).startswith("of:"))
     return f"done on CPU {cpu.node_id}" if by_name else "done"
 
 
@@ -114,10 +120,18 @@ def sysctl(cpu: Cpu, assignment: str) -> str:
     """Write ``NAME=VALUE``; a value out of bounds is refused, as EINVAL."""
     name, _, value = assignment.partition("=")
     try:
-        fair.sched_proc_update_handler(cpu.rq.tun, name, int(value))
+        by_scaling = cpu.rq.rules.nr_latency_by_scaling
+        fair.sched_proc_update_handler(cpu.rq.tun, name, int(value), by_scaling)
     except ValueError as error:
         return f"refused: {error}"
     return "done"
+
+
+def affine(cpu: Cpu, name: str, cpulist: str) -> str:
+    """``taskset`` of the first task of that name, which is here."""
+    p = cpu.tasks[first_pid(cpu, name)]
+    problem = migration.set_cpus_allowed_ptr(cpu, p, cpulist_parse(cpulist))
+    return f"refused: {problem}" if problem else "done"
 
 
 # -- Load and start -----------------------------------------------------------------------------
@@ -186,5 +200,6 @@ def spawn(cpu: Cpu, words: list[Any]) -> None:
         workload.kthread,
         workload.figure,
         workload.start_cpu,
+        POLICIES[workload.policy],
         workload.slice_ns,
     )

@@ -12,8 +12,9 @@ after ``ttwu_ns``.  For a movable task ``select_task_rq_ns`` passes before the C
 this CPU can know of the others then, and ``ttwu_activate_ns`` more until it is enqueued there.
 
 Departures from the kernel: a task that blocks stays put until its switch is over: a wakeup of it
-by another CPU waits for that, as the waker would spin on ``p->on_cpu``.  A task woken from a CPU that
-shares no cache reaches the target's wake list (:mod:`smp`) when the waker is done with it.
+by another CPU waits for that, as the waker would spin on ``p->on_cpu`` (from 5.8 on it leaves the task
+on the wake list instead).  A task woken from a CPU that shares no cache reaches the target's wake list
+(:mod:`smp`) when the waker is done with it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,22 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import fair, frames, hrtimer, idle, mail, placement, stop_machine, workqueue
+from emulator.kernel import (
+    affinity,
+    cpuhp,
+    fair,
+    fair_kthread,
+    frames,
+    hrtimer,
+    idle,
+    idle_sibling,
+    mail,
+    migration,
+    placement,
+    smp,
+    stop_machine,
+    workqueue,
+)
 from emulator.kernel.process import MAIL_WAITS, WAIT_NONE, WAIT_TIMER
 from emulator.kernel.sched import (
     DEQUEUE_SLEEP,
@@ -39,10 +55,16 @@ from emulator.kernel.sched import (
     Task,
 )
 from emulator.types import (
+    BAL_HAS_BLOCKED,
+    BAL_HEADER,
+    BAL_NEWIDLE_COST,
+    BAL_NEXT_BLOCKED,
     BAL_OVERLOAD_NS,
     BALANCE_NEWIDLE,
     CPU_NEWLY_IDLE,
     NOHZ_NEWIDLE,
+    NOHZ_NEWIDLE_STATS,
+    NOHZ_NEWILB_KICK,
     RQ_OVERLOAD_NS,
 )
 
@@ -73,7 +95,8 @@ def schedule(cpu: Cpu) -> None:
     rq.skip_clock_update <<= 1
     fair.update_rq_clock(rq, cpu.now)
     ns = cpu.costs.context_switch_ns
-    if rq.cfs.nr_running > (rq.curr.state != tp.TASK_RUNNING and rq.curr.on_rq):
+    blocks = rq.curr.state != tp.TASK_RUNNING and rq.curr.on_rq
+    if rq.cfs.nr_running > blocks or cpu.delayed_wakes:
         ns += cpu.costs.pick_fair_ns
     cpu.start(frames.SCHEDULE, ns)
 
@@ -101,6 +124,8 @@ def schedule_end(cpu: Cpu, _arg: object) -> None:
         prev.nvcsw += 1
     elif prev is not rq.idle and prev.state == tp.TASK_RUNNING:
         prev.nivcsw += 1
+    if cpu.delayed_wakes:
+        queue_delayed_wakes(cpu)
     pick_next_task(cpu, prev)
 
 
@@ -127,6 +152,7 @@ def pick_next_task(cpu: Cpu, prev: Task) -> None:
 def pick_idle(cpu: Cpu, prev: Task) -> None:
     """Nothing to run: switch to the idle task."""
     rq = cpu.rq
+    assert not cpu.delayed_wakes, cpu.story("idle while a delayed wakeup waits")
     if prev is not rq.idle and prev.sched_class == FAIR_CLASS:
         rq.fair.put_prev_task(rq, prev)
     context_switch(cpu, prev, rq.idle)
@@ -135,15 +161,25 @@ def pick_idle(cpu: Cpu, prev: Task) -> None:
 def newidle_balance(cpu: Cpu) -> bool:
     """Whether a newidle balance holds the switch up (D.10): the previous task is still ``curr``."""
     rq = cpu.rq
+    if rq.rules.newidle_pending and cpu.wake_list:
+        return False
     rq.idle_stamp = rq.clock
     if not cpu.active:
         return False
+    if rq.rules.newidle_domain_cost:
+        cpu.start(frames.NEWIDLE, 0, "cost")  # what a pass costs here is the balancer's to know
+        return True
     if rq.avg_idle < rq.tun.migration_cost:
         newidle_skipped(cpu)
         return False
+    newidle_look(cpu)
+    return True
+
+
+def newidle_look(cpu: Cpu) -> None:
+    """There may be time for a pass: spend what it takes to see whether anybody has two tasks."""
     cpu.publish()  # passes, its own too, see the queue without the task that blocked
     cpu.start(frames.NEWIDLE, cpu.costs.newidle_ns)
-    return True
 
 
 def newidle_skipped(cpu: Cpu) -> None:
@@ -159,6 +195,14 @@ def newidle_skipped(cpu: Cpu) -> None:
 
 def newidle_end(cpu: Cpu, arg: object) -> None:
     """Look at ``rd.overload``: ask the balancer, or go idle."""
+    if arg == "cost":
+        facts = cpu.view(cpu.bal_node)
+        if cpu.rq.avg_idle < facts[BAL_HEADER + BAL_NEWIDLE_COST * cpu.nr_cpus + cpu.node_id]:
+            newidle_skipped(cpu)
+            newidle_finished(cpu, False)
+        else:
+            newidle_look(cpu)
+        return
     if arg == "pass":
         cpu.balance_asked = BALANCE_NEWIDLE
         cpu.wait(frames.NEWIDLE_WAIT)
@@ -174,7 +218,18 @@ def newidle_end(cpu: Cpu, arg: object) -> None:
         cpu.start(frames.NEWIDLE, cpu.costs.balance_pass_ns, "pass")
         return
     newidle_skipped(cpu)
+    if not cpu.rq.rules.newidle_blocked_later:
+        nohz_newidle_balance(cpu)
     newidle_finished(cpu, False)
+
+
+def nohz_newidle_balance(cpu: Cpu) -> None:
+    """Age the other idle CPUs' blocked load on the way into idle (≤ 5.11)."""
+    if cpu.rq.avg_idle < cpu.rq.tun.migration_cost:
+        return
+    facts = cpu.view(cpu.bal_node)
+    if facts[BAL_HAS_BLOCKED] and cpu.jiffies() >= facts[BAL_NEXT_BLOCKED]:
+        cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_NEWIDLE_STATS, cpu.now))
 
 
 def newidle_paid(cpu: Cpu, _arg: object) -> None:
@@ -194,15 +249,17 @@ def send_paid(cpu: Cpu) -> None:
     )
 
 
-def newidle_finished(cpu: Cpu, _pulled: object) -> None:
+def newidle_finished(cpu: Cpu, pulled: object) -> None:
     """The newidle balance is over: pick again, tasks may have come."""
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
     if rq.cfs.nr_running or rq.stop_queued:
         rq.idle_stamp = 0
         pick_next_task(cpu, rq.curr)
-    else:
-        pick_idle(cpu, rq.curr)
+        return
+    if rq.rules.newidle_blocked_later and not pulled and rq.avg_idle >= rq.tun.migration_cost:
+        cpu.nohz_flags |= NOHZ_NEWILB_KICK  # the idle loop ages blocked load
+    pick_idle(cpu, rq.curr)
 
 
 def overloaded(cpu: Cpu) -> bool:
@@ -226,6 +283,8 @@ def context_switch(cpu: Cpu, prev: Task, following: Task) -> None:
         prev.on_cpu = 0
         following.on_cpu = 1
         rq.curr = following
+        if following is rq.idle and cpu.smt_siblings:
+            idle_sibling.update_idle_core(cpu)
         if following is rq.idle or rq.nr_running != cpu.published_nr:
             cpu.publish()
         if prev.state == tp.TASK_DEAD:
@@ -244,11 +303,13 @@ def finish_task_switch(cpu: Cpu, prev: Task, following: Task) -> None:
     cpu.level = frames.LEVEL_TASK
     cpu.irqs_on = True
     if following is cpu.rq.idle:
+        if cpu.pushing:
+            cpuhp.cpu_wait_empty(cpu)
         if following is not prev:
             cpu.start(frames.IDLE_ENTRY, cpu.costs.idle_entry_ns)
         else:
             idle.enter(cpu, None)
-    else:
+    elif not (cpu.pushing and migration.balance_push(cpu, following)):
         run.wait = WAIT_NONE
         cpu.start(run.kind, run.left, run.arg)
         if following is not prev and prev is not cpu.rq.idle and not prev.flags & PF_KTHREAD:
@@ -333,6 +394,13 @@ def try_to_wake_up(
         return True
     p.state = TASK_WAKING
     wakeup = [p.pid, waker_cpu, waker_pid, int(sync), cause]
+    if waker is not None and p.on_cpu:
+        # Still on its way off this CPU, which will wake it itself when that is over (5.8).
+        here = cpu.node_id
+        cpu.cause = cause
+        p.run.cause = cpu.emit(tp.BOX_SELECT_TASK_RQ, p.pid, here, here, here, tp.PLACE_ON_CPU)
+        smp.ttwu_queue_remote(cpu, p, ENQUEUE_WAKEUP)
+        return True
     if waker is not None:
         # Another CPU's context decides and pays; here only the outcome takes effect.
         choose_and_activate(cpu, p, wakeup, remote=True)
@@ -340,7 +408,7 @@ def try_to_wake_up(
     if (
         p.nr_cpus_allowed == 1
         and p.cpus_mask >> cpu.node_id & 1
-        and placement.is_cpu_allowed(cpu, p, cpu.node_id)
+        and affinity.is_cpu_allowed(cpu, p, cpu.node_id)
     ):
         cpu.push(frames.TTWU, cpu.costs.ttwu_ns, wakeup, cpu.level, False)
     else:
@@ -378,6 +446,7 @@ def ttwu_end(cpu: Cpu, wakeup: list[int]) -> None:
     """The enqueue of a task that is woken on this CPU."""
     p = cpu.tasks[wakeup[0]]
     cpu.pop()
+    cpu.cause = wakeup[4]
     if p.sched_delayed:
         ttwu_runnable(cpu, p)
     else:
@@ -401,7 +470,9 @@ def choose_and_activate(cpu: Cpu, p: Task, wakeup: list[int], remote: bool) -> N
         if p.cpu != here:
             set_task_cpu(cpu, p, here, tp.MIGRATE_WAKEUP)
             flags |= ENQUEUE_MIGRATED
-        if remote:
+        if remote and smp.ttwu_queue_cond(cpu, wakeup[1]):
+            smp.ttwu_queue_remote(cpu, p, flags)
+        elif remote:
             asked = cpu.rq.need_resched
             ttwu_do_activate(cpu, p, flags)
             smp_send_reschedule_here(cpu, asked)
@@ -418,7 +489,9 @@ def ttwu_activate_end(cpu: Cpu, arg: list[int] | None) -> None:
     """The wakeup is over for the waker; a task that stayed here is enqueued now."""
     cpu.pop()
     if arg is not None:
-        ttwu_do_activate(cpu, cpu.tasks[arg[0]], arg[1])
+        p = cpu.tasks[arg[0]]
+        cpu.cause = p.run.cause
+        ttwu_do_activate(cpu, p, arg[1])
     wakeup_done(cpu)
 
 
@@ -426,6 +499,9 @@ def ttwu_do_activate(cpu: Cpu, p: Task, flags: int) -> None:
     """``ttwu_do_activate()`` and ``ttwu_do_wakeup()``: enqueue, preemption test, idle accounting."""
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
+    if rq.favours_kthreads and fair_kthread.delays_wakeup(rq, p):
+        delay_wakeup(cpu, p)
+        return
     activate_task(cpu, p, flags)
     check_preempt_curr(cpu, p, 0)
     p.state = tp.TASK_RUNNING
@@ -435,11 +511,35 @@ def ttwu_do_activate(cpu: Cpu, p: Task, flags: int) -> None:
     cpu.publish()
 
 
+def delay_wakeup(cpu: Cpu, p: Task) -> None:
+    """Leave a waking kthread for the next ``schedule()``: nobody counts it until then (F19)."""
+    rq = cpu.rq
+    vdiff, gran = rq.preempt_vdiff, rq.preempt_gran
+    cpu.emit(tp.BOX_CHECK_PREEMPT, p.pid, rq.curr.pid, vdiff, gran, tp.PREEMPT_DELAYED)
+    cpu.delayed_wakes.append(p.pid)
+
+
+def queue_delayed_wakes(cpu: Cpu) -> None:
+    """Queue the kthreads whose wakeup was delayed, the current task being off if it blocked."""
+    pids, cpu.delayed_wakes = cpu.delayed_wakes, []
+    cause = cpu.cause
+    for pid in pids:
+        p = cpu.tasks[pid]
+        cpu.cause = p.run.cause
+        activate_task(cpu, p, ENQUEUE_WAKEUP)
+        p.state = tp.TASK_RUNNING
+        cpu.emit(tp.SCHED_WAKEUP, p.pid, p.prio, cpu.node_id)
+    cpu.cause = cause
+
+
 def update_avg_idle(cpu: Cpu) -> None:
     """The first wakeup after idling: average in how long it lasted (D.10)."""
     rq = cpu.rq
     delta = rq.clock - rq.idle_stamp
     rq.avg_idle = min(rq.avg_idle + ((delta - rq.avg_idle) >> 3), 2 * rq.max_idle_balance_cost)
+    if rq.rules.wake_avg_idle:
+        rq.wake_stamp = cpu.jiffies()
+        rq.wake_avg_idle = rq.avg_idle // 2
     rq.idle_stamp = 0
 
 
@@ -447,7 +547,8 @@ def activate_task(cpu: Cpu, p: Task, flags: int) -> None:
     """Put a task on this runqueue."""
     rq = cpu.rq
     assert not p.on_rq, cpu.story(f"{p.comm}/{p.pid} is enqueued twice")
-    assert p.cpus_mask >> cpu.node_id & 1 or p.affinity_broken, cpu.story(
+    # A stop work may be about to take it to its new mask.
+    assert p.cpus_mask >> cpu.node_id & 1 or p.affinity_broken or cpu.stop_works, cpu.story(
         f"{p.comm}/{p.pid} is enqueued outside its mask"
     )
     before = rq.nr_running
@@ -506,8 +607,11 @@ def send_task(
 def smp_send_reschedule_here(cpu: Cpu, asked: bool) -> None:
     """A remote enqueue asked this CPU to reschedule: the IPI arrives ``ipi_ns`` later.
 
-    ``asked`` is whether it had been asked already: then the flag is set and nobody sends another.
+    ``asked`` is whether it had been asked already: then the flag is set and nobody sends another.  An
+    idle loop that polls the flag needs none.
     """
     if cpu.rq.need_resched and not asked:
-        cpu.ipis += 1
-        cpu.add_timer(cpu.now + cpu.costs.ipi_ns, frames.IRQ_IPI)
+        if idle.polls(cpu):
+            idle.wake_polling(cpu)
+        else:
+            smp.send_ipi_here(cpu)

@@ -30,7 +30,6 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
     aio,
-    cpuhp,
     driver,
     eevdf,
     fair,
@@ -52,6 +51,7 @@ from emulator.kernel.request import Request
 from emulator.kernel.sched import Rq, Task
 from emulator.kernel.workqueue import WorkerPool
 from emulator.messages import COMPLETION
+from emulator.topology import DomainMap
 from emulator.types import (
     COORDINATOR,
     NEVER,
@@ -60,6 +60,7 @@ from emulator.types import (
     RQF_NOHZ,
     RQF_ONLINE,
     RQF_SCHED_IDLE,
+    RQF_TTWU_PENDING,
     Board,
     Books,
     BoxSpec,
@@ -109,8 +110,10 @@ class Cpu:
         "costs",
         "counters",
         "deferred",
+        "delayed_wakes",
         "dev_numbers",
         "device_nodes",
+        "domains",
         "done_list",
         "edge",
         "enabled",
@@ -128,6 +131,7 @@ class Cpu:
         "held",
         "horizon",
         "hz",
+        "idle_cores",
         "in_nohz_mask",
         "in_softirq",
         "inbox",
@@ -160,6 +164,7 @@ class Cpu:
         "pools",
         "programs",
         "published_nr",
+        "pushing",
         "queues",
         "rcu",
         "reached_ns",
@@ -172,6 +177,7 @@ class Cpu:
         "sirq_end",
         "sirq_left",
         "sirq_mask",
+        "smt_siblings",
         "softirq_pending",
         "spec",
         "stack",
@@ -207,6 +213,10 @@ class Cpu:
         self.hz = machine.hz
         self.tick_ns = 1_000_000_000 // machine.hz
         self.llc_mask = machine.llc[cpu]
+        self.smt_siblings = machine.core[cpu] & ~(1 << cpu)
+        #: the sched domains, for the active CPUs that this one was last told of
+        self.domains = DomainMap(machine, spec.kernel.rules, (1 << machine.nr_cpus) - 1)
+        self.idle_cores = int(bool(self.smt_siblings))  # RQ_IDLE_CORES: at boot all are idle
         self.board = board
         self.sink = sink
         self.programs = programs
@@ -271,8 +281,10 @@ class Cpu:
         self.exited: list[int] = []
         self.waking = False
         self.ttwu_queue = spec.kernel.features.get("TTWU_QUEUE", True)
-        self.wake_list: list[int] = []  # pids woken from CPUs that share no cache
+        #: wakeups that this CPU is to finish: [pid, ENQUEUE_* flags], in order of arrival
+        self.wake_list: list[list[int]] = []
         self.wakeups: list[tuple[int, bool]] = []
+        self.delayed_wakes: list[int] = []  # pids of kthreads that wake at the next schedule()
         self.pid_seq = 0
         self.load_pid = 0
         self.scan_cost = 0  # sd_llc->avg_scan_cost of this CPU
@@ -280,6 +292,7 @@ class Cpu:
         self.online = True
         self.active = True
         self.killed = False
+        self.pushing = False  # balance_push is on: this CPU goes down (5.11)
         self.adopter = -1  # who took over what was here, until this CPU has domains again
         #: requests that were taken over although the device will send their completion here
         self.handed: dict[int, int] = {}
@@ -453,7 +466,9 @@ class Cpu:
         if kind == frames.SOFTIRQ_RCU:
             return self.rcu.driven
         if kind == frames.STOPPER_WORK:
-            return bool(self.stop_works[0][0] == cpuhp.TAKE_CPU_DOWN)
+            return bool(self.stop_works[0][0] < 0)  # no push: another CPU is looked for
+        if kind in frames.SWITCHES:
+            return bool(self.smt_siblings) and self.rq.nr_running <= 1
         return True
 
     # -- Frames ---------------------------------------------------------------------------------
@@ -679,6 +694,8 @@ class Cpu:
                 flags |= RQF_SCHED_IDLE
             if self.in_nohz_mask:
                 flags |= RQF_NOHZ
+            if self.wake_list:
+                flags |= RQF_TTWU_PENDING
         self.board.publish(
             self.node_id,
             self.now,
@@ -686,13 +703,13 @@ class Cpu:
                 flags,
                 rq.nr_running,
                 cfs.nr_running,
-                avg.runnable_load_avg,
+                avg.runnable_avg,
                 avg.load_avg,
                 avg.util_avg,
                 avg.util_est_enqueued,
                 avg.last_update_time,
                 avg.load_sum,
-                avg.runnable_load_sum,
+                avg.runnable_sum,
                 avg.util_sum,
                 avg.period_contrib,
                 cfs.load_weight,
@@ -700,6 +717,8 @@ class Cpu:
                 self.rcu.gp_seq,
                 self.rcu.gp_left,
                 self.rcu.reported,
+                self.idle_cores,
+                rq.cpu_capacity,
             ),
         )
 

@@ -4,8 +4,10 @@ Theory of operation
 -------------------
 Going down, the states of :data:`STEPS` are walked from the top.  The first ones run at the command's
 time: the CPU is no longer *active*, so nothing new is placed here, and the domains are rebuilt
-without it.  The rest runs in the stopper, where no interrupt or softirq is half done: queued tasks
-are moved one by one by the kernel's fallback order, then everything that stays behind asleep, in
+without it.  From 5.11 on the CPU then pushes each task away as it switches to it
+(:func:`migration.balance_push`), and waits until it is empty.  The rest runs in the stopper, where no
+interrupt or softirq is half done: queued tasks (up to 5.10; later only workers are left) are moved one
+by one by the kernel's fallback order, then everything that stays behind asleep, in
 flight or pending is handed to the lowest CPU still online (its *heir*), as the dead callbacks do.
 The stopper then sleeps, the idle task finds the CPU offline, and the command is answered.
 
@@ -16,8 +18,9 @@ took.  Coming up walks the same table the other way.
 A sleeping task is not touched: it keeps its previous CPU and its mask, and its next wakeup finds the
 CPU not allowed (``select_task_rq()``).  It is only *owned* by the heir meanwhile.
 
-Departures from the kernel: the steps take no emulated time of their own, and the other CPUs' stoppers
-are not held up by ``stop_machine()``.  The tunables are rescaled when the balancer has rebuilt the
+Departures from the kernel: the steps take no emulated time of their own, the hotplug thread is no
+task, and the other CPUs' stoppers are not held up by ``stop_machine()``.  A pool's workers never leave
+their CPU: where the kernel gives up or widens their mask, they run out what they have here and stay.  The tunables are rescaled when the balancer has rebuilt the
 domains.  The work items of a dead CPU's pools join the pools of the heir, where the kernel lets the
 dead pools' unbound workers run them on any CPU; the workers stay asleep, bound.  An item whose
 function sleeps starts again on the heir with what it has not done.  Scheduler tags are moved with
@@ -34,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
+    affinity,
     blk_mq,
     blk_mq_tag,
     core,
@@ -46,7 +50,7 @@ from emulator.kernel import (
     kthread,
     load_balance,
     mail,
-    placement,
+    smp,
     softirq,
     stop_machine,
     workqueue,
@@ -54,6 +58,7 @@ from emulator.kernel import (
 from emulator.kernel.process import MAIL_WAITS, WAIT_WORK, unpack_task
 from emulator.kernel.request import Request
 from emulator.kernel.sched import DEQUEUE_DELAYED, DEQUEUE_SLEEP, PF_WQ_WORKER, Task
+from emulator.topology import DomainMap
 from emulator.types import NEVER, NOHZ_ENTER, RQF_ACTIVE, STOP_ABORTED, Message
 
 if TYPE_CHECKING:
@@ -79,6 +84,7 @@ def sched_cpu_deactivate(cpu: Cpu) -> None:
 def sched_cpu_activate(cpu: Cpu) -> None:
     """The CPU takes part again."""
     cpu.active = True
+    cpu.pushing = False
     cpu.publish()
     tell_balancer(cpu, ["cpu_active", cpu.node_id, 1])
 
@@ -106,7 +112,12 @@ def smpboot_unpark_threads(cpu: Cpu) -> None:
 
 
 def sched_cpu_dying(cpu: Cpu) -> None:
-    """``migrate_tasks()``: move every queued task but the stopper."""
+    """Drain the wake list; ``migrate_tasks()``: move every queued task but the stopper.
+
+    With balance_push only workers are left, which stay.
+    """
+    if cpu.wake_list:
+        smp.sched_ttwu_pending(cpu)
     migrate_tasks(cpu)
 
 
@@ -178,8 +189,31 @@ def cpu_down(cpu: Cpu, kill: bool) -> str:
     if number == 0:
         return "refused: CPU 0 cannot go offline on x86"
     walk(cpu, STEPS[FIRST_AT_COMMAND:], down=True)
-    stop_machine.stop_one_cpu_nowait(cpu, (TAKE_CPU_DOWN, [], cpu.cause))
+    rq = cpu.rq
+    if not rq.rules.balance_push:
+        stop_machine.stop_one_cpu_nowait(cpu, (TAKE_CPU_DOWN, [], cpu.cause))
+        return ""
+    cpu.pushing = True
+    if is_empty(cpu):
+        stop_machine.stop_one_cpu_nowait(cpu, (TAKE_CPU_DOWN, [], cpu.cause))
+    else:
+        # The hotplug thread takes the CPU: the current task is pushed when it is switched back to.
+        asked = rq.need_resched
+        core.resched_curr(cpu)
+        core.smp_send_reschedule_here(cpu, asked)
     return ""
+
+
+def is_empty(cpu: Cpu) -> bool:
+    """Whether nothing is left to run or to be woken here."""
+    rq = cpu.rq
+    return rq.curr is rq.idle and not rq.nr_running and not cpu.wake_list
+
+
+def cpu_wait_empty(cpu: Cpu) -> None:
+    """``sched_cpu_wait_empty()``: nothing is left to push, so the stopper takes the CPU down (5.11)."""
+    if cpu.online and is_empty(cpu):
+        stop_machine.queue_stop_work(cpu, [TAKE_CPU_DOWN, [], cpu.cause])
 
 
 def take_cpu_down(cpu: Cpu) -> None:
@@ -187,9 +221,11 @@ def take_cpu_down(cpu: Cpu) -> None:
     cpu.online = False
     walk(cpu, STEPS[:FIRST_AT_COMMAND], down=True)
     for push_cpu, _env, _cause in cpu.stop_works:
-        stop_aborted(cpu, push_cpu)
+        if push_cpu >= 0:
+            stop_aborted(cpu, push_cpu)
     cpu.stop_works.clear()
     cpu.publish()
+    assert not cpu.delayed_wakes, cpu.story("a delayed wakeup waits on a dead CPU")
     assert cpu.rq.nr_running == 1, cpu.story("tasks are left on a dead CPU's queue")
     assert all(is_own_thread(cpu, p) for p in cpu.tasks.values()), cpu.story(
         "tasks are left behind"
@@ -230,7 +266,7 @@ def cpu_up(cpu: Cpu) -> str:
 def heir(cpu: Cpu) -> int:
     """Return the lowest other CPU that is active as far as this CPU knows, or -1."""
     for other in range(cpu.nr_cpus):
-        if other != cpu.node_id and placement.cpu_flags(cpu, other) & RQF_ACTIVE:
+        if other != cpu.node_id and affinity.cpu_flags(cpu, other) & RQF_ACTIVE:
             return other
     return -1
 
@@ -249,6 +285,10 @@ def tell_balancer(cpu: Cpu, words: list[Any]) -> None:
 def domains_rebuilt(cpu: Cpu, facts: list[Any]) -> None:
     """The balancer rebuilt the domains: the tunables scale with the number of CPUs (A.3)."""
     active_mask = int(facts[0])
+    cpu.domains = DomainMap(cpu.spec.machine, cpu.rq.rules, active_mask)
+    if cpu.smt_siblings:
+        cpu.idle_cores = cpu.now << 1  # sd_llc_shared is a new one, all zero
+        cpu.publish()
     fair.update_sysctl(cpu.rq.tun, active_mask.bit_count())
     if cpu.online and cpu.adopter >= 0 and active_mask >> cpu.node_id & 1:
         cpu.adopter = -1
@@ -272,7 +312,7 @@ def migrate_tasks(cpu: Cpu) -> None:
         if p.flags & PF_WQ_WORKER:
             workqueue.park_worker(cpu, p)
             continue
-        target = placement.select_fallback_rq(cpu, p, cpu.node_id)
+        target = affinity.select_fallback_rq(cpu, p, cpu.node_id)
         rq.fair.dequeue_task(rq, p, 0)
         core.set_task_cpu(cpu, p, target, tp.MIGRATE_HOTPLUG)
         core.send_task(cpu, p, target, cpu.now + cpu.costs.ipi_ns, 0, cpu.node_id)
@@ -418,7 +458,7 @@ def pass_on(cpu: Cpu, target: int, op: int, args: tuple[Any, ...]) -> None:
 
 def redirect(cpu: Cpu, p: Task, wake_flags: int) -> None:
     """A task arrives at a CPU that has gone meanwhile: it goes on to where it may run."""
-    target = placement.select_fallback_rq(cpu, p, cpu.node_id)
+    target = affinity.select_fallback_rq(cpu, p, cpu.node_id)
     p.run.cause = cpu.emit(
         tp.SCHED_MIGRATE_TASK, p.pid, p.prio, cpu.node_id, target, tp.MIGRATE_HOTPLUG
     )

@@ -53,10 +53,8 @@ from emulator.kernel.fair_weight import calc_delta_fair, set_load_weight
 from emulator.kernel.pelt import (
     DIVIDER,
     dequeue_load_avg,
-    dequeue_runnable_load_avg,
     detach_entity_cfs_rq,
     enqueue_load_avg,
-    enqueue_runnable_load_avg,
     init_entity_runnable_average,
     remove_entity_load_avg,
     update_cfs_rq_load_avg,
@@ -323,13 +321,11 @@ def reweight_task(rq: Rq, p: Task, nice: int) -> None:
         dequeue_entity(cfs, p)
         cfs.load_weight -= old
         cfs.load_inv = 0
-        dequeue_runnable_load_avg(cfs, p)
     dequeue_load_avg(cfs, p)
     p.nice = nice
     set_load_weight(p)
     avg = p.avg
     avg.load_avg = (p.weight >> 10) * avg.load_sum // (DIVIDER + avg.period_contrib)
-    avg.runnable_load_avg = avg.load_avg
     enqueue_load_avg(cfs, p)
     if not p.on_rq:
         p.vlag = truncdiv(p.vlag * old, p.weight)
@@ -341,7 +337,6 @@ def reweight_task(rq: Rq, p: Task, nice: int) -> None:
         p.vruntime = average - truncdiv(vlag * old, p.weight)
     p.deadline = average + truncdiv((p.deadline - average) * old, p.weight)
     cfs.load_weight += p.weight
-    enqueue_runnable_load_avg(cfs, p)
     enqueue_entity(cfs, p)
     update_min_vruntime(cfs)
 

@@ -35,12 +35,8 @@ from emulator.kernel.fair_entity import account_entity_dequeue, account_entity_e
 from emulator.kernel.fair_weight import calc_delta, calc_delta_fair
 from emulator.kernel.pelt import (
     attach_entity_load_avg,
-    dequeue_runnable_load_avg,
-    enqueue_runnable_load_avg,
-    task_util_est_raw,
     update_cfs_rq_load_avg,
     update_load_avg_se,
-    util_est_update,
 )
 from emulator.kernel.sched import (
     DEQUEUE_DELAYED,
@@ -56,6 +52,7 @@ from emulator.kernel.sched import (
     Rq,
     Task,
 )
+from emulator.kernel.util_est import util_est_dequeue, util_est_enqueue
 from emulator.tracepoints import PREEMPT_DEADLINE, PREEMPT_INELIGIBLE, TASK_RUNNING
 
 #: What a task may ask for as its slice, ns.
@@ -102,7 +99,7 @@ def update_curr(rq: Rq) -> None:
 def update_deadline(rq: Rq, p: Task) -> None:
     """Give a task whose deadline has passed the next one (``update_deadline()``)."""
     if not p.custom_slice:
-        p.slice = rq.tun.base_slice
+        p.slice = rq.tun.sysctl_base_slice
     p.deadline = p.vruntime + calc_delta_fair(p.slice, p)
 
 
@@ -133,7 +130,7 @@ def place_entity(rq: Rq, p: Task, flags: int) -> None:
     cfs = rq.cfs
     tun = rq.tun
     if not p.custom_slice:
-        p.slice = tun.base_slice
+        p.slice = tun.sysctl_base_slice
     lag = 0
     if tun.place_lag and cfs.nr_running:
         # Its own weight will pull V towards it, by just so much less is it ahead or behind then.
@@ -173,13 +170,14 @@ def enqueue_task_eevdf(rq: Rq, p: Task, flags: int) -> None:
     enqueued like any other and stays delayed.
     """
     if flags & ENQUEUE_DELAYED:
-        util_est_enqueue(rq, p)
+        if rq.tun.util_est:
+            util_est_enqueue(rq, p)
         requeue_delayed_entity(rq, p)
         return
     cfs = rq.cfs
     is_curr = cfs.curr is p
     assert not p.on_rq, f"{p.comm}/{p.pid} is queued already"
-    if not p.sched_delayed:
+    if rq.tun.util_est and not p.sched_delayed:
         util_est_enqueue(rq, p)
     if rq.rules.eevdf_fork_twice:
         flags &= ~ENQUEUE_INITIAL
@@ -193,7 +191,6 @@ def enqueue_task_eevdf(rq: Rq, p: Task, flags: int) -> None:
     else:
         update_cfs_rq_load_avg(cfs, rq.clock_task)
         attach_entity_load_avg(cfs, p)
-    enqueue_runnable_load_avg(cfs, p)
     if not is_curr:
         place_entity(rq, p, flags)
     account_entity_enqueue(cfs, p)
@@ -225,7 +222,6 @@ def dequeue_task_eevdf(rq: Rq, p: Task, flags: int) -> None:
             _delay(rq, p, is_curr)
             return
     _update_load_avg(rq, p, is_curr)
-    dequeue_runnable_load_avg(cfs, p)
     if cfs.next is p:
         cfs.next = None
     p.vlag = entity_lag(rq, p)
@@ -243,7 +239,7 @@ def dequeue_task_eevdf(rq: Rq, p: Task, flags: int) -> None:
         if rq.tun.delay_zero and p.vlag > 0:
             p.vlag = 0  # it has slept off its debt, and gains nothing by it
     rq.nr_running -= 1
-    if not was_delayed:
+    if rq.tun.util_est and not was_delayed:
         util_est_dequeue(rq, p, sleep)
 
 
@@ -254,7 +250,8 @@ def _delay(rq: Rq, p: Task, is_curr: bool) -> None:
         cfs.next = None
     _update_load_avg(rq, p, is_curr)
     p.sched_delayed = 1
-    util_est_dequeue(rq, p, True)
+    if rq.tun.util_est:
+        util_est_dequeue(rq, p, True)
 
 
 def requeue_delayed_entity(rq: Rq, p: Task) -> None:
@@ -282,25 +279,6 @@ def requeue_delayed_entity(rq: Rq, p: Task) -> None:
 def _update_load_avg(rq: Rq, p: Task, is_curr: bool) -> None:
     update_load_avg_se(p, rq.clock_task, is_curr)
     update_cfs_rq_load_avg(rq.cfs, rq.clock_task)
-
-
-# -- Estimated utilisation -------------------------------------------------------------------------
-
-
-def util_est_enqueue(rq: Rq, p: Task) -> None:
-    """Expect a task's utilisation on this runqueue (``util_est_enqueue()``)."""
-    if rq.tun.util_est:
-        rq.cfs.avg.util_est_enqueued += task_util_est_raw(p)
-
-
-def util_est_dequeue(rq: Rq, p: Task, sleep: bool) -> None:
-    """Expect it no longer, and take a new estimate if the task sleeps (``util_est_dequeue()``)."""
-    if not rq.tun.util_est:
-        return
-    avg = rq.cfs.avg
-    avg.util_est_enqueued = max(avg.util_est_enqueued - task_util_est_raw(p), 0)
-    if sleep:
-        util_est_update(p)
 
 
 # -- Next buddy ------------------------------------------------------------------------------------

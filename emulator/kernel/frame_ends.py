@@ -14,6 +14,7 @@ from emulator.kernel import (
     hrtimer,
     idle,
     iomap,
+    migration,
     rcu,
     softirq,
     stop_machine,
@@ -82,6 +83,7 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.SOFTIRQ_RCU] = rcu.rcu_core_done
     table[frames.SOFTIRQ_RCU_END] = rcu.rcu_core_end
     table[frames.RCU_FQS] = syscall.rcu_fqs_end
+    table[frames.EXEC] = migration.sched_exec
     table[frames.SOFTIRQ_DONE] = softirq.round_done
     return table
 

@@ -78,6 +78,7 @@ SOFTIRQ_RCU = 53  # rcu_core()
 SOFTIRQ_DONE = 54  # the round is over, ksoftirqd has been woken
 SOFTIRQ_RCU_END = 55  # rcu_core(), after the wakeup of rcu_sched
 RCU_FQS = 56  # rcu_sched looks which CPUs are idle
+EXEC = 57  # execve() up to sched_exec()
 
 
 #: Kinds in which a pending reschedule is acted on when an interrupt returns to them.
@@ -85,6 +86,9 @@ PREEMPTIBLE = frozenset((USER, HALT))
 
 #: Kinds during which the CPU's timer has fired and is not programmed yet for what comes next.
 CLOCK_EVENTS = frozenset((IRQ_HRTIMER, IRQ_TICK, IRQ_DEVICE, IRQ_DONE))
+
+#: Kinds whose end may switch to the idle task, which on an SMT machine looks at the siblings.
+SWITCHES = frozenset((SCHEDULE, NEWIDLE_DONE))
 
 #: Kinds whose end may look at what other nodes published.
 READS = frozenset(
@@ -99,7 +103,10 @@ READS = frozenset(
         STOPPER_WORK,
         SOFTIRQ_RCU,
         RCU_FQS,
+        SCHEDULE,
+        NEWIDLE_DONE,
+        EXEC,
     )
 )
 
-NR_KINDS = 57
+NR_KINDS = 58

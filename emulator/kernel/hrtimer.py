@@ -81,6 +81,7 @@ def wake_sleeper(cpu: Cpu, arg: list[int]) -> None:
     pid, since = arg
     p = cpu.tasks.get(pid)
     if p is not None and p.run.wait_since == since and p.state != tp.TASK_RUNNING:
+        cpu.cause = 0  # its own timer wakes it, nobody else
         core.wake_up(cpu, p)
 
 

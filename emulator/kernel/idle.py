@@ -7,11 +7,15 @@ interrupt ends the halt; if it made a task runnable, the loop is left: the tick 
 common grid and a reschedule follows.  A stopped tick puts the CPU into ``nohz.idle_cpus_mask``; it
 leaves the mask at its first busy tick, not when it wakes.
 
+With ``idle=poll`` the loop polls ``need_resched`` instead of halting, its tick keeps running, and whoever
+sets the flag sends no IPI.
+
 The tick is kept while a softirq is pending, RCU needs the CPU, or the next timer of the wheel is at
 most one tick away.
 
 Departures from the kernel: ``nohz.has_blocked`` is set at a CPU's first idle entry after it left the
-mask and then every 32 ms, not at every one; no cpuidle governor.
+mask and then every 32 ms, not at every one; ageing the others' blocked load costs a CPU that goes
+idle no time; no cpuidle governor.
 """
 
 from __future__ import annotations
@@ -20,8 +24,8 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import core, cpuhp, frames, rcu
-from emulator.types import NEVER, NOHZ_ENTER
+from emulator.kernel import core, cpuhp, frames, rcu, smp
+from emulator.types import NEVER, NOHZ_ENTER, NOHZ_KICK_MASK, NOHZ_NEWIDLE_STATS, NOHZ_NEWILB_KICK
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -47,17 +51,43 @@ def enter(cpu: Cpu, _arg: object) -> None:
     if cpu.rq.need_resched:
         leave(cpu)
         return
-    stop_tick(cpu)
-    cpu.emit(tp.CPU_IDLE, 1, cpu.node_id)
+    if cpu.nohz_flags & NOHZ_NEWILB_KICK:
+        nohz_run_idle_balance(cpu)
+    if cpu.spec.machine.idle_polls:
+        cpu.emit(tp.CPU_IDLE, 0, cpu.node_id)
+    else:
+        stop_tick(cpu)
+        cpu.emit(tp.CPU_IDLE, 1, cpu.node_id)
     cpu.halt()
+
+
+def nohz_run_idle_balance(cpu: Cpu) -> None:
+    """Age the other idle CPUs' blocked load, as newidle_balance() has left it to do (≥ 5.12)."""
+    kicked = cpu.nohz_flags & NOHZ_KICK_MASK
+    cpu.nohz_flags &= ~NOHZ_NEWILB_KICK
+    if not kicked:
+        cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_NEWIDLE_STATS, cpu.now))
 
 
 def interrupted(cpu: Cpu) -> None:
     """An interrupt has ended the halt and returns to the idle loop."""
     if cpu.rq.need_resched:
         leave(cpu)
-    else:
+    elif not cpu.spec.machine.idle_polls:
         stop_tick(cpu)
+
+
+def polls(cpu: Cpu) -> bool:
+    """Whether the idle loop polls ``need_resched`` now (``idle=poll``): no IPI is needed to end it."""
+    return cpu.spec.machine.idle_polls and cpu.rq.curr is cpu.rq.idle
+
+
+def wake_polling(cpu: Cpu) -> None:
+    """``set_nr_if_polling()``: another CPU sets the flag, the loop sees it at once."""
+    cpu.rq.need_resched = True
+    cpu.emit(tp.SCHED_WAKE_IDLE_WITHOUT_IPI, cpu.node_id)
+    if cpu.f_kind == frames.HALT and not cpu.stack:
+        leave(cpu)
 
 
 def leave(cpu: Cpu) -> None:
@@ -68,7 +98,9 @@ def leave(cpu: Cpu) -> None:
 
 
 def idle_exit_end(cpu: Cpu, _arg: object) -> None:
-    """The end of the way out of idle."""
+    """The end of the way out of idle; a wakeup whose IPI has not come yet is taken along."""
+    if cpu.wake_list:
+        smp.sched_ttwu_pending(cpu)
     core.schedule(cpu)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import core, eevdf, fair, frames, placement, workqueue
+from emulator.kernel import affinity, core, eevdf, fair, frames, placement, workqueue
 from emulator.kernel.process import WAIT_WORK, Kioctx, TaskRun
 from emulator.kernel.sched import (
     DEQUEUE_DELAYED,
@@ -21,6 +21,7 @@ from emulator.kernel.sched import (
     KTHREAD_IS_PER_CPU,
     PF_KTHREAD,
     PF_NO_SETAFFINITY,
+    SCHED_NORMAL,
     STOP_CLASS,
     WF_FORK,
     Task,
@@ -68,9 +69,18 @@ def new_kthread(cpu: Cpu, pid: int, comm: str, nice: int, kind: int) -> Task:
     return p
 
 
-def new_task(cpu: Cpu, pid: int, comm: str, nice: int, mask: int, run: TaskRun) -> Task:
+def new_task(
+    cpu: Cpu,
+    pid: int,
+    comm: str,
+    nice: int,
+    mask: int,
+    run: TaskRun,
+    policy: int = SCHED_NORMAL,
+) -> Task:
     """Create a task that this CPU owns and that is on no queue."""
     p = Task(pid, comm[:15], nice)
+    p.policy = policy
     fair.set_load_weight(p)
     fair.init_entity_runnable_average(p)
     p.cpus_mask = mask
@@ -108,6 +118,7 @@ def fork(
     kthread: bool,
     figure: bool,
     target: int,
+    policy: int = SCHED_NORMAL,
     slice_ns: int = 0,
 ) -> Task:
     """``wake_up_new_task()``: a task of a workload starts, here or where the fork placement says.
@@ -115,7 +126,7 @@ def fork(
     ``target`` names the CPU, or is -1 for ``select_task_rq_fair()`` with the fork flag; ``slice_ns`` is
     what the task asks for as its slice (EEVDF), 0 for nothing.
     """
-    p = new_task(cpu, pid, comm, nice, mask, TaskRun(program, frames.RET_USER))
+    p = new_task(cpu, pid, comm, nice, mask, TaskRun(program, frames.RET_USER), policy)
     if kthread:
         p.flags |= PF_KTHREAD
     if program.aio_events:
@@ -125,10 +136,12 @@ def fork(
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
     parent = rq.curr
+    if parent is not rq.idle:
+        placement.copy_wakees(parent, p)
     rq.fair.task_fork(rq, parent if parent is not rq.idle else None, p)
     chosen = target if target >= 0 else placement.select_task_rq_fork(cpu, p)
-    if not placement.is_cpu_allowed(cpu, p, chosen):
-        chosen = placement.select_fallback_rq(cpu, p, cpu.node_id)
+    if not affinity.is_cpu_allowed(cpu, p, chosen):
+        chosen = affinity.select_fallback_rq(cpu, p, cpu.node_id)
     p.cpu = p.wake_cpu = chosen
     p.state = tp.TASK_RUNNING
     if chosen == cpu.node_id:

@@ -26,7 +26,6 @@ from emulator.kernel import (
     iomap,
     kthread,
     load_balance,
-    placement,
     rcu,
     smp,
     stop_machine,
@@ -34,7 +33,7 @@ from emulator.kernel import (
 from emulator.kernel.process import unpack_task
 from emulator.kernel.request import Request
 from emulator.kernel.sched import ENQUEUE_MIGRATED, ENQUEUE_WAKEUP, WF_FORK
-from emulator.types import BALANCE_NEWIDLE, BALANCE_PERIODIC, Message
+from emulator.types import BALANCE_NEWIDLE, BALANCE_PERIODIC, NOHZ_KICK_MASK, Message
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -65,7 +64,7 @@ def handle_dio_done(cpu: Cpu, message: Message) -> None:
     pid, moves = args[0], args[1]
     owner = cpu.tasks.get(pid)
     if owner is not None:
-        if owner.on_cpu and not owner.on_rq:
+        if owner.on_cpu and not owner.on_rq and not smp.takes_while_on_cpu(cpu, args[5]):
             cpu.deferred.append(message)  # its waker would spin until the switch is over
             return
         owner.run.remote_ios -= 1
@@ -107,8 +106,9 @@ def handle_activate(cpu: Cpu, message: Message) -> None:
         core.activate_task(cpu, p, ENQUEUE_MIGRATED)
         core.check_preempt_curr(cpu, p, 0)
         cpu.publish()
-    elif cpu.ttwu_queue and not placement.shares_cache(cpu, waker_cpu, cpu.node_id):
-        smp.ttwu_queue_remote(cpu, p)
+    elif smp.ttwu_queue_cond(cpu, waker_cpu):
+        smp.ttwu_queue_remote(cpu, p, ENQUEUE_WAKEUP | ENQUEUE_MIGRATED)
+        asked = True  # its own IPI does it
     else:
         core.ttwu_do_activate(cpu, p, ENQUEUE_WAKEUP | ENQUEUE_MIGRATED)
     core.smp_send_reschedule_here(cpu, asked)
@@ -139,7 +139,7 @@ def handle_completion(cpu: Cpu, message: Message) -> None:
 def handle_nohz_kick(cpu: Cpu, message: Message) -> None:
     """The kick's IPI has arrived; a kick that is pending already needs no second one."""
     flags, cause = message[5]
-    pending = cpu.nohz_flags
+    pending = cpu.nohz_flags & NOHZ_KICK_MASK
     cpu.nohz_flags |= flags
     cpu.kick_cause = cause
     if not pending:
@@ -167,8 +167,9 @@ def handle_balance_pay(cpu: Cpu, message: Message) -> None:
 
 def handle_balance_done(cpu: Cpu, message: Message) -> None:
     """The balancer has finished what this CPU asked for: the softirq or the switch goes on."""
-    kind, pulled, _facts, kicked = message[5]
+    kind, pulled, facts, kicked = message[5]
     cpu.balance_asked = -1
+    cpu.rq.max_idle_balance_cost = facts[2]
     for target in kicked:
         cpu.emit(tp.SCHED_WAKING, kthread.stopper_pid(target), 0, target)
     if kind == BALANCE_NEWIDLE:

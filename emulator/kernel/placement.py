@@ -1,16 +1,18 @@
-"""Where a woken or new task goes: the ``select_task_rq_fair()`` half of ``fair.c``, v5.4.
+"""Where a woken or new task goes: ``select_task_rq_fair()`` of ``fair.c``, v5.4 and by rules later.
 
 Theory of operation
 -------------------
 The choice is made by the waker's CPU, on its own runqueue exactly and on every other CPU as of the
-coherence latency.  First a target between the waker's CPU and the task's previous one
-(``wake_affine()``), then an idle CPU near the target (``select_idle_sibling()``).  Forks take the
-slow path (``find_idlest_cpu()``).  What was chosen and by which rule is recorded.
+coherence latency.  For a wakeup, first a target between the waker's CPU and the task's previous one
+(``wake_affine()``), then an idle CPU near the target (:mod:`idle_sibling`).  Forks and execs take the
+slow path (:mod:`idlest`).  What was chosen, from what and by which rule is recorded.
 
-Departures from the kernel: ``select_idle_cpu()`` charges its scan a fixed cost per CPU looked at,
-so ``avg_scan_cost`` converges to that; ``has_idle_cores`` is always looked up afresh; cpuidle exit
-latencies are equal for all CPUs, and how long a CPU has been idle is told by the last update of its
-averages, made when its last task left.
+The sched domains that the path walks are the waker's CPU's (:mod:`emulator.topology`), for the
+active CPUs that this CPU was last told of.
+
+Departures from the kernel: where another CPU's context wakes a task that sleeps here, this CPU's
+runqueue stands for what only the waker knows exactly (its current task, its idle average); the
+stacking rule of 5.6 is not asked then.  ``wake_cap()`` of asymmetric machines is left out.
 """
 
 from __future__ import annotations
@@ -18,82 +20,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emulator import tracepoints as tp
-from emulator.kernel import fair
-from emulator.kernel.sched import PF_KTHREAD, Task
-from emulator.types import (
-    RQ_FLAGS,
-    RQ_LAST_UPDATE_TIME,
-    RQ_LOAD_AVG,
-    RQ_RUNNABLE_LOAD_AVG,
-    RQF_ACTIVE,
-    RQF_IDLE,
-    RQF_ONLINE,
-    RQF_SCHED_IDLE,
-    for_each_cpu,
-)
+from emulator.kernel import affinity, fair, idle_sibling, idlest
+from emulator.kernel.sched import Task
+from emulator.topology import SD_BALANCE_EXEC, SD_BALANCE_FORK
+from emulator.types import RQ_LOAD_AVG, RQ_NR_RUNNING, RQ_RUNNABLE_AVG, RQF_IDLE
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
-#: What looking at one CPU in select_idle_cpu() costs; feeds avg_scan_cost only.
-SCAN_NS = 30
 SCHED_CAPACITY = 1024
-#: Domains that reach further balance no forks and pull no wakeups.
-NODE_RECLAIM_DISTANCE = 30
-
-
-# -- What may run where -------------------------------------------------------------------------
-
-
-def cpu_flags(cpu: Cpu, other: int) -> int:
-    """Return the RQF_* facts of a CPU as this CPU can know them."""
-    if other == cpu.node_id:
-        rq = cpu.rq
-        flags = (RQF_ONLINE if cpu.online else 0) | (RQF_ACTIVE if cpu.active else 0)
-        if rq.nr_running == 0:
-            if rq.curr is rq.idle and not cpu.wake_list:
-                flags |= RQF_IDLE
-        elif rq.nr_running == rq.cfs.idle_h_nr_running:
-            flags |= RQF_SCHED_IDLE
-        return flags
-    return cpu.view(other)[RQ_FLAGS]
-
-
-def is_per_cpu_kthread(p: Task) -> bool:
-    """A kernel thread that may run on one CPU only."""
-    return bool(p.flags & PF_KTHREAD) and p.nr_cpus_allowed == 1
-
-
-def is_cpu_allowed(cpu: Cpu, p: Task, target: int) -> bool:
-    """``is_cpu_allowed()``: in the mask, and online for a per-CPU kthread, else active (F.3)."""
-    if not p.cpus_mask >> target & 1:
-        return False
-    needed = RQF_ONLINE if is_per_cpu_kthread(p) else RQF_ACTIVE
-    return bool(cpu_flags(cpu, target) & needed)
-
-
-def select_fallback_rq(cpu: Cpu, p: Task, near: int) -> int:
-    """Find a CPU for a task whose choice is not allowed; break its affinity if nothing else helps."""
-    node = cpu.spec.machine.node[near]
-    for other in for_each_cpu(node & p.cpus_mask):
-        if cpu_flags(cpu, other) & RQF_ACTIVE:
-            return other
-    for _attempt in range(2):
-        for other in for_each_cpu(p.cpus_mask):
-            if is_cpu_allowed(cpu, p, other):
-                return other
-        break_affinity(cpu, p, near)
-    raise AssertionError(cpu.story(f"no CPU is left for {p.comm}/{p.pid}"))
-
-
-def break_affinity(cpu: Cpu, p: Task, near: int) -> None:
-    """The cpuset step of the fallback (v1, no cpusets in use): every possible CPU."""
-    p.cpus_mask = (1 << cpu.nr_cpus) - 1
-    p.nr_cpus_allowed = cpu.nr_cpus
-    p.affinity_broken = 1
-    if not p.flags & PF_KTHREAD:
-        text = f"process {p.pid} ({p.comm}) no longer affine to cpu{near}"
-        cpu.emit(tp.PRINTK, cpu.sink.intern(text))
 
 
 # -- select_task_rq -----------------------------------------------------------------------------
@@ -106,8 +41,13 @@ def select_task_rq(cpu: Cpu, p: Task, prev: int, waker_cpu: int, waker_pid: int,
     else:
         target = chosen = p.cpus_mask.bit_length() - 1
         rule = tp.PLACE_PINNED
-    if not is_cpu_allowed(cpu, p, chosen):
-        chosen = select_fallback_rq(cpu, p, p.cpu)
+    return allowed_choice(cpu, p, prev, target, chosen, rule)
+
+
+def allowed_choice(cpu: Cpu, p: Task, prev: int, target: int, chosen: int, rule: int) -> int:
+    """Repair a choice that is not allowed, record it, and return it."""
+    if not affinity.is_cpu_allowed(cpu, p, chosen):
+        chosen = affinity.select_fallback_rq(cpu, p, p.cpu)
         rule = tp.PLACE_FALLBACK
     cpu.cause = cpu.emit(tp.BOX_SELECT_TASK_RQ, p.pid, prev, target, chosen, rule)
     return chosen
@@ -120,29 +60,35 @@ def select_task_rq_fair(
     record_wakee(cpu, p, waker_pid)
     want_affine = not wake_wide(cpu, p, waker_pid) and bool(p.cpus_mask >> waker_cpu & 1)
     target = prev
-    if want_affine and waker_cpu != prev and in_same_domain(cpu, waker_cpu, prev):
-        target = wake_affine(cpu, p, waker_cpu, prev, sync)
-    chosen, rule = select_idle_sibling(cpu, p, prev, target)
-    if want_affine:
+    if want_affine and waker_cpu != prev:
+        sd = cpu.domains.wake_affine_domain(waker_cpu, prev)
+        if sd is not None:
+            target = wake_affine(cpu, p, waker_cpu, prev, sync, sd.imbalance_pct)
+    chosen, rule = idle_sibling.select_idle_sibling(cpu, p, prev, target, waker_cpu)
+    if want_affine and not cpu.rq.rules.recent_used_cpu_wakee_only:
         waker = cpu.tasks.get(waker_pid)
         if waker is not None:
             waker.recent_used_cpu = waker_cpu
     return target, chosen, rule
 
 
-def in_same_domain(cpu: Cpu, here: int, prev: int) -> bool:
-    """Whether some scheduling domain with WAKE_AFFINE spans both (all do, unless far NUMA)."""
-    machine = cpu.spec.machine
-    if machine.node[here] == machine.node[prev]:
-        return True
-    return node_distance(cpu, here, prev) <= NODE_RECLAIM_DISTANCE
+def select_task_rq_fork(cpu: Cpu, p: Task) -> int:
+    """The CPU of a new task: ``find_idlest_cpu()`` from the highest domain down (C.5)."""
+    here = cpu.node_id
+    p.recent_used_cpu = here
+    chosen = idlest.find_idlest_cpu(cpu, p, here, here, SD_BALANCE_FORK)
+    return allowed_choice(cpu, p, here, here, chosen, tp.PLACE_IDLEST)
 
 
-def node_distance(cpu: Cpu, a: int, b: int) -> int:
-    """Return the NUMA distance between the nodes of two CPUs."""
-    machine = cpu.spec.machine
-    nodes = sorted(set(machine.node), key=lambda mask: mask & -mask)
-    return machine.node_distance[nodes.index(machine.node[a])][nodes.index(machine.node[b])]
+def select_task_rq_exec(cpu: Cpu, p: Task) -> int:
+    """The CPU on which an exec goes on; unlike the others the caller looks whether it is active."""
+    here = cpu.node_id
+    chosen = idlest.find_idlest_cpu(cpu, p, here, here, SD_BALANCE_EXEC)
+    cpu.cause = cpu.emit(tp.BOX_SELECT_TASK_RQ, p.pid, here, here, chosen, tp.PLACE_EXEC)
+    return chosen
+
+
+# -- Wakees: how many a waker has ---------------------------------------------------------------
 
 
 def record_wakee(cpu: Cpu, p: Task, waker_pid: int) -> None:
@@ -159,11 +105,22 @@ def record_wakee(cpu: Cpu, p: Task, waker_pid: int) -> None:
         waker.wakee_flips += 1
 
 
+def copy_wakees(parent: Task, child: Task) -> None:
+    """``dup_task_struct()``: nothing resets what the parent counted of its wakees."""
+    child.wakee_flips = parent.wakee_flips
+    child.wakee_flip_decay_ts = parent.wakee_flip_decay_ts
+    child.last_wakee = parent.last_wakee
+
+
 def wake_wide(cpu: Cpu, p: Task, waker_pid: int) -> bool:
     """Whether waker and wakee flip so much that waking near the waker would crowd it."""
     waker = cpu.tasks.get(waker_pid, cpu.rq.idle if waker_pid == 0 else None)
     master = waker.wakee_flips if waker is not None else 0
-    return wake_wide_flips(master, p.wakee_flips, max(1, cpu.llc_mask.bit_count()))
+    slave = p.wakee_flips
+    # Factors are 1 at least, so most pairs need no look at the cache.
+    if not master or not slave:
+        return False
+    return wake_wide_flips(master, slave, max(1, cpu.domains.llc(cpu.node_id).bit_count()))
 
 
 def wake_wide_flips(master: int, slave: int, factor: int) -> bool:
@@ -176,41 +133,56 @@ def wake_wide_flips(master: int, slave: int, factor: int) -> bool:
 # -- wake_affine --------------------------------------------------------------------------------
 
 
-def wake_affine(cpu: Cpu, p: Task, this_cpu: int, prev: int, sync: bool) -> int:
-    """Choose between the waker's CPU and the task's previous one (C.3)."""
+def wake_affine(cpu: Cpu, p: Task, this_cpu: int, prev: int, sync: bool, pct: int) -> int:
+    """Choose between the waker's CPU and the task's previous one (C.3).
+
+    ``pct`` is the imbalance_pct of the domain that spans both.  Record the choice with its inputs.
+    """
     tun = cpu.rq.tun
-    target = -1
+    rule = tp.WA_UNDECIDED
+    sides = (0, 0)
     if tun.wa_idle:
-        target = wake_affine_idle(cpu, this_cpu, prev, sync)
-    if target < 0 and tun.wa_weight:
-        target = wake_affine_weight(cpu, p, this_cpu, prev, sync)
-    return prev if target < 0 else target
+        rule = wake_affine_idle(cpu, this_cpu, prev, sync)
+    if rule == tp.WA_UNDECIDED and tun.wa_weight:
+        this_wins, *sides_found = wake_affine_weight(cpu, p, this_cpu, prev, sync, pct)
+        sides = (sides_found[0], sides_found[1])
+        if this_wins:
+            rule = tp.WA_WEIGHT
+    target = this_cpu if rule in tp.WA_THIS else prev
+    if rule != tp.WA_UNDECIDED and (target == this_cpu or not cpu.rq.rules.wake_affine_this_only):
+        cpu.count("ttwu_move_affine")  # up to 6.2 a decision for prev counts too
+    cpu.cause = cpu.emit(tp.BOX_WAKE_AFFINE, p.pid, *sides, target, rule)
+    return target
 
 
 def wake_affine_idle(cpu: Cpu, this_cpu: int, prev: int, sync: bool) -> int:
-    """This CPU is idle and shares the cache, or a sync waker is alone on it; -1: undecided."""
-    if cpu_flags(cpu, this_cpu) & RQF_IDLE and shares_cache(cpu, this_cpu, prev):
-        return prev if cpu_flags(cpu, prev) & RQF_IDLE else this_cpu
-    if sync and this_cpu == cpu.node_id and cpu.rq.nr_running == 1:
-        return this_cpu
-    return -1
+    """Return which rule about idle CPUs decides, WA_UNDECIDED if none does."""
+    prev_idle = affinity.cpu_flags(cpu, prev) & RQF_IDLE
+    if affinity.cpu_flags(cpu, this_cpu) & RQF_IDLE and cpu.domains.share_cache(this_cpu, prev):
+        return tp.WA_BOTH_IDLE if prev_idle else tp.WA_THIS_IDLE
+    if sync and nr_running(cpu, this_cpu) == 1:
+        return tp.WA_SYNC
+    if prev_idle and cpu.rq.rules.wake_affine_prev_idle:
+        return tp.WA_PREV_IDLE
+    return tp.WA_UNDECIDED
 
 
-def wake_affine_weight(cpu: Cpu, p: Task, this_cpu: int, prev: int, sync: bool) -> int:
-    """Compare the two CPUs' loads with the task moved; -1: undecided."""
-    task_load = fair.task_h_load(p, cpu.rq)
-    current_load = (
-        fair.task_h_load(cpu.rq.curr, cpu.rq) if sync and cpu.rq.curr is not cpu.rq.idle else 0
-    )
-    this = wake_affine_loads(
-        runnable_load(cpu, this_cpu),
-        runnable_load(cpu, prev),
-        task_load,
-        current_load if sync else -1,
-        domain_imbalance_pct(cpu, this_cpu, prev),
+def wake_affine_weight(
+    cpu: Cpu, p: Task, this_cpu: int, prev: int, sync: bool, pct: int
+) -> tuple[bool, int, int]:
+    """Compare the two CPUs' loads with the task moved; return whether this one wins, both sides."""
+    current_load = -1
+    if sync:
+        curr = cpu.rq.curr
+        current_load = fair.task_h_load(curr, cpu.rq) if curr is not cpu.rq.idle else 0
+    return wake_affine_loads(
+        affine_load(cpu, this_cpu),
+        affine_load(cpu, prev),
+        fair.task_h_load(p, cpu.rq),
+        current_load,
+        pct,
         cpu.rq.tun.wa_bias,
     )
-    return this_cpu if this else -1
 
 
 def wake_affine_loads(
@@ -222,270 +194,33 @@ def wake_affine_loads(
     bias: bool = True,
     this_capacity: int = SCHED_CAPACITY,
     prev_capacity: int = SCHED_CAPACITY,
-) -> bool:
-    """Whether this CPU wins (C.3); ``current_load`` is -1 unless the wakeup is sync."""
+) -> tuple[bool, int, int]:
+    """Return whether this CPU wins, and both sides (C.3); ``current_load`` is -1 unless sync."""
     if current_load >= 0:
         if current_load > this_load:
-            return True
+            return True, this_load, current_load
         this_load -= current_load
     this_side = (this_load + task_load) * (100 if bias else 1) * prev_capacity
     prev_side = (prev_load - task_load) * (100 + (pct - 100) // 2 if bias else 1) * this_capacity
     if current_load >= 0:
         prev_side += 1
-    return this_side < prev_side
+    return this_side < prev_side, this_side, prev_side
 
 
-def domain_imbalance_pct(cpu: Cpu, a: int, b: int) -> int:
-    """Return ``imbalance_pct`` of the lowest domain that spans both CPUs (D.1)."""
-    machine = cpu.spec.machine
-    if machine.core[a] >> b & 1:
-        return 110
-    return 117 if machine.llc[a] >> b & 1 else 125
+def affine_load(cpu: Cpu, other: int) -> int:
+    """The load that wake_affine() weighs: of this CPU now, of another as it last published it."""
+    if cpu.rq.rules.wake_affine_cpu_load:
+        return cpu.rq.cfs.avg.load_avg if other == cpu.node_id else cpu.view(other)[RQ_LOAD_AVG]
+    return runnable_load(cpu, other)
 
 
 def runnable_load(cpu: Cpu, other: int) -> int:
     """``cpu_runnable_load()``: of this CPU now, of another as it last published it."""
     if other == cpu.node_id:
-        return cpu.rq.cfs.avg.runnable_load_avg
-    return cpu.view(other)[RQ_RUNNABLE_LOAD_AVG]
+        return cpu.rq.cfs.avg.runnable_avg
+    return cpu.view(other)[RQ_RUNNABLE_AVG]
 
 
-# -- select_idle_sibling ------------------------------------------------------------------------
-
-
-def shares_cache(cpu: Cpu, a: int, b: int) -> bool:
-    """``cpus_share_cache()``: the same last-level cache, or the same CPU."""
-    return a == b or bool(cpu.spec.machine.llc[a] >> b & 1)
-
-
-def select_idle_sibling(cpu: Cpu, p: Task, prev: int, target: int) -> tuple[int, int]:
-    """Look for an idle CPU near the target; return it with the rule that found it (C.4)."""
-    free = RQF_IDLE | RQF_SCHED_IDLE
-    if cpu_flags(cpu, target) & free:
-        return target, tp.PLACE_TARGET_IDLE
-    if prev != target and shares_cache(cpu, prev, target) and cpu_flags(cpu, prev) & free:
-        return prev, tp.PLACE_PREV_IDLE
-    recent = p.recent_used_cpu
-    if (
-        recent not in (prev, target)
-        and shares_cache(cpu, recent, target)
-        and cpu_flags(cpu, recent) & free
-        and p.cpus_mask >> recent & 1
-    ):
-        p.recent_used_cpu = prev
-        return recent, tp.PLACE_RECENT
-    llc = cpu.spec.machine.llc[target]
-    if not llc:
-        return target, tp.PLACE_TARGET
-    found = select_idle_core(cpu, p, target, llc)
-    if found >= 0:
-        return found, tp.PLACE_IDLE_CORE
-    found = select_idle_cpu(cpu, p, target, llc)
-    if found >= 0:
-        return found, tp.PLACE_IDLE_CPU
-    found = select_idle_smt(cpu, p, target)
-    if found >= 0:
-        return found, tp.PLACE_IDLE_SMT
-    return target, tp.PLACE_TARGET
-
-
-def for_each_cpu_wrap(mask: int, start: int) -> list[int]:
-    """Return the CPUs of a mask in ascending order from ``start``, wrapping round."""
-    cpus = list(for_each_cpu(mask))
-    return [c for c in cpus if c >= start] + [c for c in cpus if c < start]
-
-
-def select_idle_core(cpu: Cpu, p: Task, target: int, llc: int) -> int:
-    """A core whose siblings are all idle; SMT machines only."""
-    core = cpu.spec.machine.core
-    if core[target].bit_count() < 2:
-        return -1
-    mask = llc & p.cpus_mask
-    for other in for_each_cpu_wrap(mask, target):
-        if not mask >> other & 1:
-            continue
-        mask &= ~core[other]
-        if all(cpu_flags(cpu, sibling) & RQF_IDLE for sibling in for_each_cpu(core[other])):
-            return other
-    return -1
-
-
-def idle_cpu_budget(span_weight: int, avg_idle: int, avg_scan_cost: int) -> int:
-    """SIS_PROP: how far ``select_idle_cpu()`` counts down (C.4, C.6 example 1)."""
-    avg_cost = avg_scan_cost + 1
-    span = span_weight * (avg_idle // 512)
-    return span // avg_cost if span > 4 * avg_cost else 4
-
-
-def select_idle_cpu(cpu: Cpu, p: Task, target: int, llc: int) -> int:
-    """The first idle allowed CPU of the LLC from the target on, within a budget; -1: none."""
-    cpus = for_each_cpu_wrap(llc, target)
-    nr = len(cpus) + 1
-    if cpu.rq.tun.sis_prop:
-        nr = idle_cpu_budget(len(cpus), cpu.rq.avg_idle, cpu.scan_cost)
-    sched_idle = -1
-    looked = 0
-    found = -1
-    for other in cpus:
-        nr -= 1
-        if nr == 0:
-            return sched_idle  # before the cost is averaged in, as v5.4 does
-        looked += 1
-        if not p.cpus_mask >> other & 1:
-            continue
-        flags = cpu_flags(cpu, other)
-        if flags & RQF_IDLE:
-            found = other
-            break
-        if sched_idle == -1 and flags & RQF_SCHED_IDLE:
-            sched_idle = other
-    delta = looked * SCAN_NS - cpu.scan_cost
-    cpu.scan_cost += delta // 8 if delta >= 0 else -(-delta // 8)
-    return found
-
-
-def select_idle_smt(cpu: Cpu, p: Task, target: int) -> int:
-    """The first allowed sibling of the target that is idle, else a sched-idle one."""
-    siblings = cpu.spec.machine.core[target]
-    if siblings.bit_count() < 2:
-        return -1
-    sched_idle = -1
-    for other in for_each_cpu(siblings & p.cpus_mask):
-        flags = cpu_flags(cpu, other)
-        if flags & RQF_IDLE:
-            return other
-        if sched_idle == -1 and flags & RQF_SCHED_IDLE:
-            sched_idle = other
-    return sched_idle
-
-
-# -- The slow path ------------------------------------------------------------------------------
-
-
-def select_task_rq_fork(cpu: Cpu, p: Task) -> int:
-    """The CPU of a new task: ``find_idlest_cpu()`` from the highest domain down (C.5)."""
-    p.recent_used_cpu = cpu.node_id
-    chosen = find_idlest_cpu(cpu, p, cpu.node_id)
-    if not is_cpu_allowed(cpu, p, chosen):
-        chosen = select_fallback_rq(cpu, p, cpu.node_id)
-    return chosen
-
-
-def fork_domains(cpu: Cpu, at: int) -> list[tuple[list[int], int, bool]]:
-    """Return ``at``'s domains that balance forks, highest first: (groups, imbalance_pct, NUMA)."""
-    machine = cpu.spec.machine
-    levels: list[tuple[int, tuple[int, ...], int, bool]] = []
-    below: tuple[int, ...] = tuple(1 << c for c in range(machine.nr_cpus))
-    for masks, pct, numa in (
-        (machine.core, 110, False),
-        (tuple(m or 1 << c for c, m in enumerate(machine.llc)), 117, False),
-        (machine.die, 125, False),
-        (machine.node, 125, False),
-        *((masks, 125, True) for masks in near_numa_spans(cpu)),
-    ):
-        if masks[at] != below[at]:
-            levels.append((masks[at], below, pct, numa))
-            below = masks
-    domains = []
-    for span, groups, pct, numa in reversed(levels):
-        ring: list[int] = []
-        for member in for_each_cpu(span):
-            if groups[member] not in ring:
-                ring.append(groups[member])
-        local = groups[at]
-        at_index = ring.index(local)
-        domains.append((ring[at_index:] + ring[:at_index], pct, numa))
-    return domains
-
-
-def near_numa_spans(cpu: Cpu) -> list[tuple[int, ...]]:
-    """Return, per NUMA level that balances forks, the span of each CPU: the nodes that near."""
-    machine = cpu.spec.machine
-    nodes = sorted(set(machine.node), key=lambda mask: mask & -mask)
-    distances = {d for row in machine.node_distance for d in row if 10 < d <= NODE_RECLAIM_DISTANCE}
-    spans = []
-    for reach in sorted(distances):
-        span = [
-            sum(other for other, d in zip(nodes, row, strict=True) if d <= reach)
-            for row in machine.node_distance
-        ]
-        spans.append(tuple(span[nodes.index(mask)] for mask in machine.node))
-    return spans
-
-
-def find_idlest_cpu(cpu: Cpu, p: Task, at: int) -> int:
-    """Descend the domains, each time into the idlest group (C.5)."""
-    domains = fork_domains(cpu, at)
-    while domains:
-        groups, pct, numa = domains.pop(0)
-        group = find_idlest_group(cpu, p, groups, pct, numa)
-        if not group:
-            continue
-        new = find_idlest_group_cpu(cpu, p, group, at)
-        if new != at:
-            at = new
-            size = sum(g.bit_count() for g in groups)
-            domains = [d for d in fork_domains(cpu, at) if sum(g.bit_count() for g in d[0]) < size]
-    return at
-
-
-def find_idlest_group(cpu: Cpu, p: Task, groups: list[int], pct: int, numa: bool = False) -> int:
-    """Return the mask of a group clearly idler than the local one (the first), or 0."""
-    imbalance = SCHED_CAPACITY * (pct - 100) // 100
-    scale = 100 + (pct - 100) // 2
-    huge = (1 << 64) - 1
-    this_runnable = this_avg = min_runnable = min_avg = huge
-    idlest = 0
-    for index, group in enumerate(groups):
-        if not group & p.cpus_mask:
-            continue
-        runnable = avg = 0
-        for other in for_each_cpu(group):
-            facts = cpu.view(other) if other != cpu.node_id else cpu.own_facts()
-            runnable += facts[RQ_RUNNABLE_LOAD_AVG]
-            avg += facts[RQ_LOAD_AVG]
-        weight = group.bit_count()
-        runnable //= weight
-        avg //= weight
-        if index == 0:
-            this_runnable, this_avg = runnable, avg
-            continue
-        if min_runnable > runnable + imbalance:
-            min_runnable, min_avg, idlest = runnable, avg, group
-        elif runnable < min_runnable + imbalance and 100 * min_avg > scale * avg:
-            min_avg, idlest = avg, group
-    # A fork does not look at spare capacity.
-    if not idlest:
-        return 0
-    if numa and min_runnable + imbalance >= this_runnable:
-        return 0
-    if min_runnable > (this_runnable + imbalance) & huge:
-        return 0
-    if this_runnable < min_runnable + imbalance and 100 * this_avg < scale * min_avg:
-        return 0
-    return idlest
-
-
-def find_idlest_group_cpu(cpu: Cpu, p: Task, group: int, this_cpu: int) -> int:
-    """The CPU of the group that has been idle for the shortest time, else the least loaded one."""
-    if group.bit_count() == 1:
-        return group.bit_length() - 1
-    best_idle = sched_idle = -1
-    least_loaded = this_cpu
-    min_load = (1 << 64) - 1
-    latest = -1
-    for other in for_each_cpu(group & p.cpus_mask):
-        flags = cpu_flags(cpu, other)
-        if flags & RQF_IDLE:
-            stamp = cpu.view(other)[RQ_LAST_UPDATE_TIME] if other != cpu.node_id else cpu.now
-            if stamp > latest:
-                latest, best_idle = stamp, other
-        elif best_idle < 0:
-            if flags & RQF_SCHED_IDLE:
-                if sched_idle < 0:
-                    sched_idle = other
-            elif sched_idle < 0 and runnable_load(cpu, other) < min_load:
-                min_load, least_loaded = runnable_load(cpu, other), other
-    if best_idle >= 0:
-        return best_idle
-    return sched_idle if sched_idle >= 0 else least_loaded
+def nr_running(cpu: Cpu, other: int) -> int:
+    """``cpu_rq(other)->nr_running``: of this CPU now, of another as it last published it."""
+    return cpu.rq.nr_running if other == cpu.node_id else cpu.view(other)[RQ_NR_RUNNING]

@@ -49,6 +49,7 @@ SENDING = frozenset(
         frames.NANOSLEEP,
         frames.KSOFTIRQD,
         frames.WORKER_CREATE,
+        frames.EXEC,
     )
 )
 #: Frames of a submitter's system calls: what comes after them is its program's to bound.

@@ -10,6 +10,7 @@ from emulator.kernel.request import Request
 from emulator.kernel.sched import Task
 from emulator.kernel.workqueue import WorkerPool
 from emulator.messages import message_from_list
+from emulator.topology import DomainMap
 
 if TYPE_CHECKING:
     from emulator.kernel.blk_queue import BlockQueue
@@ -61,6 +62,9 @@ PLAIN = (
     "timer_watch_ns",
     "published_nr",
     "wake_list",
+    "delayed_wakes",
+    "idle_cores",
+    "pushing",
 )
 
 
@@ -92,6 +96,7 @@ def pack(cpu: Cpu) -> list[Any]:
         [[pid, arrival_ns] for pid, arrival_ns in cpu.arrivals.items()],
         [[cookie, other] for cookie, other in cpu.handed.items()],
         cpu.rcu.pack(),
+        cpu.domains.active_mask,
     ]
 
 
@@ -134,6 +139,7 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     cpu.arrivals = dict(data[21])
     cpu.handed = dict(data[22])
     cpu.rcu.unpack(data[23])
+    cpu.domains = DomainMap(cpu.spec.machine, cpu.rq.rules, data[24])
 
 
 def pack_queue(q: BlockQueue) -> list[Any]:

@@ -2,7 +2,8 @@
 
 ``migration/N`` runs stop works in order and sleeps between them.  Its class preempts everything
 and nothing preempts it.  Its works are the push of an active balance
-(:func:`active_load_balance_cpu_stop`, D.9) and taking the CPU down (:mod:`cpuhp`).
+(:func:`active_load_balance_cpu_stop`, D.9), moves of a task (:mod:`migration`) and taking the CPU down
+(:mod:`cpuhp`).
 
 Departures from the kernel: the CPU that queues a stop work is the balancer's asker; the wakeup of
 the stopper takes effect here at the message's stamp, and costs this CPU one reschedule IPI.
@@ -14,13 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import core, cpuhp, fair, frames, load_balance
+from emulator.kernel import core, cpuhp, fair, frames, load_balance, migration
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.sched import TASK_WAKING, Task
 from emulator.types import (
+    CPU_IDLE,
     ENV_CAUSE,
     ENV_DST_CPU,
+    ENV_FLAGS,
+    ENV_IDLE,
     ENV_WHY,
+    LBF_ACTIVE_LB,
+    LBF_DST_PINNED,
     STOP_ABORTED,
     STOP_FAILED,
     STOP_PUSHED,
@@ -46,16 +52,22 @@ def dequeue_task_stop(cpu: Cpu, p: Task) -> None:
 
 def stop_one_cpu_nowait(cpu: Cpu, args: tuple[Any, ...]) -> None:
     """Queue a stop work that another CPU asked for, and wake the stopper."""
-    push_cpu, env, cause = args
-    cpu.stop_works.append([push_cpu, env, cause])
+    asked = cpu.rq.need_resched
+    queue_stop_work(cpu, list(args))
+    core.smp_send_reschedule_here(cpu, asked)
+
+
+def queue_stop_work(cpu: Cpu, work: list[Any]) -> None:
+    """``cpu_stop_queue_work()``: the work [CPU to push to, env, cause]; the stopper is woken for it."""
+    cpu.stop_works.append(work)
     p = cpu.rq.stop
     assert p is not None
     if p.state != tp.TASK_RUNNING:
-        p.run.cause = cause
+        p.run.cause = work[2]
         p.state = TASK_WAKING
-        asked = cpu.rq.need_resched
+        interrupted, cpu.cause = cpu.cause, work[2]
         core.ttwu_do_activate(cpu, p, 0)
-        core.smp_send_reschedule_here(cpu, asked)
+        cpu.cause = interrupted
 
 
 def cpu_stopper_thread(cpu: Cpu, _arg: object) -> None:
@@ -76,6 +88,9 @@ def work_end(cpu: Cpu, _arg: object) -> None:
         cpuhp.take_cpu_down(cpu)
         cpu_stopper_thread(cpu, None)
         return
+    if push_cpu < 0:
+        migration.stop_work(cpu, push_cpu, env)
+        return
     result, hot = active_load_balance_cpu_stop(cpu, push_cpu, env)
     cpu.send(
         cpu.bal_node,
@@ -94,6 +109,9 @@ def active_load_balance_cpu_stop(cpu: Cpu, push_cpu: int, env: list[Any]) -> tup
     if not cpu.active or rq.nr_running <= 1:
         return STOP_ABORTED, 0
     env[ENV_DST_CPU] = push_cpu
+    env[ENV_IDLE] = CPU_IDLE
+    # Nobody looks for another target; later kernels push a cache-hot task whatever the failures.
+    env[ENV_FLAGS] = LBF_ACTIVE_LB if rq.rules.lbf_active_lb else LBF_DST_PINNED
     env[ENV_CAUSE] = cpu.cause
     env[ENV_WHY] = tp.MIGRATE_ACTIVE
     found = load_balance.detach_one_task(cpu, env)

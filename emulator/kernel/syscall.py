@@ -13,6 +13,7 @@ from emulator.kernel import aio, core, fair, frames, hrtimer, kthread, rcu
 from emulator.kernel.process import WAIT_TIMER
 from emulator.types import (
     NEVER,
+    OP_EXEC,
     OP_EXIT,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
@@ -70,6 +71,8 @@ def next_operation(cpu: Cpu, result: Any) -> None:
         p.run.left = cpu.costs.syscall_ns
         p.run.arg = 0
         core.schedule(cpu)
+    elif code == OP_EXEC:
+        cpu.start(frames.EXEC, cpu.costs.syscall_ns + cpu.costs.select_task_rq_ns)
     elif code == OP_RCU_FQS:
         cpu.start(frames.RCU_FQS, 0, op[1])
     elif code == OP_RCU_GP_INIT:

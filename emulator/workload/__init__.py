@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from emulator.types import Books, Costs, Program, WorkloadSpec
+from emulator.workload.execs import EXECS_PARAMS, ExecsProgram
 from emulator.workload.fio import FioProgram
 from emulator.workload.fio_books import FIO, FioBooks
 from emulator.workload.fio_main import FIO_MAIN_PARAMS, FioMainProgram
@@ -58,6 +59,7 @@ class ProgramClass(Protocol):
 
 
 PROGRAMS: dict[str, ProgramClass] = {
+    "execs": ExecsProgram,
     "fio": FioProgram,
     "fio_main": FioMainProgram,
     "flusher": FlusherProgram,
@@ -69,6 +71,7 @@ PROGRAMS: dict[str, ProgramClass] = {
 
 #: Per program, its parameters and their defaults; None: must be given.
 PARAMS: dict[str, dict[str, Any]] = {
+    "execs": EXECS_PARAMS,
     "fio": FIO_PARAMS,
     "fio_main": FIO_MAIN_PARAMS,
     "flusher": FLUSHER_PARAMS,

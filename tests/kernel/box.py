@@ -28,10 +28,22 @@ from emulator.types import (
     BAL_ACTIVE_MASK,
     BAL_COLUMNS,
     BAL_HEADER,
+    BAL_NEXT_BALANCE,
     BAL_NOHZ_NEXT_BALANCE,
+    BAL_NR_IDLE_SCAN,
     COORDINATOR,
     NEVER,
     OP_EXIT,
+    RQ_FACTS,
+    RQ_FLAGS,
+    RQ_H_NR_RUNNING,
+    RQ_IDLE_CORES,
+    RQ_LAST_UPDATE_TIME,
+    RQ_LOAD_AVG,
+    RQ_NR_RUNNING,
+    RQ_OVERLOAD_NS,
+    RQ_RUNNABLE_AVG,
+    RQ_UTIL_AVG,
     RQF_ACTIVE,
     RQF_IDLE,
     RQF_ONLINE,
@@ -105,6 +117,7 @@ class Job:
     start_ns: int = 0
     disk: str = ""  #: its file (number 0, 1 … by position) is on this mount
     kthread: bool = False
+    policy: str = "normal"
     script: Script | None = field(default=None, init=False)
 
 
@@ -194,6 +207,7 @@ def box_spec(
             start_cpu=job.cpu,
             figure=False,
             kthread=job.kthread,
+            policy=job.policy,
         )
         for index, job in enumerate(jobs)
     )
@@ -261,8 +275,12 @@ class Box:
         features: dict[str, bool] | None = None,
         rcu_callbacks: bool = False,
         rcu_needs_cpu: bool = False,
+        rules: Rules = Rules(),
+        version: str = "5.4",
+        topology: MachineSpec | None = None,
     ) -> None:
-        topology = machine(nr_cpus, hz=hz, llc=llc, core=core, node=node)
+        topology = topology or machine(nr_cpus, hz=hz, llc=llc, core=core, node=node)
+        nr_cpus = topology.nr_cpus
         self.jobs = list(jobs)
         self.spec = box_spec(
             topology,
@@ -274,6 +292,8 @@ class Box:
             features,
             rcu_callbacks,
             rcu_needs_cpu,
+            rules,
+            version,
         )
         nr_nodes = nr_cpus + 1 + len(self.spec.disks)
         board = HistoryBoard(nr_nodes)
@@ -402,13 +422,23 @@ def facts(
     flags: int | None = None,
     runnable_load: int = 0,
     load: int = 0,
+    util: int = 0,
     idle_since: int = 0,
+    idle_cores: int = 0,
 ) -> tuple[int, ...]:
     """Return the facts of a runqueue, by default of an idle, active CPU."""
     if flags is None:
         flags = RQF_ONLINE | RQF_ACTIVE | (0 if nr_running else RQF_IDLE)
-    rest = (0, 0, 0, 0, 0, -1, 0, 0, 0)
-    return (flags, nr_running, nr_running, runnable_load, load, 0, 0, idle_since, *rest)
+    found = [0] * RQ_FACTS
+    found[RQ_FLAGS] = flags
+    found[RQ_NR_RUNNING] = found[RQ_H_NR_RUNNING] = nr_running
+    found[RQ_RUNNABLE_AVG] = runnable_load
+    found[RQ_LOAD_AVG] = load
+    found[RQ_UTIL_AVG] = util
+    found[RQ_LAST_UPDATE_TIME] = idle_since
+    found[RQ_OVERLOAD_NS] = -1
+    found[RQ_IDLE_CORES] = idle_cores
+    return tuple(found)
 
 
 def balancer_facts(
@@ -418,14 +448,19 @@ def balancer_facts(
     has_blocked: int = 0,
     next_blocked: int = 0,
     next_balance: int = NEVER,
+    nr_idle_scan: int = NEVER,
+    needs_update: int = 0,
 ) -> tuple[int, ...]:
     """Return what the balancer publishes, by default that nothing is due."""
-    header = [NEVER, nohz_mask, nohz_next, has_blocked, next_blocked, (1 << nr_cpus) - 1]
+    header = [NEVER, nohz_mask, nohz_next, has_blocked, next_blocked]
+    header += [(1 << nr_cpus) - 1, needs_update]
     assert len(header) == BAL_HEADER
     assert header[BAL_NOHZ_NEXT_BALANCE] == nohz_next
     assert header[BAL_ACTIVE_MASK] == (1 << nr_cpus) - 1
-    columns = [next_balance] * nr_cpus + [NEVER] * ((BAL_COLUMNS - 1) * nr_cpus)
-    return (*header, *columns)
+    columns = [NEVER] * BAL_COLUMNS
+    columns[BAL_NEXT_BALANCE] = next_balance
+    columns[BAL_NR_IDLE_SCAN] = nr_idle_scan
+    return (*header, *(item for item in columns for _ in range(nr_cpus)))
 
 
 def lone_cpu(
@@ -439,11 +474,16 @@ def lone_cpu(
     charges: Costs | None = None,
     disk: DiskSpec | None = None,
     features: dict[str, bool] | None = None,
+    rules: Rules = Rules(),
+    version: str = "5.4",
+    topology: MachineSpec | None = None,
 ) -> tuple[Cpu, FixedBoard, MemoryRing]:
     """Return one CPU of a machine, the board it reads, and its ring."""
-    topology = machine(nr_cpus, hz=hz, llc=llc, core=core, node=node)
-    spec = box_spec(topology, charges or costs(), [], disk, features=features)
-    board = FixedBoard(nr_cpus)
+    topology = topology or machine(nr_cpus, hz=hz, llc=llc, core=core, node=node)
+    spec = box_spec(
+        topology, charges or costs(), [], disk, features=features, rules=rules, version=version
+    )
+    board = FixedBoard(topology.nr_cpus)
     ring = MemoryRing(f"cpu{cpu}", cpu)
     return Cpu(spec, cpu, board, ring, Scripts([])), board, ring
 

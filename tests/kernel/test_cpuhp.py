@@ -9,7 +9,7 @@ import pytest
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import cpuhp, frames, placement, workqueue
+from emulator.kernel import affinity, cpuhp, frames, workqueue
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.sched import TASK_WAKING
 from emulator.trace.memory import MemoryRing
@@ -83,7 +83,7 @@ def fallback(pid: int, comm: str, mask: int) -> tuple[int, int, list[str]]:
     cpu.active = False
     p = sleeping_task(cpu, pid, mask)
     p.comm = comm
-    target = placement.select_fallback_rq(cpu, p, 2)
+    target = affinity.select_fallback_rq(cpu, p, 2)
     events = [read_record(ring, record) for record in ring.records]
     return target, p.cpus_mask, [args["text"] for _, name, args in events if name == "printk"]
 
@@ -108,7 +108,7 @@ def test_example_F_6_4_a_bound_kworker_goes_without_a_message() -> None:
     cpu, _board, ring = lone_cpu(2, 8, node=4)
     cpu.active = cpu.online = False
     worker = cpu.tasks[cpu.pools[0].idle[0]]
-    assert placement.select_fallback_rq(cpu, worker, 2) == 0
+    assert affinity.select_fallback_rq(cpu, worker, 2) == 0
     assert [record for record in ring.records if record[1] == tp.PRINTK] == []
 
 
@@ -118,9 +118,9 @@ def test_cpus_that_are_not_active_are_passed_over() -> None:
     board.facts[0] = facts(flags=RQF_ONLINE)
     board.facts[1] = facts(flags=0)
     p = sleeping_task(cpu, 4321, 0xFF)
-    assert placement.select_fallback_rq(cpu, p, 2) == 3
+    assert affinity.select_fallback_rq(cpu, p, 2) == 3
     board.facts[1] = facts(flags=RQF_ONLINE | RQF_ACTIVE)
-    assert placement.select_fallback_rq(cpu, p, 2) == 1
+    assert affinity.select_fallback_rq(cpu, p, 2) == 1
 
 
 # -- The walk down and up -----------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_domains_are_rebuilt_and_the_nohz_mask_is_left() -> None:
     chains = box.balancer.rb.domains.sd
     assert chains[2] == []
     assert [sd.span for sd in chains[0]] == [0b1011]
-    assert box.balancer.rb.max_interval == 1000 * 3 // 10
+    assert box.balancer.rb.limits.most == 1000 * 3 // 10
     box.command(20 * MS, 2, "cpu", "online", "2")
     box.run(30 * MS)
     assert [sd.span for sd in box.balancer.rb.domains.sd[2]] == [0b1111]

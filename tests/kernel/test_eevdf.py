@@ -827,15 +827,15 @@ def test_renicing_a_waiting_task_tests_it_against_the_running_one() -> None:
 )
 def test_the_base_slice_scales_with_the_cpus(cpus: int, base_slice: int) -> None:
     rq = make_rq("6.6", nr_online=cpus)
-    assert rq.tun.base_slice == base_slice
+    assert rq.tun.sysctl_base_slice == base_slice
 
 
 def test_a_written_base_slice_is_lost_at_the_next_hotplug() -> None:
     tun = make_rq("6.6").tun
     fair.sched_proc_update_handler(tun, "kernel.sched_base_slice_ns", 5 * MS)
-    assert (tun.base_slice, tun.normalized_base_slice) == (5 * MS, 750_000)
+    assert (tun.sysctl_base_slice, tun.normalized_base_slice) == (5 * MS, 750_000)
     fair.update_sysctl(tun, 4)
-    assert tun.base_slice == 2_250_000
+    assert tun.sysctl_base_slice == 2_250_000
     with pytest.raises(ValueError, match="sched_base_slice_ns"):
         fair.sched_proc_update_handler(tun, "kernel.sched_base_slice_ns", 99_999)
 

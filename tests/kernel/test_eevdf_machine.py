@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from emulator.kernel import eevdf, fair, pelt
+from emulator.kernel import eevdf, fair, util_est
 from emulator.kernel.sched import (
     DEQUEUE_DELAYED,
     DEQUEUE_SLEEP,
@@ -356,7 +356,9 @@ class EevdfMachine(RuleBasedStateMachine):
             assert len(cfs.cfs_tasks) == len(tasks)
             assert all(p.cpu == rq.cpu for p in tasks)
             awake = [p for p in tasks if not p.sched_delayed]
-            assert cfs.avg.util_est_enqueued == sum(pelt.task_util_est_raw(p) for p in awake)
+            assert cfs.avg.util_est_enqueued == sum(
+                util_est.task_util_est_raw(rq, p) for p in awake
+            )
 
     @invariant()
     def sums_are_those_of_the_timeline(self) -> None:
@@ -503,7 +505,7 @@ def test_shares_are_fair_by_weight_within_a_slice(
     that length.
     """
     box = OneCpu(version, nices)
-    bound = box.rq.tun.base_slice + MS
+    bound = box.rq.tun.sysctl_base_slice + MS
     weights = [p.weight for p in box.hogs]
     for now in sorted(checks):
         box.until(now)

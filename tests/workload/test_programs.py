@@ -46,6 +46,7 @@ def make(program: str, hz: int = 250, **params: Any) -> BookedProgram:
 
 
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "execs": {"run_ns": MS, "times": 3},
     "fio": {"rw": "randwrite", "size": 1 << 20, "iodepth": 4, "time_based": True},
     "fio_main": {},
     "flusher": {"size": 100 * 4096},
