@@ -49,6 +49,7 @@ workloads:
   - {program: hog, name: nice, nice: 5}
   - {program: periodic, params: {run_ns: 1500us, period_ns: 4ms}, count: 3, name: tick, nice: -3}
   - {program: periodic, params: {run_ns: 300us, period_ns: 1ms}, count: 3, name: shortSLICE}
+  - {program: periodic, params: {run_ns: 1ms, period_ns: 25ms}, count: 4, name: lazy, nice: 19}
 events:
   - {at: 100ms, do: cpu offline 1}
   - {at: 150ms, do: cpu load 2 --percent 50}
@@ -56,26 +57,7 @@ events:
   - {at: 220ms, do: cpu offline of:short}
   - {at: 250ms, do: sysctl kernel.sched_base_slice_ns=1000000}
   - {at: 300ms, do: cpu kill 3}
-"""
-
-#: With this seed the balancer finds a task that has slept for long and is still queued.
-MOVED = """
-description: a sleeper in debt is moved, its timer with it
-seed: 2
-duration: 400ms
-machine: {cpus: 4, hz: 1000}
-kernel: {version: "6.12"}
-disks: {sda: {driver: scsi_debug, scheduler: mq-deadline, ndelay: 41us, dev_size_mb: 256}}
-filesystems: {/mnt: {type: xfs, disk: sda, block_size: 4k}}
-workloads:
-  - {fio: job.fio, nice: 15}
-  - {program: hog, count: 3, cpus_allowed: "0-1"}
-  - {program: periodic, params: {run_ns: 1ms, period_ns: 25ms}, count: 4, name: lazy, nice: 19}
-  - {program: periodic, params: {run_ns: 1ms, period_ns: 4ms}, count: 2, name: short, nice: 10}
-events:
-  - {at: 150ms, do: cpu offline of:lazy}
-  - {at: 250ms, do: cpu load 2 --percent 60}
-  - {at: 300ms, do: cpu offline of:short}
+  - {at: 350ms, do: task affine lazy 0}
 """
 
 
@@ -148,42 +130,3 @@ def test_sleepers_of_all_kinds_are_the_same_under_eevdf(version: str, tmp_path: 
     wanted |= {"ineligible", "short_slice"} if version == "6.12" else {"protected"}
     assert set(found) >= wanted
     rmtree(directory)
-
-
-@pytest.mark.box
-@pytest.mark.slow
-@pytest.mark.timeout(150)
-def test_a_sleeper_that_is_moved_is_the_same_and_wakes_in_time(tmp_path: Path) -> None:
-    directory, _ = identical(write(tmp_path, MOVED), "6.12", "400ms", tmp_path)
-    assert moved_asleep(directory) > 0
-    rmtree(directory)
-
-
-def moved_asleep(directory: Path) -> int:
-    """Return how many tasks a balancer moved between the switch to sleep and the wakeup."""
-    records = sorted(
-        (record[0], reader.number, position, record)
-        for reader in open_rings(directory)
-        for position, record in enumerate(reader.records())
-    )
-    asleep: set[int] = set()
-    moved: set[int] = set()
-    woken: set[int] = set()
-    for _time, _ring, _position, record in records:
-        if record[1] == tp.SCHED_SWITCH and record[8] in (
-            tp.TASK_INTERRUPTIBLE,
-            tp.TASK_UNINTERRUPTIBLE,
-        ):
-            asleep.add(record[6])
-        elif record[1] == tp.SCHED_WAKEUP:
-            asleep.discard(record[6])
-            if record[6] in moved:
-                woken.add(record[6])
-        elif (
-            record[1] == tp.SCHED_MIGRATE_TASK
-            and record[6] in asleep
-            and record[10] in (tp.MIGRATE_NEWIDLE, tp.MIGRATE_PERIODIC, tp.MIGRATE_NOHZ)
-        ):
-            moved.add(record[6])
-    assert woken == moved, "its timer went along"
-    return len(moved)
