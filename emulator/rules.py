@@ -180,14 +180,20 @@ class Rules:
         "6.6+", "the fair class picks by eligibility and virtual deadline (6.6)", "runnable_avg"
     )
     eevdf_fork_twice: bool = _rule(
-        "6.6", "a new task is placed at fork and again at its enqueue, as any other (6.6 to 6.8)"
+        "6.6",
+        "a new task is placed at fork and again at its enqueue, as any other (6.6 to 6.8)",
+        "eevdf",
     )
-    eevdf_pick_alone: bool = _rule("6.12", "pick_eevdf() of a lone entity looks no further (6.12)")
+    eevdf_pick_alone: bool = _rule(
+        "6.12", "pick_eevdf() of a lone entity looks no further (6.12)", "eevdf"
+    )
     eevdf_tie_to_tree: bool = _rule(
-        "6.12", "among equal deadlines the tree's entity wins over the running one (6.12)"
+        "6.12", "among equal deadlines the tree's entity wins over the running one (6.12)", "eevdf"
     )
-    eevdf_reweight_clamped: bool = _rule("6.12", "renicing clamps the lag before scaling (6.12)")
-    custom_slice: bool = _rule("6.12", "a task may ask for a slice of its own (6.12)")
+    eevdf_reweight_clamped: bool = _rule(
+        "6.12", "renicing clamps the lag before scaling (6.12)", "eevdf"
+    )
+    custom_slice: bool = _rule("6.12", "a task may ask for a slice of its own (6.12)", "eevdf")
 
     # -- Load balancing ----------------------------------------------------------------------------
     lb_group_types: bool = _rule(

@@ -487,6 +487,43 @@ def test_impossible_sections(tmp_path: Path, text: str, says: str) -> None:
     assert len(found) <= 2, found
 
 
+SLICE_500US = MINIMAL.replace("{program: hog}", "{program: hog, slice: 500us}")
+V6_12 = "kernel: {version: '6.12'}\n"
+
+
+def test_a_task_may_ask_for_a_slice(tmp_path: Path) -> None:
+    def slices(text: str) -> list[int]:
+        return [one.slice_ns for one in loaded(tmp_path, text).workloads]
+
+    assert slices(SLICE_500US + V6_12) == [500_000]
+    assert slices(MINIMAL + V6_12) == [0]
+    spec = loaded(tmp_path, SLICE_500US + V6_12)
+    assert spec_from_plain(spec_to_plain(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (SLICE_500US, "5:20 workloads[0].slice: this kernel has no slices of a task's own"),
+        (SLICE_500US + "kernel: {version: '6.6'}\n", "this kernel has no slices"),
+        (SLICE_500US.replace("500us", "50us") + V6_12, "the kernel clamps it to 100us to 100ms"),
+        (
+            MINIMAL + V6_12 + "events: [{at: 1ms, do: sysctl kernel.sched_latency_ns=6000000}]\n",
+            "events[0].do: kernel.sched_latency_ns: EEVDF has no latency",
+        ),
+        (
+            MINIMAL + "events: [{at: 1ms, do: sysctl kernel.sched_base_slice_ns=3000000}]\n",
+            "kernel.sched_base_slice_ns: only EEVDF has base_slice",
+        ),
+        (MINIMAL + "kernel: {rules: {custom_slice: true}}\n", "means nothing without eevdf"),
+    ],
+)
+def test_what_this_kernel_s_scheduler_does_not_have(tmp_path: Path, text: str, says: str) -> None:
+    found = mistakes(tmp_path, text.lstrip("\n"))
+    assert len(found) == 1, found
+    assert says in found[0]
+
+
 @pytest.mark.parametrize(
     ("extra", "work", "job", "says"),
     [

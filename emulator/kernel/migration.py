@@ -18,9 +18,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import affinity, core, fair, frames, placement, smp, stop_machine, syscall
+from emulator.kernel import (
+    affinity,
+    core,
+    fair,
+    frames,
+    load_balance,
+    placement,
+    smp,
+    stop_machine,
+    syscall,
+)
 from emulator.kernel.process import WAIT_NONE
 from emulator.kernel.sched import (
+    DEQUEUE_DELAYED,
+    DEQUEUE_SLEEP,
     KTHREAD_IS_PER_CPU,
     PF_KTHREAD,
     PF_NO_SETAFFINITY,
@@ -93,6 +105,12 @@ def move_queued_task(cpu: Cpu, p: Task, destination: int, why: int, way_ns: int)
     """``move_queued_task()``: off this queue, onto the other after ``way_ns``."""
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
+    if p.sched_delayed and load_balance.held_here(cpu, p):
+        # It sleeps, and is woken from here: it leaves the queue, and its wakeup chooses a CPU.
+        rq.fair.dequeue_task(rq, p, DEQUEUE_SLEEP | DEQUEUE_DELAYED)
+        p.wake_cpu = destination
+        cpu.publish()
+        return
     rq.fair.dequeue_task(rq, p, 0)
     core.set_task_cpu(cpu, p, destination, why)
     core.send_task(cpu, p, destination, cpu.now + way_ns, 0, cpu.node_id)

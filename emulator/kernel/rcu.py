@@ -162,13 +162,15 @@ def rcu_report_qs_rsp(cpu: Cpu) -> None:
             continue
         if last_to_report(cpu, facts[RQ_GP_LEFT]):
             costs = cpu.costs
-            # The wakeup is decided and paid for here, and takes effect there.
+            # The wakeup is decided and paid for here, and takes effect there, no sooner than anything
+            # that one CPU does to another.
+            soonest_ns = max(costs.coherence_ns, min(costs.ttwu_activate_ns, costs.ipi_ns))
             cpu.f_end += costs.select_task_rq_ns + costs.ttwu_activate_ns
             cpu.send(
                 other,
                 messages.RCU_REPORT,
                 (rcu.seen, cpu.rq.curr.pid, cpu.cause),
-                cpu.now + max(costs.coherence_ns, costs.select_task_rq_ns),
+                cpu.now + max(soonest_ns, costs.select_task_rq_ns),
                 0,
             )
         return

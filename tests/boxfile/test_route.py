@@ -43,3 +43,19 @@ def test_what_cannot_be_done_is_refused_with_its_reason(line: str, why: str) -> 
     with pytest.raises(CommandError) as refused:
         route(line.split(), PLAIN)
     assert why in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "line", "why"),
+    [
+        ("6.12", "sysctl kernel.sched_latency_ns=6000000", "EEVDF has no latency"),
+        ("5.4", "sysctl kernel.sched_base_slice_ns=3000000", "only EEVDF has base_slice"),
+    ],
+)
+def test_a_sysctl_that_the_kernel_does_not_have_is_refused(
+    version: str, line: str, why: str
+) -> None:
+    spec = load_box("xfs-aio-4k-default", [f'kernel.version="{version}"']).resolve()
+    with pytest.raises(CommandError) as refused:
+        route(line.split(), spec_to_plain(spec))
+    assert why in str(refused.value)
