@@ -177,6 +177,7 @@ class TaskRun:
         "refill_ns",
         "remote_ios",
         "submit",
+        "unaligned",
         "wait",
         "wait_arg",
         "wait_since",
@@ -206,6 +207,8 @@ class TaskRun:
         self.worker = -1  # pool index * 2**32 + worker id, for workqueue workers
         #: IOs outstanding that were submitted on other CPUs: their ends arrive as mail
         self.remote_ios = 0
+        #: it writes less than a block at a time: each io_submit() waits for its own IO
+        self.unaligned = False
         self.refill_ns = 0  # cache refill after a move, added to the next user segment
 
     def outstanding(self) -> int:
@@ -232,6 +235,7 @@ class TaskRun:
             self.refill_ns,
             self.remote_ios,
             [rq.pack() for rq in self.plug],
+            self.unaligned,
         ]
 
     @classmethod
@@ -256,6 +260,7 @@ class TaskRun:
             run.refill_ns,
             run.remote_ios,
             plug,
+            run.unaligned,
         ) = data
         run.program = None if program is None else unpack_program(program)
         run.ctx = None if ctx is None else Kioctx.unpack(ctx)
