@@ -43,11 +43,17 @@ class Report:
     error: str = ""
 
 
-def run_apart(errands: Sequence[Errand], at_once: int) -> Iterator[Report]:
-    """Yield a report per errand, in their order, running up to ``at_once`` of them together."""
+def run_apart(
+    errands: Sequence[Errand], at_once: int, keep: Path | None = None
+) -> Iterator[Report]:
+    """Yield a report per errand, in their order, running up to ``at_once`` of them together.
+
+    With ``keep``, what a run leaves besides its rings stays there, in a directory per errand,
+    numbered from 0.
+    """
     with scratch_directory() as scratch, ThreadPoolExecutor(at_once) as pool:
-        places = [scratch / str(number) for number in range(len(errands))]
-        yield from pool.map(_run, errands, places)
+        places = [(keep or scratch) / str(number) for number in range(len(errands))]
+        yield from pool.map(_run, errands, places, [keep is not None] * len(errands))
 
 
 def usable_cpus() -> int:
@@ -65,7 +71,7 @@ def scratch_directory() -> Iterator[Path]:
         rmtree(path, ignore_errors=True)
 
 
-def _run(errand: Errand, out: Path) -> Report:
+def _run(errand: Errand, out: Path, keep: bool) -> Report:
     command = [sys.executable, "-c", _START, "run", errand.box, "--quiet", "--no-logs"]
     command += ["--out", str(out), *errand.options]
     done = subprocess.run(  # noqa: S603
@@ -73,7 +79,11 @@ def _run(errand: Errand, out: Path) -> Report:
     )
     results = _results(out)
     # The rings of many runs would fill the disk; the figures are in the results already.
-    rmtree(out, ignore_errors=True)
+    if keep:
+        for ring in out.glob("*.ring"):
+            ring.unlink()
+    else:
+        rmtree(out, ignore_errors=True)
     return Report(errand, results, done.stderr.strip()[-ERROR_CHARS_MAX:])
 
 

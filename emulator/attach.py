@@ -1,4 +1,4 @@
-"""What another terminal does to a run: read a CPU's log, send a command.
+"""What another terminal does to a run: read a CPU's log, ask why, send a command.
 
 Theory of operation
 -------------------
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from emulator.rundir import RUN, RunDirectory, resolve_run
 from emulator.trace import ftrace
-from emulator.trace.reader import RingError, RingReader
+from emulator.trace.reader import RingError, RingReader, open_rings
 from emulator.types import NEVER
 
 #: How long a follower sleeps when it has read everything.
@@ -39,6 +39,7 @@ class LogRequest:
     from_ns: int = 0
     to_ns: int = NEVER
     follow: bool = False
+    flags: bool = False  #: with the flags column and the head that explains it
 
 
 def log_lines(request: LogRequest, runs: Path) -> Iterator[str]:
@@ -48,19 +49,26 @@ def log_lines(request: LogRequest, runs: Path) -> Iterator[str]:
     an event does not exist.
     """
     directory = resolve_run(request.run, runs)
-    nr_cpus = int(directory.read_json(RUN)["nr_cpus"])
+    facts = directory.read_json(RUN)
+    nr_cpus = int(facts["nr_cpus"])
     if request.cpu >= nr_cpus:
         raise AttachError(f"{directory.path} has the CPUs 0-{nr_cpus - 1}, not {request.cpu}")
     try:
-        yield ftrace.header(nr_cpus)
-        yield from _lines(request, directory)
+        style = ftrace.TextStyle.of_rules(facts.get("rules", ()), request.flags)
+        reader = RingReader(directory.cpu_ring(request.cpu))
+        if request.flags:
+            yield from ftrace.flags_header(reader, nr_cpus, style)
+        else:
+            yield ftrace.header(nr_cpus)
+        yield from _lines(request, directory, reader, style)
     except (OSError, RingError, ValueError) as error:
         raise AttachError(str(error)) from error
 
 
-def _lines(request: LogRequest, directory: RunDirectory) -> Iterator[str]:
-    reader = RingReader(directory.cpu_ring(request.cpu))
-    span = (request.events, request.from_ns, request.to_ns)
+def _lines(
+    request: LogRequest, directory: RunDirectory, reader: RingReader, style: ftrace.TextStyle
+) -> Iterator[str]:
+    span = (request.events, request.from_ns, request.to_ns, style)
     if not (request.follow and directory.is_running()):
         return ftrace.cpu_lines(reader, *span)
 
@@ -70,6 +78,40 @@ def _lines(request: LogRequest, directory: RunDirectory) -> Iterator[str]:
         return running
 
     return ftrace.follow_lines(reader, wait, *span)
+
+
+@dataclass(frozen=True, slots=True)
+class WhyRequest:
+    """Whose last move is to be explained: a pid, or a task's name; up to a time, or at all."""
+
+    run: str
+    pid: int | None = None
+    task: str = ""
+    at_ns: int | None = None
+
+
+def why_lines(request: WhyRequest, runs: Path, width: int) -> Iterator[str]:
+    """Yield why something was done to a task of a run, as text; of a live run, of what it did so far.
+
+    Raises RunDirError where there is no such run, AttachError where there is nothing to explain.
+    """
+    from emulator.report.history import History
+    from emulator.report.story import Teller
+    from emulator.report.why import WhyError, answer_lines, explain, pid_of
+
+    directory = resolve_run(request.run, runs)
+    rules = frozenset(directory.read_json(RUN).get("rules", ()))
+    try:
+        readers = open_rings(directory.path)
+        if directory.is_running():
+            for reader in readers:
+                reader.position = max(reader.first, reader.position - 1)  # may be half written
+        history = History(readers)
+        pid = pid_of(history, request.task) if request.pid is None else request.pid
+        answer = explain(Teller(history, rules), pid, request.at_ns)
+    except (OSError, RingError, WhyError) as error:
+        raise AttachError(str(error)) from error
+    yield from answer_lines(answer, width)
 
 
 def send_command(run: str, words: tuple[str, ...], runs: Path) -> str:

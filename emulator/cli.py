@@ -104,6 +104,49 @@ def check(box: str, overrides: tuple[str, ...]) -> None:
         click.echo(describe(load_box(box, overrides)), nl=False)
 
 
+@cli.command(short_help="Ask a question about some boxes; --explain answers it.")
+@click.argument("name", required=False)
+@click.option("--explain", "explaining", is_flag=True, help="Make the runs and tell what they say.")
+def lab(name: str | None, explaining: bool) -> None:
+    """Show a lab: a question to answer first; then `--explain` runs it and says why.
+
+    Without NAME: list the labs.
+    """
+    from rich.console import Console
+
+    from emulator.labs import LabError, ask, explain, list_labs, load_lab
+
+    if name is None:
+        labs = list_labs()
+        width = max((len(one.name) for one in labs), default=0)
+        for one in labs:
+            click.echo(f"{one.name:<{width}}  {one.title}")
+        return
+    with mistakes_of(LabError):
+        chosen = load_lab(name)
+    if not explaining:
+        ask(chosen, Console())
+        return
+    sys.exit(explain(chosen, Console()))
+
+
+@cli.command(short_help="List the remedies that a box can try.")
+@click.option("--versions", is_flag=True, help="And which kernel version goes by which rule.")
+def policies(versions: bool) -> None:
+    """List the remedies of the thread: what each changes, what it sets, what was reported."""
+    from shutil import get_terminal_size
+
+    from emulator.report.remedies import policy_lines, version_lines
+
+    width = get_terminal_size().columns
+    for line in policy_lines(width):
+        click.echo(line)
+    if versions:
+        click.echo("")
+        for line in version_lines(width):
+            click.echo(line)
+
+
 # -- Running ------------------------------------------------------------------------------------
 
 
@@ -207,6 +250,9 @@ def ctl(run_word: str, words: tuple[str, ...]) -> None:
     "--to", "end", metavar="TIME", callback=time_ns, help="Emulated time at which to end."
 )
 @click.option("--follow", is_flag=True, help="Go on while the box runs.")
+@click.option(
+    "--flags", is_flag=True, help="With irqs-off, need-resched and context, as tracefs shows them."
+)
 def logs(
     run_word: str,
     cpu: int,
@@ -214,6 +260,7 @@ def logs(
     start: int,
     end: int,
     follow: bool,
+    flags: bool,
 ) -> None:
     """Print what one CPU did, as ftrace text; works while the box runs.
 
@@ -224,13 +271,45 @@ def logs(
 
     if end <= start:
         raise click.BadParameter("it is not later than --from", param_hint="--to")
-    request = LogRequest(run_word, cpu, events, start, end, follow)
+    request = LogRequest(run_word, cpu, events, start, end, follow, flags)
     try:
         with mistakes_of(AttachError, RunDirError):
             for line in log_lines(request, RUNS):
                 click.echo(line)
     except KeyboardInterrupt:
         sys.exit(EXIT_TRUE)
+
+
+@cli.command(short_help="Say why a task was moved, or had to wait.")
+@click.argument("run_word", metavar="RUN")
+@click.option("--pid", type=click.IntRange(min=1), help="The task, by its pid.")
+@click.option(
+    "--task", metavar="NAME", default="", help="The first task of that name, such as fio."
+)
+@click.option(
+    "--at",
+    metavar="TIME",
+    callback=time_ns,
+    help="Explain what was last done to it up to this emulated time, such as 1.5s.",
+)
+def why(run_word: str, pid: int | None, task: str, at: int) -> None:
+    """Say why a task was last moved, and what led to that, decision by decision.
+
+    With --at, what was last done to it up to then: a move, a placement, a preemption, or that it
+    waits.  Works while the box runs.  RUN is a run directory, a box name (its latest run) or
+    `latest`.
+    """
+    from shutil import get_terminal_size
+
+    from emulator.attach import AttachError, WhyRequest, why_lines
+    from emulator.rundir import RunDirError
+
+    if (pid is None) == (not task):
+        raise click.UsageError("name the task by --pid or by --task")
+    request = WhyRequest(run_word, pid, task, None if at == NEVER else at)
+    with mistakes_of(AttachError, RunDirError):
+        for line in why_lines(request, RUNS, get_terminal_size().columns):
+            click.echo(line)
 
 
 # -- Judging ------------------------------------------------------------------------------------
@@ -251,6 +330,60 @@ def validate(cases: tuple[str, ...], seeds: int) -> None:
     with mistakes_of(CaseError):
         status = validate_cases(cases, seeds)
     sys.exit(status)
+
+
+@cli.command(short_help="Put runs side by side, or vary a box and see what flips.")
+@click.argument("words", metavar="RUN...|BOX", nargs=-1, required=True)
+@click.option(
+    "--vary",
+    "axes",
+    multiple=True,
+    metavar="KEY=VALUES",
+    help="Run BOX once per value; several of these span all combinations.",
+)
+@overriding
+@click.option(
+    "--seeds", type=click.IntRange(1, 100), default=1, show_default=True, help="Runs per variant."
+)
+@click.option(
+    "--for", "duration", metavar="TIME", help="Emulated time to run, such as 5s or 1500ms."
+)
+@click.option(
+    "--figures", multiple=True, metavar="PATHS", help="Figures of results.json to compare."
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the comparison there too.",
+)
+def compare(
+    words: tuple[str, ...],
+    axes: tuple[str, ...],
+    overrides: tuple[str, ...],
+    seeds: int,
+    duration: str | None,
+    figures: tuple[str, ...],
+    json_file: Path | None,
+) -> None:
+    """Put runs side by side; or run BOX in variants, and say where its behaviour flips.
+
+    VALUES are separated by commas; LOW..HIGH or LOW..HIGH:STEP is a range:
+
+    \b
+    --vary kernel.version=5.4,5.15,6.12
+    --vary kernel.policies=none,kthread-stack,kthread-stack+preempt-kthread
+    --vary machine.cpus=2..8:2
+    --vary kernel.sysctl.kernel.sched_wakeup_granularity_ns=1ms..20ms
+    """
+    from emulator.compare import CompareError, CompareRequest
+    from emulator.compare import compare as make_comparison
+    from emulator.config import BoxError
+    from emulator.rundir import RunDirError
+
+    request = CompareRequest(words, axes, overrides, seeds, duration, figures, json_file)
+    with mistakes_of(BoxError, CompareError, RunDirError):
+        make_comparison(request, RUNS)
 
 
 @cli.command()

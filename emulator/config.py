@@ -31,6 +31,7 @@ from emulator.boxfile import reference
 from emulator.boxfile.costs import COST_NAMES, VERIFY, preset_costs, resolve_costs
 from emulator.boxfile.events import resolve_events
 from emulator.boxfile.kernel import did_you_mean, resolve_kernel, sysctl_problem
+from emulator.boxfile.likeness import LIKE, lay_over
 from emulator.boxfile.machine import NR_CPUS_MAX, resolve_machine
 from emulator.boxfile.problems import BoxError, Path, Place, Problem, Report
 from emulator.boxfile.reader import Node, NotYaml, Reader, child
@@ -255,7 +256,15 @@ class Workload(_Model):
     params: dict[str, int | str] = Field(default_factory=dict, description="the program's own")
     name: str | None = Field(None, min_length=1, max_length=15, description="comm of the tasks")
     nice: int | None = Field(None, ge=-20, le=19, description="wins over the job file's")
+    policy: Literal["normal", "batch", "idle"] = Field(
+        "normal", description="scheduling policy, as chrt sets it"
+    )
     cpus_allowed: CpuList | None = Field(None, description="wins over the job file's")
+    slice: Duration | None = Field(
+        None,
+        description="slice that its tasks ask for with `sched_setattr()`, 100us to 100ms, from 6.12 "
+        "on; left out or 0: the base slice",
+    )
     count: int = Field(1, ge=1, le=4096, description="how many of it")
     start: Duration | None = Field(
         None, description="when it starts; left out: the seed says, within 8 ticks of boot"
@@ -292,6 +301,11 @@ class BoxFile(_Model):
     """A box: one emulated machine, what runs on it, what happens to it, what must come out."""
 
     description: str = Field(min_length=1, description="one line, shown by `boxes`")
+    like: str | None = Field(
+        None,
+        description="a box that ships, or a file: what is not said here is taken from it, but for "
+        "its `description` and `expect`",
+    )
     seed: int = Field(
         1,
         ge=0,
@@ -354,7 +368,7 @@ def load_box(
     ``duration`` is text such as ``5s``, or ns.
     """
     file = _find_box(str(path))
-    reader, data = _read(file)
+    reader, data = _read_box(file)
     for override in overrides:
         reader.override(data, override, f"--set {override}")
     if seed is not None:
@@ -497,9 +511,11 @@ def _resolved(model: BoxFile, dirty: frozenset[str], file: FilePath, report: Rep
     around = Surroundings(cpus, disks, filesystems, model.warmup, tick_ns, model.seed, report)
     around.verify = None if costs is None else tuple(costs.verify_ps_per_byte)
     around.any_mount = no_storage
+    around.custom_slice = kernel is None or kernel.rules.custom_slice
     workloads = resolve_workloads(model.workloads, _job_texts(model, file, report), around)
     names = tuple(dict.fromkeys(one.name for one in workloads))
-    events = resolve_events(model.events, cpus, names, model.duration, report)
+    rules = None if kernel is None else kernel.rules
+    events = resolve_events(model.events, cpus, names, model.duration, report, rules)
     expect = tuple(_expectations(model, report))
     _check_trace(model, report)
     if report.problems or machine is None or kernel is None or costs is None:
@@ -582,6 +598,28 @@ def _costs(preset: str, changes: Mapping[str, Any], report: Report) -> Costs | N
     values = preset_costs(data, reader.report)
     report.problems.extend(reader.report.problems)
     return None if values is None else resolve_costs(values, changes, report)
+
+
+# A box file, laid over the box that it is like; without that one there is nothing to check.
+def _read_box(file: FilePath, above: tuple[FilePath, ...] = ()) -> tuple[Reader, Any]:
+    reader, data = _read(file)
+    like = data.get(LIKE) if isinstance(data, dict) else None
+    if not isinstance(like, str):
+        return reader, data
+    chain = (*above, file.resolve())
+    beside = file.parent / like
+    try:
+        other = beside if beside.is_file() else _find_box(like)
+    except BoxError as error:
+        reader.report.at((LIKE,), error.problems[0].message)
+        raise BoxError(reader.report.problems) from None
+    if other.resolve() in chain:
+        reader.report.at((LIKE,), "is like itself")
+        raise BoxError(reader.report.problems)
+    base, below = _read_box(other, chain)
+    if base.report.problems or not isinstance(below, dict):
+        raise BoxError(base.report.problems or reader.report.problems)
+    return reader, lay_over(reader, data, base, below)
 
 
 # -- YAML -----------------------------------------------------------------------------------------

@@ -35,7 +35,12 @@ def _op(code: int, name: str, source: str, target: str, args: str, *, passive: b
 
 # Passive mail: below 16, see PASSIVE_OPS_END.
 DIO_DONE = _op(
-    1, "dio_done", "cpu", "cpu", "pid moves file iocb res waker_cpu waker_pid cause", passive=True
+    1,
+    "dio_done",
+    "cpu",
+    "cpu",
+    "pid moves file iocb res waker_cpu waker_pid cause sync",
+    passive=True,
 )
 DOORBELLS = _op(3, "doorbells", "cpu", "device", "requests", passive=True)
 NOHZ_UPDATE = _op(4, "nohz_update", "cpu", "balancer", "kind value", passive=True)

@@ -172,6 +172,8 @@ def _workload_to_plain(workload: WorkloadSpec) -> list[Any]:
         workload.start_cpu,
         workload.figure,
         workload.kthread,
+        workload.policy,
+        workload.slice_ns,
     ]
     assert len(plain) == len(fields(WorkloadSpec)), "WorkloadSpec has a field that plain.py forgets"
     return plain

@@ -137,8 +137,17 @@ class Rules:
         "lb_group_types wake_affine_cpu_load idlest_group_types",
     )
     util_est_fastup: bool = _rule("5.6+", "an estimate that grew is taken at once (5.5)")
+    util_est_flag_apart: bool = _rule(
+        "5.15+", "an estimate's unchanged flag is no longer counted with it (68d7a190682a, 5.13)"
+    )
+    util_est_last_value: bool = _rule(
+        "5.15-6.6",
+        "an estimate near its average is stored if it left its last value (b89997aa88f0, 5.13)",
+    )
     util_est_single: bool = _rule(
-        "6.12", "util_est is one value, not lowered while the task had to wait (6.8)"
+        "6.12",
+        "util_est is one value, not lowered while the task had to wait (6.8)",
+        "util_est_flag_apart",
     )
     new_task_util_scaled: bool = _rule(
         "6.12", "a new task's utilisation starts from the scaled-down weight (6.12)"
@@ -148,9 +157,6 @@ class Rules:
     )
 
     # -- CFS ---------------------------------------------------------------------------------------
-    next_buddy_first: bool = _rule(
-        "5.10+", "pick_next_entity() asks the last buddy only if the next one lost (5.10)"
-    )
     smt_never_hot: bool = _rule("5.10+", "no task is cache hot between SMT siblings (5.10)")
     slice_latency_cap: bool = _rule(
         "", "check_preempt_tick() caps the slice by the latency (6.3 to 6.5)"
@@ -245,6 +251,9 @@ class Rules:
     lb_sibling_imbalance: bool = _rule(
         "6.6+", "prefer_sibling weighs tasks by the groups' cores (6.6)", "lb_group_types"
     )
+    lb_smt_balance: bool = _rule(
+        "6.6+", "a core whose siblings share it is of a type of its own (6.5)", "lb_group_types"
+    )
     lb_skip_empty_queue: bool = _rule(
         "6.12", "find_busiest_queue() skips CPUs without fair tasks (6.12)", "lb_group_types"
     )
@@ -258,9 +267,11 @@ class Rules:
         "5.15+",
         "the ilb's round starts behind it and ends with itself, its due time counting (5.12)",
     )
-    nohz_ilb_not_self: bool = _rule("5.15+", "no CPU kicks itself (5.14)")
     nohz_next_not_lowered: bool = _rule(
         "5.15+", "an idle CPU's own pass no longer lowers nohz.next_balance (5.12)"
+    )
+    nohz_next_kick: bool = _rule(
+        "6.1+", "a CPU that joins the mask has nohz.next_balance collected anew (5.16)"
     )
     newidle_pending: bool = _rule(
         "5.15+", "newidle_balance() gives up if a wakeup is under way (5.12)", "ttwu_pending"
@@ -295,25 +306,29 @@ class Rules:
         "", "balance intervals are at least the wakeup granularity (F7)"
     )
     preempt_kthread_nvcsw: bool = _rule(
-        "", "a per-CPU kthread that sleeps more readily than curr preempts it (F13)"
+        "", "CFS: a per-CPU kthread that sleeps more readily than curr preempts it (F13)"
     )
     preempt_kthread_vdiff: bool = _rule(
-        "", "a per-CPU kthread preempts as soon as it is ahead at all (F14)"
+        "", "CFS: a per-CPU kthread preempts as soon as it is ahead at all (F14)"
     )
     kthread_gran_min: bool = _rule(
-        "", "wakeup granularity of per-CPU kthreads is the min granularity (F16)"
+        "", "CFS: the wakeup granularity of per-CPU kthreads is the min granularity (F16)"
     )
     kthread_next_buddy: bool = _rule(
-        "", "a per-CPU kthread that may not preempt is next buddy; the tick sees buddies (F17)"
+        "",
+        "CFS: a per-CPU kthread that is ahead but may not preempt is next buddy; the tick sees "
+        "buddies (F17)",
     )
     kthread_half_slice: bool = _rule(
-        "", "the tick halves curr's slice while a per-CPU kthread is next (F17)"
+        "",
+        "CFS: the tick halves curr's slice while a per-CPU kthread is next (F17)",
+        "kthread_next_buddy",
     )
     no_push_for_kthreads: bool = _rule(
         "", "no active balance while only per-CPU kthreads wait (F18)"
     )
     kthread_delayed_wake: bool = _rule(
-        "", "a per-CPU kthread that may not preempt is queued at the next schedule() (F19)"
+        "", "CFS: a per-CPU kthread that may not preempt is queued at the next schedule() (F19)"
     )
     completion_sync_hint: bool = _rule(
         "", "a worker's wakeup of the submitter says that the worker will sleep (F20)"

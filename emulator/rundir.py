@@ -141,6 +141,14 @@ def create_run_directory(
     return RunDirectory(path)
 
 
+def create_stamped(parent: Path, utc: datetime) -> Path:
+    """Make a directory named after a time, which no other process has; raise RunDirError if not."""
+    try:
+        return _create_new(parent, utc)
+    except OSError as error:
+        raise RunDirError(f"{error.filename or parent}: {_reason(error)}") from error
+
+
 def _create_at(out: Path) -> RunDirectory:
     out.mkdir(parents=True, exist_ok=True)
     if any(out.iterdir()):

@@ -38,9 +38,9 @@ from emulator.report.figures import RunData, figures
 from emulator.report.render import render
 from emulator.report.results import build_results, check_expectations, exit_status
 from emulator.rundir import BOX, COMMANDS, RESULTS, RUN, RunDirectory, create_run_directory
-from emulator.trace.ftrace import write_log
+from emulator.trace.ftrace import TextStyle, write_log
 from emulator.trace.reader import RingReader, open_rings
-from emulator.types import BoxSpec
+from emulator.types import NSEC_PER_SEC, BoxSpec
 
 #: Distributions whose versions a result may depend on.
 DISTRIBUTIONS = ("msgpack", "multiprocess", "psutil", "pyzmq")
@@ -145,6 +145,9 @@ def write_start(
         "seed": spec.seed,
         "duration_ns": spec.duration_ns,
         "nr_cpus": spec.machine.nr_cpus,
+        "kernel": spec.kernel.version,
+        "policies": list(spec.kernel.policies),
+        "rules": [name for name, value in spec.kernel.rules if value],
         "engine": engine,
         "strict": request.strict,
         "versions": versions(),
@@ -216,7 +219,13 @@ def judge(box: Box, spec: BoxSpec, directory: RunDirectory, clocked: Clocked) ->
     outcome = clocked.outcome
     end_ns = min(outcome.reached_ns, spec.duration_ns)
     start_ns = spec.warmup_ns if spec.warmup_ns < end_ns else 0
-    data = RunData(open_rings(directory.path), start_ns, max(end_ns, 1), books=outcome.books)
+    data = RunData(
+        open_rings(directory.path),
+        start_ns,
+        max(end_ns, 1),
+        books=outcome.books,
+        tick_ns=NSEC_PER_SEC // spec.machine.hz,
+    )
     found = figures(data)
     checks = check_expectations(found, expectations(box))
     complete = outcome.status == 0 and outcome.reached_ns >= spec.duration_ns
@@ -259,7 +268,7 @@ def finish(
     """Write commands, logs and results, and show the result."""
     write_commands(directory, clocked.outcome)
     if request.logs:
-        write_logs(directory, spec.machine.nr_cpus)
+        write_logs(directory, spec)
     directory.write_json(RESULTS, results)
     if not request.quiet:
         render(results, Console(), directory.path)
@@ -279,10 +288,12 @@ def write_commands(directory: RunDirectory, outcome: RunOutcome) -> None:
     directory.write_text(COMMANDS, "".join(f"- {line}\n" for line in lines) or "[]\n")
 
 
-def write_logs(directory: RunDirectory, nr_cpus: int) -> None:
-    """Render the ring of every CPU as ftrace text."""
+def write_logs(directory: RunDirectory, spec: BoxSpec) -> None:
+    """Render the ring of every CPU as ftrace text, in the dialect of the box's kernel."""
+    nr_cpus = spec.machine.nr_cpus
+    style = TextStyle.of_rules([name for name, value in spec.kernel.rules if value])
     for cpu in range(nr_cpus):
         ring = directory.cpu_ring(cpu)
         if ring.exists():
             with directory.cpu_log(cpu).open("w", encoding="utf-8") as file:
-                write_log(RingReader(ring), file, nr_cpus)
+                write_log(RingReader(ring), file, nr_cpus, style)

@@ -147,16 +147,76 @@ LB_MOVED = 2
 LB_ACTIVE = 3
 LB_PINNED = 4
 LB_RESULTS = ("balanced", "failed", "moved", "active", "pinned")
+
+# What kind of group a balance pass saw; the arguments ``busiest`` and ``local`` of
+# box_lb_imbalance.  v5.4 knows other, misfit, imbalanced, overloaded; v5.5 all but other.  The
+# kernels' own numbers differ, their order is this one.
+GROUP_OTHER = 0
+GROUP_HAS_SPARE = 1
+GROUP_FULLY_BUSY = 2
+GROUP_MISFIT_TASK = 3
+GROUP_SMT_BALANCE = 4
+GROUP_ASYM_PACKING = 5
+GROUP_IMBALANCED = 6
+GROUP_OVERLOADED = 7
+GROUP_TYPES = (
+    "other",
+    "has_spare",
+    "fully_busy",
+    "misfit_task",
+    "smt_balance",
+    "asym_packing",
+    "imbalanced",
+    "overloaded",
+)
+# What such a pass counts; by MIGRATION_* of types.py, the argument ``migration``.
+MIGRATION_TYPES = ("load", "util", "task", "misfit")
+
+# Why a busy CPU kicked an idle one; the argument ``why`` of box_nohz_kick.
+NOHZ_WHY_BLOCKED = 0
+NOHZ_WHY_NR_RUNNING = 1
+NOHZ_WHY_CAPACITY = 2
+NOHZ_WHY_LLC_BUSY = 3
+NOHZ_WHYS = ("blocked_load", "nr_running", "reduced_capacity", "llc_busy")
 IDLE_TYPES = ("idle", "busy", "newidle")
 
 # What a preemption test answered; the argument ``why`` of box_check_preempt.
-PREEMPT_NO_GRANULARITY = 0
+PREEMPT_NO_GRANULARITY = 0  # the only answer, of those recorded, that changes nothing
 PREEMPT_WAKEUP = 1
 PREEMPT_TICK_SLICE = 2
 PREEMPT_TICK_VRUNTIME = 3
 PREEMPT_CLASS = 4
 PREEMPT_IDLE_POLICY = 5
-PREEMPT_WHYS = ("granularity", "wakeup", "slice", "vruntime", "class", "idle_policy")
+PREEMPT_KTHREAD_NVCSW = 6
+PREEMPT_KTHREAD_AHEAD = 7
+PREEMPT_KTHREAD_BUDDY = 8
+PREEMPT_DELAYED = 9
+# The same under EEVDF; V is the runqueue's virtual time, v a task's vruntime, p the task tested or,
+# where charging the running task made it give way, the one that would run next.
+PREEMPT_DEADLINE = 10  # curr's deadline passed: vdiff = v - deadline of curr, gran = V - v of curr
+PREEMPT_INELIGIBLE = 11  # curr, unprotected, had its share: vdiff as below, gran = V - v of curr
+PREEMPT_PICKED = 12  # the pick takes p: vdiff = deadline of curr - of p, gran = V - v of p
+PREEMPT_SHORT_SLICE = 13  # p's shorter slice took curr's protection away: as above
+PREEMPT_PROTECTED = 14  # not preempted: RUN_TO_PARITY protects curr: as above
+PREEMPT_LATER_DEADLINE = 15  # not preempted: somebody's deadline is earlier: as above
+PREEMPT_NOT_ELIGIBLE = 16  # not preempted: p has had its share: as above
+PREEMPT_WHYS = (
+    *("granularity", "wakeup", "slice", "vruntime", "class", "idle_policy"),
+    *("kthread_nvcsw", "kthread_ahead", "kthread_buddy", "delayed"),
+    *("deadline", "ineligible", "picked", "short_slice"),
+    *("protected", "later_deadline", "not_eligible"),
+)
+#: Answers that leave the running task where it is.
+PREEMPT_REFUSALS = frozenset(
+    (
+        PREEMPT_NO_GRANULARITY,
+        PREEMPT_KTHREAD_BUDDY,
+        PREEMPT_DELAYED,
+        PREEMPT_PROTECTED,
+        PREEMPT_LATER_DEADLINE,
+        PREEMPT_NOT_ELIGIBLE,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +336,9 @@ BOX_LOAD_BALANCE = _declare(
     "dst_cpu={dst} src_cpu={src} idle={idle} result={result} nr_balance_failed={failed}",
 )
 BOX_NOHZ_KICK = _declare(
-    "box_nohz_kick", "ilb:int nr_running:int", "ilb={ilb} nr_running={nr_running}"
+    "box_nohz_kick",
+    "ilb:int nr_running:int why:int flags:int",
+    "ilb={ilb} nr_running={nr_running} why={why} flags={flags}",
 )
 BOX_IO_SUBMIT = _declare(
     "box_io_submit", "pid:pid nr:int ret:int", "comm={pid_comm} pid={pid} nr={nr} ret={ret}"
@@ -311,6 +373,13 @@ BOX_FIND_IDLEST = _declare(
     "box_find_idlest",
     "pid:pid from_cpu:int cpu:int local:int idlest:int",
     "comm={pid_comm} pid={pid} from_cpu={from_cpu} cpu={cpu} local={local} idlest={idlest}",
+)
+# A balance pass found a group busier than its own: (busiest << 4 | local) of GROUP_TYPES, and how
+# much of what MIGRATION_TYPES names is to move.  box_load_balance of the same pass has it as cause.
+BOX_LB_IMBALANCE = _declare(
+    "box_lb_imbalance",
+    "dst:int level:int types:int migration:int imbalance:int",
+    "dst_cpu={dst} level={level} types={types:#x} migration={migration} imbalance={imbalance}",
 )
 
 BY_NAME: dict[str, Tracepoint] = {point.name: point for point in TRACEPOINTS.values()}

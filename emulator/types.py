@@ -379,6 +379,8 @@ class WorkloadSpec:
     start_cpu: int  #: CPU on which the task is first enqueued, -1: fork placement
     figure: bool  #: counts as a submitter in the figures
     kthread: bool = False
+    policy: str = "normal"  #: normal, batch or idle: SCHED_OTHER, SCHED_BATCH, SCHED_IDLE
+    slice_ns: int = 0  #: slice that the task asks for (EEVDF), 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,13 +417,13 @@ class BoxSpec:
 RQ_FLAGS = 0  #: RQF_* bits
 RQ_NR_RUNNING = 1  #: rq.nr_running, all classes, a queued stopper included
 RQ_H_NR_RUNNING = 2  #: cfs.h_nr_running
-RQ_RUNNABLE_LOAD_AVG = 3  #: cfs.avg as of its last update; with rules.runnable_avg, runnable_avg
+RQ_RUNNABLE_AVG = 3  #: cfs.avg as of its last update; without rules.runnable_avg, the runnable load
 RQ_LOAD_AVG = 4
 RQ_UTIL_AVG = 5
 RQ_UTIL_EST_ENQUEUED = 6
 RQ_LAST_UPDATE_TIME = 7  #: ns of clock_task
 RQ_LOAD_SUM = 8
-RQ_RUNNABLE_LOAD_SUM = 9
+RQ_RUNNABLE_SUM = 9
 RQ_UTIL_SUM = 10
 RQ_PERIOD_CONTRIB = 11
 RQ_LOAD_WEIGHT = 12  #: cfs.load.weight, full
@@ -432,13 +434,15 @@ RQ_QS_SEQ = 16  #: the last grace period to which this CPU reported a quiescent 
 #: time in ns << 1 | value of what this CPU last wrote to sd_llc_shared->has_idle_cores; the newest
 #: of an LLC's CPUs holds
 RQ_IDLE_CORES = 17
-RQ_FACTS = 18
+RQ_CPU_CAPACITY = 18  #: what interrupts leave of 1024, as of the last tick
+RQ_FACTS = 19
 
 RQF_IDLE = 1  #: idle_cpu(): curr is the idle task, nothing queued, no wakeup pending
 RQF_SCHED_IDLE = 2  #: sched_idle_cpu(): only SCHED_IDLE tasks
 RQF_ONLINE = 4
 RQF_ACTIVE = 8
 RQF_NOHZ = 16  #: in nohz.idle_cpus_mask: tick stopped, no busy tick since
+RQF_TTWU_PENDING = 32  #: something waits on the wake list
 
 # -- What the balancer publishes ------------------------------------------------------------------
 # A plain tuple of ints: the header below, then BAL_COLUMNS columns of nr_cpus items; the item of a
@@ -452,7 +456,8 @@ BAL_NOHZ_NEXT_BALANCE = 2  #: jiffies
 BAL_HAS_BLOCKED = 3
 BAL_NEXT_BLOCKED = 4  #: jiffies
 BAL_ACTIVE_MASK = 5  #: CPUs in sched domains; an LLC's nr_busy_cpus is LLC & active & ~nohz mask
-BAL_HEADER = 6
+BAL_NEEDS_UPDATE = 6  #: nohz.needs_update: a CPU has joined the mask since the last pass (≥ 5.16)
+BAL_HEADER = 7
 BAL_NEXT_BALANCE = 0  #: column: rq.next_balance, jiffies
 BAL_IDLE_NEXT = 1  #: column: lowest domain's last_balance + idle interval, NEVER without domains
 BAL_MAX_IDLE_COST = 2  #: column: rq.max_idle_balance_cost, ns
@@ -480,25 +485,37 @@ BALANCE_NOHZ = 2  #: value is NOHZ_*_KICK flags, with NOHZ_NEED_RESCHED
 NOHZ_BALANCE_KICK = 1
 NOHZ_STATS_KICK = 2
 NOHZ_NEED_RESCHED = 4  #: the ilb already has need_resched: its run ends before the first other CPU
+NOHZ_NEWILB_KICK = 8  #: in a CPU's own flags: the idle loop shall age blocked load (≥ 5.12)
+NOHZ_NEXT_KICK = 16  #: only collect nohz.next_balance anew (≥ 5.16)
+NOHZ_KICK_MASK = NOHZ_BALANCE_KICK | NOHZ_STATS_KICK | NOHZ_NEXT_KICK
 
 # NOHZ_UPDATE kind
 NOHZ_ENTER = 0  #: nohz_balance_enter_idle(); due if not a member, or if has_blocked is seen clear
 NOHZ_EXIT = 1  #: nohz_balance_exit_idle(): first busy tick of a member
 NOHZ_KICKED = 2  #: kick_ilb(): nohz.next_balance += 1
 NOHZ_NEWIDLE = 3  #: newidle_balance() returned early and would lower rq.next_balance
-NOHZ_NEWIDLE_STATS = 4  #: it returned early and aged the other idle CPUs' blocked load
+NOHZ_NEWIDLE_STATS = 4  #: a CPU going idle ages the other idle CPUs' blocked load if that is due
+NOHZ_KICKED_FULL = 5  #: kick_ilb() with NOHZ_BALANCE_KICK (≥ 5.9): nohz.next_balance = jiffies + 1
 
 # lb_env.flags
 LBF_ALL_PINNED = 1
 LBF_NEED_BREAK = 2
 LBF_DST_PINNED = 4
 LBF_SOME_PINNED = 8
+LBF_ACTIVE_LB = 16  #: the stopper's push (≥ 5.13)
+LBF_SMALL_IMBL = 64  #: fix_small_imbalance() found no gain for a busy CPU (F3)
+
+# enum migration_type: what lb_env.imbalance counts (≥ 5.5; before, always load)
+MIGRATION_LOAD = 0
+MIGRATION_UTIL = 1
+MIGRATION_TASK = 2
+MIGRATION_MISFIT = 3
 
 # lb_env as DETACH and STOP carry it: a plain list.  The source changes the items marked *.
 ENV_DST_CPU = 0
 ENV_SRC_CPU = 1
 ENV_IDLE = 2  #: CPU_IDLE, CPU_NOT_IDLE, CPU_NEWLY_IDLE
-ENV_IMBALANCE = 3  #: * load still to move; 0 or less: detach nothing, only answer
+ENV_IMBALANCE = 3  #: * still to move; 0 or less: detach nothing, only answer
 ENV_LOOP = 4  #: * tasks looked at so far
 ENV_LOOP_BREAK = 5  #: *
 ENV_LOOP_MAX = 6
@@ -514,7 +531,10 @@ ENV_WHY = 15  #: MIGRATE_* of the tasks moved
 ENV_CAUSE = 16  #: record that led to the pass
 ENV_HOT_GAINED = 17  #: * tasks detached although cache hot
 ENV_CURR_ALLOWED = 18  #: * whether src's curr may run on this_cpu
-ENV_FIELDS = 19
+ENV_MIGRATION_TYPE = 19  #: MIGRATION_*
+ENV_SMT = 20  #: the domain's CPUs share one core (SD_SHARE_CPUCAPACITY)
+ENV_OTHERS_BOUND = 21  #: * whether only per-CPU kthreads wait behind src's curr
+ENV_FIELDS = 22
 
 # STOPPED result
 STOP_ABORTED = 0  #: active_load_balance_cpu_stop() found its conditions gone; nothing counted

@@ -9,11 +9,18 @@ from pathlib import Path
 import pytest
 
 from emulator import attach, engines
-from emulator.attach import AttachError, LogRequest, log_lines, send_command
+from emulator.attach import (
+    AttachError,
+    LogRequest,
+    WhyRequest,
+    log_lines,
+    send_command,
+    why_lines,
+)
 from emulator.engine.inline import RunOutcome
 from emulator.rundir import RUN, RunDirectory, RunDirError, create_run_directory
 from emulator.trace.ring import Ring
-from emulator.tracepoints import BOX_AIO_COMPLETE, CPU_IDLE
+from emulator.tracepoints import BOX_AIO_COMPLETE, CPU_IDLE, MIGRATE_HOTPLUG, SCHED_MIGRATE_TASK
 from emulator.types import NSEC_PER_MSEC
 from tests.toybox import PARTS, toy_box
 
@@ -134,3 +141,64 @@ def test_a_running_box_answers_a_command_and_records_it(tmp_path: Path) -> None:
     assert outcomes[0].status == 0
     assert [words for _at_ns, words, _answer in outcomes[0].commands] == [["cpu", "nod", "1"]]
     assert not (directory.path / "control").exists()
+
+
+# -- Why ----------------------------------------------------------------------------------------
+
+
+def _moved(runs: Path) -> RunDirectory:
+    directory = _run(runs)
+    ring = Ring(directory.cpu_ring(1), "cpu1", 1)
+    ring.comm(7, "fio")
+    for millisecond in (1, 2):
+        time_ns = millisecond * NSEC_PER_MSEC
+        ring.emit(time_ns, SCHED_MIGRATE_TASK, 0, 0, 0, 7, 120, 1, millisecond, MIGRATE_HOTPLUG)
+    ring.close()
+    return directory
+
+
+def test_why_finds_a_task_by_its_name_or_pid(tmp_path: Path) -> None:
+    _moved(tmp_path)
+    for request in (WhyRequest("toy", 7), WhyRequest("latest", task="fio")):
+        lines = list(why_lines(request, tmp_path, 80))
+        assert lines[0] == "fio/7 was moved from CPU 1 to CPU 2 at 0.002000 s: its CPU went away."
+        assert lines[2] == "   0.002000 s  CPU 1      fio/7 left CPU 1 for CPU 2".removeprefix("  ")
+    before = list(why_lines(WhyRequest("toy", 7, at_ns=NSEC_PER_MSEC), tmp_path, 80))
+    assert before[0].startswith("fio/7 was moved from CPU 1 to CPU 1 at 0.001000 s")
+
+
+def test_why_of_a_run_that_goes_on_leaves_out_what_may_be_half_written(tmp_path: Path) -> None:
+    directory = _moved(tmp_path)
+    directory.hold()
+    try:
+        lines = list(why_lines(WhyRequest("toy", 7), tmp_path, 80))
+    finally:
+        directory.release()
+    assert lines[0].startswith("fio/7 was moved from CPU 1 to CPU 1 at 0.001000 s")
+
+
+def test_why_refuses_what_it_cannot_explain(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError):
+        list(why_lines(WhyRequest("toy", 7), tmp_path, 80))
+    directory = _moved(tmp_path)
+    with pytest.raises(AttachError, match=r"no task has the pid 8; there are tasks called fio$"):
+        list(why_lines(WhyRequest("toy", 8), tmp_path, 80))
+    with pytest.raises(AttachError, match="no task is called 'dd'"):
+        list(why_lines(WhyRequest("toy", task="dd"), tmp_path, 80))
+    directory.cpu_ring(1).write_bytes(b"no ring")
+    with pytest.raises(AttachError, match="not a ring"):
+        list(why_lines(WhyRequest("toy", 7), tmp_path, 80))
+
+
+def test_logs_have_the_text_of_the_runs_kernel(tmp_path: Path) -> None:
+    directory = _run(tmp_path)
+    directory.write_json(RUN, {"nr_cpus": 2, "rules": ["trace_pid_wide", "trace_migrate_disable"]})
+    _ring(directory).close()
+    lines = list(log_lines(LogRequest("toy", 1), tmp_path))
+    assert lines[:2] == [
+        "cpus=2",
+        "          <idle>-0       [001]     0.001000: cpu_idle: state=1 cpu_id=1",
+    ]
+    flags = list(log_lines(LogRequest("toy", 1, flags=True), tmp_path))
+    assert flags[2] == "# entries-in-buffer/entries-written: 8/8   #P:2"
+    assert flags[-2:][0].split("] ")[1].startswith(".....     0.004000: cpu_idle")

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from emulator import attach, cli, config, session
 from emulator.config import Box, BoxError
+from emulator.rules import POLICIES, RULES, VERSIONS
 from emulator.session import Request
 from tests.toybox import PARTS, toy_box
 
@@ -84,6 +85,12 @@ def test_an_agent_loads_nothing_of_the_command_line() -> None:
         ["logs", "toy", "--cpu", "0", "--from", "3"],
         ["logs", "toy", "--cpu", "0", "--from", "3s", "--to", "2s"],
         ["ctl", "toy"],
+        ["why", "toy"],
+        ["why", "toy", "--pid", "7", "--task", "fio"],
+        ["why", "toy", "--pid", "0"],
+        ["why", "toy", "--pid", "7", "--at", "3"],
+        ["compare"],
+        ["compare", "toy", "--seeds", "0"],
         ["validate", "--seeds", "0"],
         ["fly"],
     ],
@@ -97,6 +104,7 @@ def test_what_is_not_understood_is_status_2(words: list[str]) -> None:
 def test_a_run_that_is_not_there_is_status_2_without_a_traceback() -> None:
     for words in (
         ["logs", "toy", "--cpu", "0"],
+        ["why", "toy", "--pid", "7"],
         ["ctl", "toy", "cpu", "load", "2", "--percent", "80"],
     ):
         result = _invoke(*words)
@@ -159,6 +167,27 @@ def test_check_prints_the_resolved_box(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "duration_ns: 20000000\n" in result.stdout
     assert "cpus_allowed: 0-1\n" in result.stdout
     assert "kernel.sched_nr_migrate: 32\n" in result.stdout
+
+
+def test_policies_say_what_they_change_and_versions_what_they_have() -> None:
+    listed = _invoke("policies")
+    assert listed.exit_code == 0
+    heads = [line.partition("  (")[0] for line in listed.stdout.splitlines() if "  (F" in line]
+    assert heads == list(POLICIES)
+    text = " ".join(listed.stdout.split())
+    for policy in POLICIES.values():
+        assert f"{policy.name} ({policy.fix}, {policy.who}) changes {policy.changes}" in text
+        assert f"reported {policy.outcome}" in text
+    assert "sets renice" not in text
+    assert "sets kworker_nice=-5" in text
+    assert max(map(len, listed.stdout.splitlines())) <= 80
+    both = _invoke("policies", "--versions").stdout
+    assert both.startswith(listed.stdout)
+    table = both.removeprefix(listed.stdout).strip().splitlines()
+    assert table[0].split() == ["rule", *VERSIONS]
+    [row] = [line.split() for line in table if line.startswith("kthread_stack ")]
+    assert row == ["kthread_stack", "·", *["x"] * 6]
+    assert [line.split()[0] for line in table[1:] if not line.startswith(" ")][:-1] == list(RULES)
 
 
 # -- Running ------------------------------------------------------------------------------------

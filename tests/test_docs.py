@@ -106,7 +106,7 @@ def _sample(start: str) -> Sample:
 
 def test_the_list_of_boxes_is_that_of_the_readme(tmp_path: Path) -> None:
     sample = _sample("boxes")
-    assert _run(sample.words, tmp_path).stdout.splitlines() == list(sample.lines)
+    check_sample(sample, tmp_path)
 
 
 def test_the_box_of_the_readme_is_complete_and_leaves_what_it_says(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_mistake_is_shown_as_in_the_readme(tmp_path: Path) -> None:
 def test_the_ninety_seconds_print_what_the_readme_shows(tmp_path: Path) -> None:
     story = README.partition("## Commands")[0]
     shown = [one for one in SAMPLES if f"$ smpbox {shlex.join(one.words)}" in story]
-    assert [one.words[0] for one in shown] == ["run", "logs", "run"]
+    assert [one.words[0] for one in shown] == ["run", "logs", "why", "run"]
     for sample in shown:
         check_sample(sample, tmp_path)
 
@@ -146,6 +146,14 @@ def test_the_ninety_seconds_print_what_the_readme_shows(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_validate_prints_what_the_readme_shows(tmp_path: Path) -> None:
     check_sample(_sample("validate"), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["compare", "policies"])
+def test_a_comparison_and_the_policies_print_what_the_readme_shows(
+    tmp_path: Path, command: str
+) -> None:
+    check_sample(_sample(command), tmp_path)
 
 
 def test_every_command_is_in_the_table_of_commands() -> None:

@@ -34,19 +34,13 @@ from __future__ import annotations
 from typing import Any
 
 from emulator import messages
+from emulator.balance.books import BALANCE_FIGURES, add_rows, domain_books
 from emulator.balance.domain import (
     LB_ACTIVE_FAILED,
-    LB_ACTIVE_KICKED,
     LB_ACTIVE_PUSHED,
-    LB_BALANCED,
-    LB_COLUMN_NAMES,
     LB_COLUMNS,
-    LB_COUNT,
-    LB_FAILED,
     LB_GAINED,
     LB_HOT_GAINED,
-    LB_PULLED,
-    SchedDomain,
 )
 from emulator.balance.env import LbEnv
 from emulator.balance.rebalance import Rebalancer
@@ -59,7 +53,7 @@ from emulator.balance.topology import (
     unpack_sched_domains,
 )
 from emulator.nodebase import NodeBase
-from emulator.tracepoints import BOX_LOAD_BALANCE, IDLE_TYPES
+from emulator.tracepoints import BOX_LB_IMBALANCE, BOX_LOAD_BALANCE, IDLE_TYPES
 from emulator.types import (
     CLASSES,
     COORDINATOR,
@@ -68,6 +62,7 @@ from emulator.types import (
     NOHZ_ENTER,
     NOHZ_EXIT,
     NOHZ_KICKED,
+    NOHZ_KICKED_FULL,
     NOHZ_NEWIDLE,
     NOHZ_NEWIDLE_STATS,
     STOP_ABORTED,
@@ -79,17 +74,6 @@ from emulator.types import (
     Promise,
     TraceSink,
 )
-
-# Columns of results.json's "balance" figures.
-BALANCE_FIGURES = {
-    "calls": LB_COUNT,
-    "balanced": LB_BALANCED,
-    "failed": LB_FAILED,
-    "pulled": LB_PULLED,
-    "active_kicked": LB_ACTIVE_KICKED,
-    "active_pushed": LB_ACTIVE_PUSHED,
-    "active_failed": LB_ACTIVE_FAILED,
-}
 
 
 class Balancer(NodeBase):
@@ -125,14 +109,22 @@ class Balancer(NodeBase):
         self.warmup_ns = spec.warmup_ns
         self.warm = False
         self.warmup = [[0] * LB_COLUMNS for _ in IDLE_TYPES]  # what was counted before warmup_ns
-        view = RqView(board, machine.nr_cpus, util_est=spec.kernel.features.get("UTIL_EST", True))
+        features, rules = spec.kernel.features, spec.kernel.rules
+        view = RqView(
+            board,
+            machine.nr_cpus,
+            util_est=features.get("UTIL_EST", True),
+            core=machine.core,
+            irq_time=machine.irq_time_accounting and features.get("NONTASK_CAPACITY", True),
+        )
         self.rb = Rebalancer(
-            SchedDomains(machine, view.active_mask, 0, spec.kernel.rules),
+            SchedDomains(machine, view.active_mask, 0, rules),
             view,
             machine.hz,
             spec.costs.balance_pass_ns,
             spec.costs.nohz_cpu_ns,
-            spec.kernel.rules,
+            rules,
+            sis_util=features.get("SIS_UTIL", False),
         )
         self.rb.effects = self
         for name, value in spec.kernel.sysctls.items():
@@ -192,7 +184,7 @@ class Balancer(NodeBase):
         The counters of a domain count from when it was built, the totals from the warmup on.
         """
         return {
-            "cpus": [[_domain_books(sd) for sd in chain] for chain in self.rb.domains.sd],
+            "cpus": [[domain_books(sd) for sd in chain] for chain in self.rb.domains.sd],
             "balance": self._balance_figures(),
             "runs": len(self.runs),
             "active_balance": sum(r is not None for r in self.rb.view.active_balance),
@@ -222,7 +214,8 @@ class Balancer(NodeBase):
             list(rb.max_idle_cost),
             list(rb.nr_idle_scan),
             list(rb.newidle_cost),
-            [rb.overload_ns, rb.serialize_cpu, rb.migration_cost, rb.max_interval],
+            [rb.overload_ns, rb.serialize_cpu, rb.migration_cost],
+            [rb.limits.least, rb.limits.most],
             [view.now_ns, view.active_mask, view.nr_migrate],
             [None if r is None else list(r) for r in view.active_balance],
             [[cpu, list(facts)] for cpu, facts in view.rqs.items()],
@@ -241,20 +234,21 @@ class Balancer(NodeBase):
         self.asking = state[2]
         rb.domains = unpack_sched_domains(self.machine, state[3], rb.rules)
         rb.generation = state[4]
-        runs = [unpack_run(item, rb.domains.sd) for item in state[5]]
+        runs = [unpack_run(item, rb.domains.sd, rb.rules) for item in state[5]]
         self.runs = {run.cpu: run for run in runs}
         rb.nohz.unpack(state[6])
         rb.next_balance, rb.max_idle_cost = list(state[7]), list(state[8])
         rb.nr_idle_scan, rb.newidle_cost = list(state[9]), list(state[10])
-        rb.overload_ns, rb.serialize_cpu, rb.migration_cost, rb.max_interval = state[11]
-        view.now_ns, view.active_mask, view.nr_migrate = state[12]
-        view.active_balance = [None if r is None else list(r) for r in state[13]]
-        view.rqs = {cpu: tuple(facts) for cpu, facts in state[14]}
+        rb.overload_ns, rb.serialize_cpu, rb.migration_cost = state[11]
+        rb.limits.least, rb.limits.most = state[12]
+        view.now_ns, view.active_mask, view.nr_migrate = state[13]
+        view.active_balance = [None if r is None else list(r) for r in state[14]]
+        view.rqs = {cpu: tuple(facts) for cpu, facts in state[15]}
         rb.note_due(range(self.machine.nr_cpus))
-        self.totals = [list(row) for row in state[15]]
-        self.published = tuple(state[16])
-        self.warm = state[17]
-        self.warmup = [list(row) for row in state[18]]
+        self.totals = [list(row) for row in state[16]]
+        self.published = tuple(state[17])
+        self.warm = state[18]
+        self.warmup = [list(row) for row in state[19]]
 
     # -- Effects of runs -------------------------------------------------------------------------
 
@@ -265,6 +259,23 @@ class Balancer(NodeBase):
         self.rb.view.freeze((1 << self.machine.nr_cpus) - 1)
         self.send(env.src_cpu, messages.DETACH, (env.pack_env(),), self.clock_ns)
 
+    def imbalance_found(self, run: Run, env: LbEnv) -> None:
+        """Record the busiest group that a pass found: it is the cause of all that the pass does."""
+        record = self.trace.emit(
+            self.clock_ns,
+            BOX_LB_IMBALANCE,
+            0,
+            0,
+            env.cause,
+            env.dst_cpu,
+            env.sd.level,
+            env.busiest_type << 4 | env.local_type,
+            env.migration_type,
+            env.imbalance,
+        )
+        if record >= 0:  # it is recorded at all
+            env.cause = self.node_id << 40 | record + 1
+
     def pass_over(self, run: Run, env: LbEnv) -> None:
         """Record a pass, and kick the source's stopper if the pass ended so."""
         record = self.trace.emit(
@@ -272,7 +283,7 @@ class Balancer(NodeBase):
             BOX_LOAD_BALANCE,
             0,
             0,
-            run.cause,
+            env.cause,
             env.dst_cpu,
             env.src_cpu,
             env.idle,
@@ -281,7 +292,7 @@ class Balancer(NodeBase):
         )
         if env.stop_cpu >= 0:
             run.kicked.append(env.stop_cpu)
-            cause = self.node_id << 40 | record + 1
+            cause = self.node_id << 40 | record + 1 if record >= 0 else env.cause
             args = (env.this_cpu, env.pack_env(), cause)
             self.send(env.stop_cpu, messages.STOP, args, self.clock_ns + self.coherence_ns)
 
@@ -305,7 +316,7 @@ class Balancer(NodeBase):
     def _receive(self, message: Message) -> None:
         _stamp, source, _seq, _target, op, args = message
         if op == messages.NOHZ_UPDATE:
-            self._nohz_update(source, args[0])
+            self._nohz_update(source, args[0], args[1])
         elif op == messages.BALANCE:
             self._balance(source, args)
         elif op == messages.BALANCE_PAID:
@@ -345,7 +356,7 @@ class Balancer(NodeBase):
             self.send(env.dst_cpu, messages.ATTACH, args, self.clock_ns + self.coherence_ns)
         self.rb.answered(run, list(env_list), len(tasks))
 
-    def _nohz_update(self, cpu: int, kind: int) -> None:
+    def _nohz_update(self, cpu: int, kind: int, value: int) -> None:
         rb = self.rb
         if kind == NOHZ_ENTER:
             # A CPU without domains (inactive, or alone) takes no part.
@@ -355,6 +366,8 @@ class Balancer(NodeBase):
             rb.nohz.nohz_balance_exit_idle(cpu)
         elif kind == NOHZ_KICKED:
             rb.nohz.kick_ilb()
+        elif kind == NOHZ_KICKED_FULL:
+            rb.nohz.kick_ilb_full(value * self.machine.hz // 1_000_000_000)
         elif kind == NOHZ_NEWIDLE:
             rb.newidle_skipped(cpu)
         else:
@@ -400,6 +413,8 @@ class Balancer(NodeBase):
             self.rb.view.nr_migrate = value
         elif name == "kernel.sched_migration_cost_ns":
             self.rb.migration_cost = value
+        elif name == "kernel.sched_wakeup_granularity_ns":
+            self.rb.set_least_interval(value)
 
     def set_cpu_active(self, cpu: int, active: bool, now_ns: int) -> None:
         """Put a CPU into the sched domains or take it out: all domains are built anew.
@@ -443,6 +458,7 @@ class Balancer(NodeBase):
             nohz.has_blocked,
             nohz.next_blocked,
             rb.view.active_mask,
+            nohz.needs_update if rb.rules.nohz_next_kick else 0,
             *rb.next_balance,
             *rb.idle_next,
             *rb.max_idle_cost,
@@ -456,7 +472,7 @@ class Balancer(NodeBase):
     def _retire_counters(self) -> None:
         for chain in self.rb.domains.sd:
             for sd in chain:
-                _add_rows(self.totals, sd.lb)
+                add_rows(self.totals, sd.lb)
 
     def _balance_figures(self) -> dict[str, dict[str, int]]:
         if not self.warm and self.reached_ns >= self.warmup_ns:
@@ -471,21 +487,5 @@ class Balancer(NodeBase):
         rows = [list(row) for row in self.totals]
         for chain in self.rb.domains.sd:
             for sd in chain:
-                _add_rows(rows, sd.lb)
+                add_rows(rows, sd.lb)
         return rows
-
-
-def _add_rows(total: list[list[int]], rows: list[list[int]]) -> None:
-    for into, row in zip(total, rows, strict=True):
-        for column, value in enumerate(row):
-            into[column] += value
-
-
-def _domain_books(sd: SchedDomain) -> dict[str, Any]:
-    book: dict[str, Any] = {"name": sd.name, "span": sd.span}
-    for kind, row in zip(IDLE_TYPES, sd.lb, strict=True):
-        book[kind] = dict(zip(LB_COLUMN_NAMES, row, strict=True))
-    book["alb_count"] = sd.alb_count
-    book["alb_failed"] = sd.alb_failed
-    book["alb_pushed"] = sd.alb_pushed
-    return book

@@ -7,8 +7,11 @@ classifies the group, picks the busiest and decides whether it is busier than th
 enough to be worth moving anything.  The imbalance is a *load*; ``find_busiest_queue()`` then picks
 the CPU of the group with the highest load per capacity.
 
+:mod:`group_types` is what v5.5 put in its place.
+
 Departures: no misfit, packing, NUMA-preferred or energy-aware rules (symmetric capacities, no NUMA
-fault statistics); capacity is never reduced by interrupt or real-time pressure.
+fault statistics); a CPU's capacity is what it published at its last tick, not what the last pass of
+its own domain computed, and only interrupt time reduces it.
 """
 
 from __future__ import annotations
@@ -16,24 +19,21 @@ from __future__ import annotations
 from emulator.balance.domain import SCHED_CAPACITY_SCALE, SD_PREFER_SIBLING, SchedDomain, SchedGroup
 from emulator.balance.env import LbEnv
 from emulator.balance.rqview import RqView
+from emulator.tracepoints import GROUP_IMBALANCED, GROUP_OTHER, GROUP_OVERLOADED
 from emulator.types import (
     CPU_IDLE,
     CPU_NOT_IDLE,
+    LBF_SMALL_IMBL,
+    MIGRATION_LOAD,
     RQ_FLAGS,
     RQ_H_NR_RUNNING,
     RQ_LOAD_AVG,
     RQ_NR_RUNNING,
-    RQ_RUNNABLE_LOAD_AVG,
+    RQ_RUNNABLE_AVG,
     RQ_UTIL_AVG,
     RQF_IDLE,
     for_each_cpu,
 )
-
-# enum group_type
-GROUP_OTHER = 0
-GROUP_MISFIT_TASK = 1
-GROUP_IMBALANCED = 2
-GROUP_OVERLOADED = 3
 
 
 class SgLbStats:
@@ -53,9 +53,9 @@ class SgLbStats:
         "sum_nr_running",
     )
 
-    def __init__(self, group: SchedGroup) -> None:
+    def __init__(self, group: SchedGroup, capacity: int) -> None:
         self.group = group
-        self.group_capacity = group.capacity
+        self.group_capacity = capacity
         self.group_weight = group.weight
         self.group_load = 0
         self.group_util = 0
@@ -70,12 +70,21 @@ class SgLbStats:
 class SdLbStats:
     """``struct sd_lb_stats``: the whole domain, its local and its busiest group."""
 
-    __slots__ = ("avg_load", "busiest", "local", "overload", "total_capacity", "total_load")
+    __slots__ = (
+        "avg_load",
+        "busiest",
+        "local",
+        "overload",
+        "total_capacity",
+        "total_load",
+        "total_util",
+    )
 
     def __init__(self) -> None:
         self.local: SgLbStats | None = None
         self.busiest: SgLbStats | None = None
         self.total_load = 0
+        self.total_util = 0
         self.total_capacity = 0
         self.avg_load = 0
         self.overload = False  # a runqueue with more than one task was seen
@@ -89,10 +98,15 @@ def find_busiest_group(env: LbEnv, view: RqView) -> SchedGroup | None:
     sds = update_sd_lb_stats(env, view)
     if env.sd.parent is None:
         env.overload = sds.overload
+    env.sum_util = sds.total_util
     if not group_is_pullable(env, sds):
         return None
-    calculate_imbalance(env, sds, view)
     assert sds.busiest is not None
+    assert sds.local is not None
+    env.busiest_type = sds.busiest.group_type
+    env.local_type = sds.local.group_type
+    env.migration_type = MIGRATION_LOAD
+    calculate_imbalance(env, sds, view)
     return sds.busiest.group if env.imbalance > 0 else None
 
 
@@ -102,9 +116,10 @@ def update_sd_lb_stats(env: LbEnv, view: RqView) -> SdLbStats:
     child = env.sd.child
     prefer_sibling = child is not None and bool(child.flags & SD_PREFER_SIBLING)
     for group in env.sd.groups:
-        sgs = SgLbStats(group)
+        sgs = SgLbStats(group, view.group_capacity(group))
         sds.overload |= update_sg_lb_stats(env, sgs, view)
         sds.total_load += sgs.group_load
+        sds.total_util += sgs.group_util
         sds.total_capacity += sgs.group_capacity
         if group.span >> env.dst_cpu & 1:
             sds.local = sgs
@@ -145,7 +160,7 @@ def update_sg_lb_stats(env: LbEnv, sgs: SgLbStats, view: RqView) -> bool:
                 continue
         overload |= rq[RQ_NR_RUNNING] > 1
         sgs.sum_nr_running += rq[RQ_H_NR_RUNNING]
-        sgs.group_load += rq[RQ_RUNNABLE_LOAD_AVG]
+        sgs.group_load += rq[RQ_RUNNABLE_AVG]
         sgs.group_util += view.cpu_util(cpu)
     sgs.avg_load = sgs.group_load * SCHED_CAPACITY_SCALE // sgs.group_capacity
     if sgs.sum_nr_running:
@@ -250,6 +265,8 @@ def fix_small_imbalance(env: LbEnv, local: SgLbStats, busiest: SgLbStats, view: 
     helps = busiest.avg_load + scaled >= local.avg_load + scaled * imbn
     if helps or _capacity_moved(local, busiest, scaled) > _capacity_now(local, busiest):
         env.imbalance = busiest.load_per_task
+    elif env.rules.small_imbalance_guard and env.idle == CPU_NOT_IDLE:
+        env.flags |= LBF_SMALL_IMBL
 
 
 def _capacity_now(local: SgLbStats, busiest: SgLbStats) -> int:

@@ -1,4 +1,4 @@
-"""``struct sched_domain`` and ``struct sched_group``, with their counters; v5.4.
+"""``struct sched_domain`` and ``struct sched_group``, with their counters.
 
 :mod:`topology` builds them; passes (:mod:`fair`, :mod:`rebalance`) change the failure counter, the
 interval and the counters of the domain that they are made in.
@@ -58,11 +58,12 @@ LB_COLUMN_NAMES = (
 class SchedGroup:
     """``struct sched_group`` with its ``sched_group_capacity``."""
 
-    __slots__ = ("balance_mask", "capacity", "imbalance", "span", "weight")
+    __slots__ = ("balance_mask", "capacity", "cores", "imbalance", "span", "weight")
 
-    def __init__(self, span: int, balance_mask: int) -> None:
+    def __init__(self, span: int, balance_mask: int, cores: int = 0) -> None:
         self.span = span
         self.weight = span.bit_count()
+        self.cores = cores or self.weight  # SMT siblings count once
         self.capacity = SCHED_CAPACITY_SCALE * self.weight
         self.balance_mask = balance_mask
         self.imbalance = 0  # sgc.imbalance: a pass of the level below met affinity
@@ -82,6 +83,7 @@ class SchedDomain:
         "cpu",
         "flags",
         "groups",
+        "imb_numa_nr",
         "imbalance_pct",
         "last_balance",
         "lb",
@@ -108,6 +110,7 @@ class SchedDomain:
         self.groups: list[SchedGroup] = []  # the local one first
         self.flags = 0
         self.imbalance_pct = 125
+        self.imb_numa_nr = 0  # tasks that may run on one NUMA node while others idle (≥ 5.18)
         self.cache_nice_tries = 0
         self.busy_factor = 32
         self.min_interval = self.span_weight

@@ -1,4 +1,4 @@
-"""The context of one load_balance() pass: ``struct lb_env`` and the variables around it, v5.4.
+"""The context of one load_balance() pass: ``struct lb_env`` and the variables around it.
 
 A pass may wait for its source CPU (DETACH, DETACHED), so everything it knows is kept here as plain
 data; :meth:`LbEnv.pack_env` is the part that the source is sent and gives back changed.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.balance.domain import SchedDomain
+from emulator.balance.domain import SD_SHARE_CPUCAPACITY, SchedDomain
+from emulator.rules import Rules
 from emulator.types import (
     ENV_CURR_ALLOWED,
     ENV_FIELDS,
@@ -18,7 +19,9 @@ from emulator.types import (
     ENV_LOOP,
     ENV_LOOP_BREAK,
     ENV_NEW_DST_CPU,
+    ENV_OTHERS_BOUND,
     ENV_SRC_CPU,
+    MIGRATION_LOAD,
 )
 
 SCHED_NR_MIGRATE_BREAK = 32
@@ -28,6 +31,7 @@ class LbEnv:
     """``struct lb_env`` of one pass in domain ``sd``, on behalf of ``this_cpu``."""
 
     __slots__ = (
+        "busiest_type",
         "cause",
         "cpus",
         "curr_allowed",
@@ -36,28 +40,42 @@ class LbEnv:
         "dst_nr_running",
         "failing",
         "flags",
+        "found",
         "hot_gained",
         "idle",
         "imbalance",
         "ld_moved",
         "ld_moved_here",
+        "local_type",
         "loop",
         "loop_break",
         "loop_max",
+        "migration_type",
         "new_dst_cpu",
+        "others_bound",
         "overload",
         "refused",
         "result",
+        "rules",
         "sd",
         "src_cpu",
         "stop_cpu",
+        "sum_util",
         "this_cpu",
         "why",
     )
 
     def __init__(
-        self, sd: SchedDomain, this_cpu: int, idle: int, cpus: int, why: int, cause: int
+        self,
+        sd: SchedDomain,
+        this_cpu: int,
+        idle: int,
+        cpus: int,
+        why: int,
+        cause: int,
+        rules: Rules = Rules(),
     ) -> None:
+        self.rules = rules
         self.sd = sd
         self.this_cpu = this_cpu
         self.dst_cpu = this_cpu
@@ -67,6 +85,11 @@ class LbEnv:
         self.cpus = cpus
         self.src_cpu = -1
         self.imbalance = 0
+        self.migration_type = MIGRATION_LOAD  # what imbalance counts
+        self.busiest_type = 0  # GROUP_* of the groups compared last
+        self.local_type = 0
+        self.found = False  # a busiest group was found that nobody has recorded yet
+        self.sum_util = -1  # of the whole domain; -1: not summed up
         self.loop = 0
         self.loop_break = SCHED_NR_MIGRATE_BREAK
         self.loop_max = 0
@@ -74,6 +97,7 @@ class LbEnv:
         self.new_dst_cpu = -1
         self.hot_gained = 0
         self.curr_allowed = 1
+        self.others_bound = 0
         self.why = why
         self.cause = cause
         self.ld_moved = 0
@@ -106,6 +130,9 @@ class LbEnv:
             self.cause,
             0,
             self.curr_allowed,
+            self.migration_type,
+            int(bool(self.sd.flags & SD_SHARE_CPUCAPACITY)),
+            self.others_bound,
         ]
 
     def take_env(self, env: list[int]) -> None:
@@ -119,6 +146,7 @@ class LbEnv:
         self.new_dst_cpu = env[ENV_NEW_DST_CPU]
         self.hot_gained += env[ENV_HOT_GAINED]
         self.curr_allowed = env[ENV_CURR_ALLOWED]
+        self.others_bound = env[ENV_OTHERS_BOUND]
 
     def restart_loop(self) -> None:
         """Start the source's walk over its tasks afresh."""
@@ -152,13 +180,19 @@ class LbEnv:
             self.overload,
             self.result,
             self.stop_cpu,
+            self.migration_type,
+            self.busiest_type,
+            self.local_type,
+            self.found,
+            self.sum_util,
+            self.others_bound,
         ]
 
 
-def unpack_env(sd: SchedDomain, data: list[Any]) -> LbEnv:
+def unpack_env(sd: SchedDomain, data: list[Any], rules: Rules = Rules()) -> LbEnv:
     """Rebuild a pass in domain ``sd`` from :meth:`LbEnv.pack`."""
     this_cpu, idle, cpus, why, cause = data[:5]
-    env = LbEnv(sd, this_cpu, idle, cpus, why, cause)
+    env = LbEnv(sd, this_cpu, idle, cpus, why, cause, rules)
     (
         env.dst_cpu,
         env.dst_grpmask,
@@ -179,5 +213,11 @@ def unpack_env(sd: SchedDomain, data: list[Any]) -> LbEnv:
         env.overload,
         env.result,
         env.stop_cpu,
+        env.migration_type,
+        env.busiest_type,
+        env.local_type,
+        env.found,
+        env.sum_util,
+        env.others_bound,
     ) = data[5:]
     return env

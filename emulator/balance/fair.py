@@ -1,4 +1,4 @@
-"""One load_balance() pass: ``kernel/sched/fair.c``, v5.4.
+"""One load_balance() pass: ``kernel/sched/fair.c``.
 
 Theory of operation
 -------------------
@@ -13,16 +13,20 @@ A pass that moves nothing counts as a failure of this CPU at this domain; after
 ``cache_nice_tries + 2`` failures in a row the next one has the source's stopper push its running
 task here (active balance).  Any pass that finds the domain balanced resets that counter.
 
+Which group is busiest and what is to move is :mod:`busiest`'s answer up to 5.4 and
+:mod:`group_types`' from 5.5 on; a pass asks one of them, by its rules.
+
 Departures
 * ``busiest->curr`` is at the source, which says in its answer whether ``curr`` may run here.  A
   source with a single task is asked only for that, with imbalance 0.
-* ``voluntary_active_balance()`` knows the reduced-capacity case alone, and capacities are constant.
+* ``voluntary_active_balance()`` knows the reduced-capacity case alone.
 * ``rq->active_balance`` is kept here, set when the stopper is kicked and cleared when it reports.
 """
 
 from __future__ import annotations
 
-from emulator.balance.busiest import check_cpu_capacity, find_busiest_group, find_busiest_queue
+from emulator.balance import busiest, group_types
+from emulator.balance.busiest import check_cpu_capacity
 from emulator.balance.domain import (
     LB_ACTIVE_KICKED,
     LB_BALANCED,
@@ -35,6 +39,8 @@ from emulator.balance.domain import (
     LB_NOBUSYG,
     LB_NOBUSYQ,
     LB_PULLED,
+    SD_SHARE_CPUCAPACITY,
+    SchedGroup,
 )
 from emulator.balance.env import LbEnv
 from emulator.balance.rqview import RqView
@@ -49,9 +55,10 @@ from emulator.types import (
     LBF_ALL_PINNED,
     LBF_DST_PINNED,
     LBF_NEED_BREAK,
+    LBF_SMALL_IMBL,
     LBF_SOME_PINNED,
+    MIGRATION_TASK,
     RQ_H_NR_RUNNING,
-    for_each_cpu,
 )
 
 MAX_PINNED_INTERVAL = 512  # ms
@@ -94,18 +101,41 @@ def should_we_balance(env: LbEnv, view: RqView) -> bool:
     if not env.cpus >> env.dst_cpu & 1:
         return False
     if env.idle == CPU_NEWLY_IDLE:
-        return True
+        if not env.rules.swb_newidle_pending:
+            return True
+        return not view.nr_running(env.dst_cpu) and not view.ttwu_pending(env.dst_cpu)
     group = env.sd.groups[0]
-    for cpu in for_each_cpu(group.balance_mask & env.cpus):
-        if view.idle_cpu(cpu):
-            return cpu == env.dst_cpu
-    return group_balance_cpu(group) == env.dst_cpu
+    chosen = _first_idle(env, group, view)
+    return (chosen if chosen >= 0 else group_balance_cpu(group)) == env.dst_cpu
+
+
+def _first_idle(env: LbEnv, group: SchedGroup, view: RqView) -> int:
+    # Later kernels look for an idle core first, and then for an idle CPU with busy siblings.
+    cores_first = env.rules.swb_idle_core and not env.sd.flags & SD_SHARE_CPUCAPACITY
+    idle_smt = -1
+    mask = group.balance_mask & env.cpus
+    while mask:
+        cpu = (mask & -mask).bit_length() - 1
+        mask &= ~(1 << cpu)
+        if not view.idle_cpu(cpu):
+            continue
+        if not cores_first or view.is_core_idle(cpu):
+            return cpu
+        if idle_smt < 0:
+            idle_smt = cpu
+        mask &= ~view.core[cpu]
+    return idle_smt
 
 
 def need_active_balance(env: LbEnv, view: RqView) -> bool:
     """Return whether the failed pass must push (``need_active_balance()``)."""
+    rules = env.rules
     if voluntary_active_balance(env, view):
         return True
+    if env.flags & LBF_SMALL_IMBL or (rules.no_push_for_kthreads and env.others_bound):
+        return False
+    if rules.active_balance_migrate_task and env.migration_type != MIGRATION_TASK:
+        return False
     return env.sd.nr_balance_failed > env.sd.cache_nice_tries + 2
 
 
@@ -123,23 +153,37 @@ def _redo(env: LbEnv, view: RqView) -> bool:
     if not should_we_balance(env, view):
         env.refused = True
         return _out_balanced(env)
-    group = find_busiest_group(env, view)
+    group = _find_busiest_group(env, view)
     if group is None:
         row[LB_NOBUSYG] += 1
         return _out_balanced(env)
-    busiest = find_busiest_queue(env, group, view)
-    if busiest < 0:
+    env.found = True
+    source = _find_busiest_queue(env, group, view)
+    if source < 0:
         row[LB_NOBUSYQ] += 1
         return _out_balanced(env)
-    assert busiest != env.dst_cpu
-    env.src_cpu = busiest
+    assert source != env.dst_cpu
+    env.src_cpu = source
     row[LB_IMBALANCE] += env.imbalance
-    nr_running = view.nr_running(busiest)
+    nr_running = view.nr_running(source)
+    if nr_running > 1 or env.rules.lb_all_pinned_alone:
+        env.flags |= LBF_ALL_PINNED
     if nr_running <= 1:
         return _end_of_moves(env, view)
-    env.flags |= LBF_ALL_PINNED
     env.loop_max = min(view.nr_migrate, nr_running)
     return _ask(env, view)
+
+
+def _find_busiest_group(env: LbEnv, view: RqView) -> SchedGroup | None:
+    if env.rules.lb_group_types:
+        return group_types.find_busiest_group(env, view)
+    return busiest.find_busiest_group(env, view)
+
+
+def _find_busiest_queue(env: LbEnv, group: SchedGroup, view: RqView) -> int:
+    if env.rules.lb_group_types:
+        return group_types.find_busiest_queue(env, group, view)
+    return busiest.find_busiest_queue(env, group, view)
 
 
 def _ask(env: LbEnv, view: RqView) -> bool:
@@ -198,11 +242,16 @@ def _end_of_moves(env: LbEnv, view: RqView) -> bool:
 
 
 def _active_balance(env: LbEnv, view: RqView) -> bool:
+    rules = env.rules
     if not env.curr_allowed:
-        env.flags |= LBF_ALL_PINNED
+        if not rules.lb_all_pinned_alone:
+            env.flags |= LBF_ALL_PINNED
         return _out_one_pinned(env, LB_PINNED)
-    # One more than the tries: so the task just stopped is pushed although it is cache hot.
-    env.sd.nr_balance_failed = env.sd.cache_nice_tries + 1
+    if rules.lb_all_pinned_alone:
+        env.flags &= ~LBF_ALL_PINNED
+    if not rules.active_balance_keeps_count:
+        # One more than the tries: so the task just stopped is pushed although it is cache hot.
+        env.sd.nr_balance_failed = env.sd.cache_nice_tries + 1
     if view.active_balance[env.src_cpu] is not None:
         return _finish(env, view, RESULT_FAILED)
     view.active_balance[env.src_cpu] = [env.this_cpu, env.idle]
@@ -214,7 +263,10 @@ def _active_balance(env: LbEnv, view: RqView) -> bool:
 def _finish(env: LbEnv, view: RqView, result: int) -> bool:
     sd = env.sd
     env.result = result
-    if env.stop_cpu < 0 or voluntary_active_balance(env, view):
+    if env.rules.active_balance_keeps_count:
+        if env.stop_cpu < 0 or need_active_balance(env, view):
+            sd.balance_interval = sd.min_interval
+    elif env.stop_cpu < 0 or voluntary_active_balance(env, view):
         sd.balance_interval = sd.min_interval
     elif sd.balance_interval < sd.max_interval:
         sd.balance_interval *= 2

@@ -1,4 +1,4 @@
-"""Idle CPUs without a tick: the ``nohz`` part of ``kernel/sched/fair.c``, v5.4.
+"""Idle CPUs without a tick: the ``nohz`` part of ``kernel/sched/fair.c``.
 
 Theory of operation
 -------------------
@@ -8,22 +8,20 @@ the time of the next such balance and whether blocked load waits to be aged are 
 the box.  CPUs tell of their own steps by NOHZ_UPDATE and see this state late by the coherence
 latency.
 
-:func:`nohz_balancer_kick` and :func:`find_new_ilb` are the two decisions that a CPU takes at its
-tick, as functions of what it sees.
+Whether to kick, and whom, is decided by the busy CPU at its tick (``kernel/tick.py``).
 
 Departures: the mask and ``next_balance`` change one message latency after the step that changes
-them; packing and misfit are left out, and capacity is never reduced.
+them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from emulator.balance.pelt import LOAD_AVG_PERIOD, has_blocked
 from emulator.balance.rqview import RqView
 from emulator.balance.topology import msecs_to_jiffies
-from emulator.types import NOHZ_BALANCE_KICK, NOHZ_STATS_KICK, for_each_cpu
+from emulator.types import for_each_cpu
 
 
 class Nohz:
@@ -33,6 +31,7 @@ class Nohz:
         "has_blocked",
         "hz",
         "idle_cpus_mask",
+        "needs_update",
         "next_balance",
         "next_blocked",
         "rq_has_blocked_mask",
@@ -44,6 +43,7 @@ class Nohz:
         self.next_balance = 0
         self.has_blocked = 0
         self.next_blocked = 0
+        self.needs_update = 0  # a CPU has joined since next_balance was collected (≥ 5.16)
         self.rq_has_blocked_mask = 0  # rq->has_blocked_load
 
     def pack(self) -> list[Any]:
@@ -54,6 +54,7 @@ class Nohz:
             self.has_blocked,
             self.next_blocked,
             self.rq_has_blocked_mask,
+            self.needs_update,
         ]
 
     def unpack(self, data: list[Any]) -> None:
@@ -64,10 +65,13 @@ class Nohz:
             self.has_blocked,
             self.next_blocked,
             self.rq_has_blocked_mask,
+            self.needs_update,
         ) = data
 
     def nohz_balance_enter_idle(self, cpu: int) -> None:
         """Take in an idle CPU that stopped its tick (``nohz_balance_enter_idle()``)."""
+        if not self.idle_cpus_mask >> cpu & 1:
+            self.needs_update = 1
         self.idle_cpus_mask |= 1 << cpu
         self.rq_has_blocked_mask |= 1 << cpu
         self.has_blocked = 1
@@ -77,8 +81,12 @@ class Nohz:
         self.idle_cpus_mask &= ~(1 << cpu)
 
     def kick_ilb(self) -> None:
-        """Count a kick: the next one is due a jiffy later, found an ilb or not (``kick_ilb()``)."""
+        """Count a kick: the next one is due a jiffy later, found an ilb or not (≤ 5.8)."""
         self.next_balance += 1
+
+    def kick_ilb_full(self, jiffies: int) -> None:
+        """Note a kick to balance: the next one is due in the next jiffy (≥ 5.9)."""
+        self.next_balance = jiffies + 1
 
     def update_nohz_stats(self, cpu: int, view: RqView) -> bool:
         """Age an idle CPU's blocked load; return whether some is left (``update_nohz_stats()``)."""
@@ -114,42 +122,14 @@ class Nohz:
             self.postpone_blocked(jiffies)
 
     def newidle_stats(self, this_cpu: int, jiffies: int, view: RqView) -> None:
-        """Age all idle CPUs on behalf of a CPU going idle (``nohz_newidle_balance()``)."""
+        """Age all idle CPUs on behalf of a CPU going idle, if that is due.
+
+        Kernel: ``nohz_newidle_balance()``; from 5.12 on ``nohz_run_idle_balance()``.
+        """
+        if not self.has_blocked or jiffies < self.next_blocked:
+            return
         self.has_blocked = 0
         for cpu in for_each_cpu(self.idle_cpus_mask & ~(1 << this_cpu)):
             if view.idle_cpu(cpu) and self.update_nohz_stats(cpu, view):
                 self.has_blocked = 1
         self.postpone_blocked(jiffies)
-
-
-def nohz_balancer_kick(
-    nohz: tuple[int, int, int, int],
-    jiffies: int,
-    nr_running: int,
-    busy_in_llc: int,
-    *,
-    reduced: bool = False,
-) -> int:
-    """Return the NOHZ_*_KICK flags that a busy CPU's tick raises, 0 for none.
-
-    Kernel: ``nohz_balancer_kick()``.  ``nohz`` is (idle_cpus_mask, next_balance, has_blocked,
-    next_blocked) as the CPU sees it, its own leaving of the mask included; ``busy_in_llc`` is
-    ``sd_llc_shared->nr_busy_cpus``; ``reduced`` says that fair tasks run on reduced capacity.
-    """
-    mask, next_balance, blocked, next_blocked = nohz
-    if not mask:
-        return 0
-    flags = NOHZ_STATS_KICK if blocked and jiffies > next_blocked else 0
-    if jiffies < next_balance:
-        return flags
-    if nr_running >= 2 or reduced or busy_in_llc > 1:
-        return NOHZ_STATS_KICK | NOHZ_BALANCE_KICK
-    return flags
-
-
-def find_new_ilb(idle_cpus_mask: int, idle_cpu: Callable[[int], bool]) -> int:
-    """Return the first CPU of the mask that is idle, -1 if none is (``find_new_ilb()``)."""
-    for cpu in for_each_cpu(idle_cpus_mask):
-        if idle_cpu(cpu):
-            return cpu
-    return -1

@@ -17,8 +17,8 @@ from emulator.types import (
     RQ_LOAD_AVG,
     RQ_LOAD_SUM,
     RQ_PERIOD_CONTRIB,
-    RQ_RUNNABLE_LOAD_AVG,
-    RQ_RUNNABLE_LOAD_SUM,
+    RQ_RUNNABLE_AVG,
+    RQ_RUNNABLE_SUM,
     RQ_UTIL_AVG,
     RQ_UTIL_SUM,
 )
@@ -49,7 +49,7 @@ def age_blocked(facts: tuple[int, ...], now_ns: int) -> tuple[int, ...]:
     Facts of a queue that holds tasks come back as they are: the kernel's balancer does not update
     another CPU's averages.
     """
-    if facts[RQ_H_NR_RUNNING] or not has_blocked(facts):
+    if facts[RQ_H_NR_RUNNING] or not (has_blocked(facts) or facts[RQ_RUNNABLE_AVG]):
         return facts
     elapsed = (now_ns - facts[RQ_LAST_UPDATE_TIME]) >> 10
     contrib = elapsed + facts[RQ_PERIOD_CONTRIB]
@@ -68,7 +68,7 @@ def age_blocked(facts: tuple[int, ...], now_ns: int) -> tuple[int, ...]:
 
 _SUMS = (
     (RQ_LOAD_SUM, RQ_LOAD_AVG),
-    (RQ_RUNNABLE_LOAD_SUM, RQ_RUNNABLE_LOAD_AVG),
+    (RQ_RUNNABLE_SUM, RQ_RUNNABLE_AVG),
     (RQ_UTIL_SUM, RQ_UTIL_AVG),
 )
 

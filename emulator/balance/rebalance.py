@@ -1,9 +1,10 @@
-"""Which passes a balance request makes, in which order and when: ``kernel/sched/fair.c``, v5.4.
+"""Which passes a balance request makes, in which order and when: ``kernel/sched/fair.c``.
 
 Theory of operation
 -------------------
 A CPU asks for one of three things: ``rebalance_domains()`` for itself (periodic), a newly idle
-balance, or the ilb's ``nohz_idle_balance()`` for itself and every idle CPU without a tick.  Each is
+balance, or the ilb's ``nohz_idle_balance()`` for itself and every idle CPU without a tick
+(:mod:`ilb`).  Each is
 a :class:`Run`: a small state machine, because passes take time, and that time is the asking CPU's:
 interrupts lengthen it.  A pass is decided at the *end* of its time, on the state then; between two
 steps of a run the box goes on.  :meth:`Rebalancer.step` takes a run as far as it can go at one
@@ -16,9 +17,6 @@ Departures
 * A hotplug rebuild does not wait for passes under way; a run that finds its domains gone ends its
   walk over them.
 * The SERIALIZE lock is taken when a pass's time begins and held until it is decided.
-* Of the idle CPUs that the ilb visits, those not due are looked at at once, together with the next
-  that is; their time goes by together, with that of the first pass there, and need_resched is
-  looked at before it, not within.
 * ``rq->max_idle_balance_cost`` and ``rq->next_balance`` of all CPUs are kept here and published.
 """
 
@@ -27,7 +25,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from emulator.balance.domain import SD_BALANCE_NEWIDLE, SD_SERIALIZE, SchedDomain
+from emulator.balance import ilb
+from emulator.balance.domain import (
+    SCHED_CAPACITY_SCALE,
+    SD_BALANCE_NEWIDLE,
+    SD_SERIALIZE,
+    SchedDomain,
+)
 from emulator.balance.env import LbEnv
 from emulator.balance.fair import load_balance, load_balance_detached
 from emulator.balance.nohz import Nohz
@@ -41,10 +45,12 @@ from emulator.balance.run import (
     Run,
 )
 from emulator.balance.topology import (
+    IntervalLimits,
     SchedDomains,
     get_sd_balance_interval,
     idle_next_balance,
     max_load_balance_interval,
+    sd_llc,
 )
 from emulator.rules import Rules
 from emulator.tracepoints import MIGRATE_NEWIDLE, MIGRATE_NOHZ, MIGRATE_PERIODIC
@@ -53,9 +59,9 @@ from emulator.types import (
     BALANCE_NOHZ,
     BALANCE_PERIODIC,
     CPU_IDLE,
+    CPU_NEWLY_IDLE,
     CPU_NOT_IDLE,
     NEVER,
-    NOHZ_BALANCE_KICK,
     for_each_cpu,
 )
 
@@ -68,6 +74,10 @@ WHY = {
 
 class Effects(Protocol):
     """What a run does to the outside; the balancer node."""
+
+    def imbalance_found(self, run: Run, env: LbEnv) -> None:
+        """Record which group a pass found the busiest, and let what follows have that as cause."""
+        ...
 
     def ask(self, run: Run, env: LbEnv) -> None:
         """Send the pass's question to ``env.src_cpu`` (DETACH)."""
@@ -95,8 +105,8 @@ class Rebalancer:
         "generation",
         "hz",
         "idle_next",
+        "limits",
         "max_idle_cost",
-        "max_interval",
         "migration_cost",
         "newidle_cost",
         "next_balance",
@@ -107,6 +117,7 @@ class Rebalancer:
         "pass_ns",
         "rules",
         "serialize_cpu",
+        "sis_util",
         "view",
     )
 
@@ -118,6 +129,8 @@ class Rebalancer:
         pass_ns: int,
         nohz_cpu_ns: int,
         rules: Rules = Rules(),
+        *,
+        sis_util: bool = False,
     ) -> None:
         nr_cpus = len(domains.sd)
         self.effects: Effects
@@ -130,7 +143,8 @@ class Rebalancer:
         self.pass_ns = pass_ns
         self.nohz_cpu_ns = nohz_cpu_ns
         self.migration_cost = 500_000
-        self.max_interval = max_load_balance_interval(hz, nr_cpus)  # jiffies
+        self.limits = IntervalLimits(hz, nr_cpus, rules)
+        self.sis_util = sis_util  # sched feature SIS_UTIL
         self.next_balance = [0] * nr_cpus  # rq->next_balance, jiffies
         self.max_idle_cost = [500_000] * nr_cpus  # rq->max_idle_balance_cost
         self.nr_idle_scan = [0] * nr_cpus  # sd_llc_shared->nr_idle_scan, see BAL_NR_IDLE_SCAN
@@ -144,9 +158,11 @@ class Rebalancer:
         """Return the tick count now."""
         return self.view.now_ns * self.hz // 1_000_000_000
 
-    def interval(self, sd: SchedDomain, idle: int) -> int:
-        """Return the domain's interval in jiffies for an idle type."""
-        return get_sd_balance_interval(sd, idle == CPU_NOT_IDLE, self.hz, self.max_interval)
+    def set_least_interval(self, granularity_ns: int) -> None:
+        """Make the wakeup granularity the least interval, where the rules say so (F7)."""
+        if self.rules.lb_interval_granularity:
+            self.limits.least = max(1, -(-granularity_ns * self.hz // 1_000_000_000))
+            self.note_due(range(len(self.next_balance)))
 
     def note_due(self, cpus: Iterable[int]) -> None:
         """Compute anew when the lowest domains of these CPUs are due for an idle CPU."""
@@ -154,13 +170,15 @@ class Rebalancer:
             self.idle_next = [NEVER] * len(self.next_balance)
         for cpu in cpus:
             chain = self.domains.sd[cpu]
-            self.idle_next[cpu] = idle_next_balance(chain, self.hz, self.max_interval)
+            self.idle_next[cpu] = idle_next_balance(chain, self.limits)
+            self.newidle_cost[cpu] = chain[0].max_newidle_lb_cost if chain else 0
 
     def use_domains(self, domains: SchedDomains) -> None:
         """Put new domains in the place of the old ones (``partition_sched_domains()``)."""
         self.domains = domains
         self.generation += 1
-        self.max_interval = max_load_balance_interval(self.hz, domains.active_mask.bit_count())
+        self.limits.most = max_load_balance_interval(self.hz, domains.active_mask.bit_count())
+        self.nr_idle_scan = [0] * len(domains.sd)
         self.note_due(range(len(domains.sd)))
 
     # -- A run as a whole ------------------------------------------------------------------------
@@ -168,9 +186,9 @@ class Rebalancer:
     def start(self, run: Run) -> None:
         """Begin a run and take it as far as it goes now."""
         if run.kind == BALANCE_NOHZ:
-            self.nohz_idle_balance(run)
+            ilb.nohz_idle_balance(self, run)
         else:
-            self._walk_domains(run, run.cpu, run.idle)
+            self.walk_domains(run, run.cpu, run.idle)
         self.step(run)
 
     def step(self, run: Run) -> None:
@@ -182,7 +200,7 @@ class Rebalancer:
             elif run.phase == PH_PASS:
                 self._pass(run)
             elif run.phase == PH_NEXT_CPU:
-                self._next_cpu(run)
+                ilb.next_cpu(self, run)
             else:
                 assert run.phase == PH_OVER
                 if run.owed_ns:
@@ -197,7 +215,9 @@ class Rebalancer:
         """Go on with the source's answer; the caller has sent the tasks on."""
         assert run.phase == PH_WAIT
         assert run.env is not None
-        if load_balance_detached(run.env, self.view, answer, nr_tasks):
+        again = load_balance_detached(run.env, self.view, answer, nr_tasks)
+        self._note_found(run, run.env)
+        if again:
             self.effects.ask(run, run.env)
             return
         self._pass_over(run, run.env)
@@ -209,9 +229,11 @@ class Rebalancer:
 
     # -- One CPU's domains -----------------------------------------------------------------------
 
-    def _walk_domains(self, run: Run, cpu: int, idle: int) -> None:
+    def walk_domains(self, run: Run, cpu: int, idle: int) -> None:
+        """Begin a walk over the domains of ``cpu``, for the CPU that asked."""
         run.target = cpu
         run.idle = idle
+        run.busy = idle == CPU_NOT_IDLE and self._keeps_busy(cpu)
         run.level = 0
         run.generation = self.generation
         run.cont = True
@@ -221,6 +243,10 @@ class Rebalancer:
         reach = self.hz if run.kind == BALANCE_NEWIDLE else 60 * self.hz
         run.next_balance = self.jiffies() + reach
         run.phase = PH_DOMAIN
+
+    def _keeps_busy(self, cpu: int) -> bool:
+        # A CPU that runs SCHED_IDLE tasks only can look for better ones as often as an idle one.
+        return not (self.rules.lb_sched_idle_not_busy and self.view.sched_idle_cpu(cpu))
 
     def _current_sd(self, run: Run) -> SchedDomain | None:
         if run.generation != self.generation:
@@ -245,7 +271,8 @@ class Rebalancer:
             # Only the decay of the upper domains is still of interest.
             run.level = run.level + 1 if run.need_decay else len(self.domains.sd[run.target])
             return
-        due = self.jiffies() >= sd.last_balance + self.interval(sd, run.idle)
+        interval = get_sd_balance_interval(sd, run.busy, self.limits)
+        due = self.jiffies() >= sd.last_balance + interval
         if due and self._lock(run, sd):
             self._begin_pass(run)
         else:
@@ -273,11 +300,13 @@ class Rebalancer:
             sd.max_newidle_lb_cost = sd.max_newidle_lb_cost * 253 // 256
             sd.next_decay_max_lb_cost = jiffies + self.hz
             run.need_decay = True
+            if sd.child is None:
+                self.newidle_cost[run.target] = sd.max_newidle_lb_cost
         run.max_cost += sd.max_newidle_lb_cost
 
     def _update_next_balance(self, run: Run, sd: SchedDomain) -> None:
-        idle = CPU_IDLE if run.kind == BALANCE_NEWIDLE else run.idle
-        run.next_balance = min(run.next_balance, sd.last_balance + self.interval(sd, idle))
+        interval = get_sd_balance_interval(sd, run.busy, self.limits)
+        run.next_balance = min(run.next_balance, sd.last_balance + interval)
         run.update_next = True
 
     def _lock(self, run: Run, sd: SchedDomain) -> bool:
@@ -312,13 +341,38 @@ class Rebalancer:
             run.phase = PH_DOMAIN
             return
         cpus = sd.span & self.view.active_mask
-        env = LbEnv(sd, run.target, run.idle, cpus, WHY[run.kind], run.cause)
+        env = LbEnv(sd, run.target, run.idle, cpus, WHY[run.kind], run.cause, self.rules)
         run.env = env
-        if load_balance(env, self.view):
+        asks = load_balance(env, self.view)
+        self._note_found(run, env)
+        if env.sum_util >= 0 and self.sis_util:
+            self.update_idle_cpu_scan(env)
+        if asks:
             run.phase = PH_WAIT
             self.effects.ask(run, env)
         else:
             self._pass_over(run, env)
+
+    def _note_found(self, run: Run, env: LbEnv) -> None:
+        if env.found:
+            env.found = False
+            self.effects.imbalance_found(run, env)
+
+    def update_idle_cpu_scan(self, env: LbEnv) -> None:
+        """Let the wakeups of an LLC scan as far as its utilisation leaves idle CPUs to find.
+
+        Kernel: ``update_idle_cpu_scan()``, in a pass at LLC level that is not a newly idle CPU's.
+        """
+        sd = env.sd
+        llc = sd_llc(self.domains.sd[env.this_cpu])
+        if env.idle == CPU_NEWLY_IDLE or llc is not sd:
+            return
+        pct = sd.imbalance_pct
+        x = env.sum_util // sd.span_weight
+        used = min(x * x * pct * pct // (10_000 * SCHED_CAPACITY_SCALE), SCHED_CAPACITY_SCALE)
+        scan = (SCHED_CAPACITY_SCALE - used) * sd.span_weight // SCHED_CAPACITY_SCALE
+        for cpu in for_each_cpu(sd.span):
+            self.nr_idle_scan[cpu] = scan
 
     def _pass_over(self, run: Run, env: LbEnv) -> None:
         run.env = None
@@ -341,6 +395,7 @@ class Rebalancer:
             # The tasks moved here are still on their way, so the view does not show them yet.
             idle = not env.ld_moved_here and self.view.idle_cpu(run.target)
             run.idle = CPU_IDLE if idle else CPU_NOT_IDLE
+            run.busy = not idle and (bool(env.ld_moved_here) or self._keeps_busy(run.target))
         env.sd.last_balance = self.jiffies()
         self._update_next_balance(run, env.sd)
         self.note_due((env.this_cpu,))
@@ -353,8 +408,11 @@ class Rebalancer:
         self._update_next_balance(run, env.sd)
         self.note_due((env.this_cpu,))
         run.level += 1
-        if env.ld_moved or self.view.nr_running(run.cpu) > 0:
+        if env.ld_moved or self.view.nr_running(run.cpu) > 0 or self._pending(run.cpu):
             self._end_newidle(run)
+
+    def _pending(self, cpu: int) -> bool:
+        return self.rules.newidle_pending and self.view.ttwu_pending(cpu)
 
     # -- The end of a walk -----------------------------------------------------------------------
 
@@ -364,14 +422,14 @@ class Rebalancer:
             self.max_idle_cost[cpu] = max(self.migration_cost, run.max_cost)
         if run.update_next:
             self.next_balance[cpu] = run.next_balance
-            if run.idle == CPU_IDLE:
+            if run.idle == CPU_IDLE and not self.rules.nohz_next_not_lowered:
                 self.nohz.next_balance = min(self.nohz.next_balance, run.next_balance)
         if run.kind != BALANCE_NOHZ:
             run.phase = PH_OVER
-        elif cpu == run.cpu:
-            self._end_nohz(run, whole=True)
+        elif cpu == run.cpu and not self.rules.nohz_ilb_last:
+            ilb.end_nohz(self, run, whole=True)
         else:
-            self._track_next(run, cpu)
+            ilb.track_next(self, run, cpu)
 
     def _end_newidle(self, run: Run) -> None:
         cpu = run.cpu
@@ -384,60 +442,3 @@ class Rebalancer:
         jiffies = self.jiffies()
         due = min(jiffies + self.hz, self.idle_next[cpu])
         self.next_balance[cpu] = min(self.next_balance[cpu], due)
-
-    # -- The ilb ---------------------------------------------------------------------------------
-
-    def nohz_idle_balance(self, run: Run) -> None:
-        """Begin a run for all idle CPUs without a tick (``_nohz_idle_balance()``)."""
-        run.started = self.jiffies()
-        run.nohz_next = run.started + 60 * self.hz
-        self.nohz.has_blocked = 0
-        run.phase = PH_NEXT_CPU
-
-    def _next_cpu(self, run: Run) -> None:
-        # Looks at the idle CPUs up to the next that is due; their time goes by with its first pass.
-        jiffies = self.jiffies()
-        rest = self.nohz.idle_cpus_mask >> (run.cursor + 1) << (run.cursor + 1)
-        for cpu in for_each_cpu(rest & ~(1 << run.cpu)):
-            if not self.view.idle_cpu(cpu):
-                continue
-            if run.abort:
-                self._abort(run)
-                return
-            run.cursor = cpu
-            run.owed_ns += self.nohz_cpu_ns
-            run.has_blocked |= self.nohz.update_nohz_stats(cpu, self.view)
-            if run.flags & NOHZ_BALANCE_KICK and jiffies >= self.next_balance[cpu]:
-                self._walk_domains(run, cpu, CPU_IDLE)
-                return
-            self._track_next(run, cpu)
-        run.cursor = len(self.next_balance)
-        self._own_part(run)
-
-    def _abort(self, run: Run) -> None:
-        run.has_blocked = True
-        self._end_nohz(run, whole=False)
-
-    def _track_next(self, run: Run, cpu: int) -> None:
-        # Due or not, the other idle CPUs set the time of the next nohz balance.
-        if self.next_balance[cpu] < run.nohz_next:
-            run.nohz_next = self.next_balance[cpu]
-            run.nohz_update = True
-        run.phase = PH_NEXT_CPU
-
-    def _own_part(self, run: Run) -> None:
-        run.has_blocked |= self.nohz.update_blocked_averages(run.cpu, self.view)
-        if run.flags & NOHZ_BALANCE_KICK:
-            self._walk_domains(run, run.cpu, CPU_IDLE)
-        else:
-            self._end_nohz(run, whole=True)
-
-    def _end_nohz(self, run: Run, *, whole: bool) -> None:
-        # The ilb's own due time does not enter nohz.next_balance (5.4; later kernels count it).
-        if whole:
-            self.nohz.postpone_blocked(run.started)
-        if run.has_blocked:
-            self.nohz.has_blocked = 1
-        if run.nohz_update:
-            self.nohz.next_balance = run.nohz_next
-        run.phase = PH_OVER

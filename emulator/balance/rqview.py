@@ -11,16 +11,20 @@ facts.
 
 from __future__ import annotations
 
-from emulator.balance.domain import SCHED_CAPACITY_SCALE
+from emulator.balance.domain import SCHED_CAPACITY_SCALE, SchedGroup
 from emulator.balance.pelt import age_blocked
 from emulator.types import (
+    RQ_CPU_CAPACITY,
     RQ_FLAGS,
     RQ_H_NR_RUNNING,
+    RQ_LOAD_AVG,
     RQ_NR_RUNNING,
-    RQ_RUNNABLE_LOAD_AVG,
+    RQ_RUNNABLE_AVG,
     RQ_UTIL_AVG,
     RQ_UTIL_EST_ENQUEUED,
     RQF_IDLE,
+    RQF_SCHED_IDLE,
+    RQF_TTWU_PENDING,
     Board,
     for_each_cpu,
 )
@@ -33,14 +37,26 @@ class RqView:
         "active_balance",
         "active_mask",
         "board",
+        "core",
+        "irq_time",
         "now_ns",
         "nr_migrate",
         "rqs",
         "util_est",
     )
 
-    def __init__(self, board: Board, nr_cpus: int, *, util_est: bool) -> None:
+    def __init__(
+        self,
+        board: Board,
+        nr_cpus: int,
+        *,
+        util_est: bool,
+        core: tuple[int, ...] = (),
+        irq_time: bool = False,
+    ) -> None:
         self.board = board
+        self.core = core or tuple(1 << c for c in range(nr_cpus))  # SMT siblings, per CPU
+        self.irq_time = irq_time  # interrupt time is accounted: capacities vary
         self.util_est = util_est  # sched feature UTIL_EST
         self.nr_migrate = 32  # sysctl_sched_nr_migrate
         self.active_mask = (1 << nr_cpus) - 1  # cpu_active_mask
@@ -77,13 +93,29 @@ class RqView:
         """Return whether the CPU is idle (``idle_cpu()``)."""
         return bool(self.rq(cpu)[RQ_FLAGS] & RQF_IDLE)
 
+    def sched_idle_cpu(self, cpu: int) -> bool:
+        """Return whether the CPU has SCHED_IDLE tasks only (``sched_idle_cpu()``)."""
+        return bool(self.rq(cpu)[RQ_FLAGS] & RQF_SCHED_IDLE)
+
+    def is_core_idle(self, cpu: int) -> bool:
+        """Return whether all other SMT siblings of the CPU are idle (``is_core_idle()``)."""
+        return all(self.idle_cpu(c) for c in for_each_cpu(self.core[cpu] & ~(1 << cpu)))
+
+    def ttwu_pending(self, cpu: int) -> bool:
+        """Return whether a remote wakeup of the CPU is under way (``rq->ttwu_pending``)."""
+        return bool(self.rq(cpu)[RQ_FLAGS] & RQF_TTWU_PENDING)
+
     def nr_running(self, cpu: int) -> int:
         """Return ``rq->nr_running``: tasks of all classes."""
         return self.rq(cpu)[RQ_NR_RUNNING]
 
     def cpu_runnable_load(self, cpu: int) -> int:
         """Return the load that the balancer weighs (``cpu_runnable_load()``, ≤ 5.4)."""
-        return self.rq(cpu)[RQ_RUNNABLE_LOAD_AVG]
+        return self.rq(cpu)[RQ_RUNNABLE_AVG]
+
+    def cpu_load(self, cpu: int) -> int:
+        """Return the load that the balancer weighs from 5.5 on, blocked tasks too (``cpu_load()``)."""
+        return self.rq(cpu)[RQ_LOAD_AVG]
 
     def cpu_util(self, cpu: int) -> int:
         """Return the utilisation, at most the CPU's capacity (``cpu_util()``)."""
@@ -94,9 +126,16 @@ class RqView:
         return min(util, SCHED_CAPACITY_SCALE)
 
     def capacity_of(self, cpu: int) -> int:
-        """Return the CPU's capacity: 1024, see the departures of :mod:`topology`."""
-        assert cpu >= 0
+        """Return the CPU's capacity: 1024, less what interrupts use if that is accounted."""
+        if self.irq_time:
+            return self.rq(cpu)[RQ_CPU_CAPACITY]
         return SCHED_CAPACITY_SCALE
+
+    def group_capacity(self, group: SchedGroup) -> int:
+        """Return the capacity of a group's CPUs (``sgc->capacity``)."""
+        if self.irq_time:
+            return sum(self.capacity_of(cpu) for cpu in for_each_cpu(group.span))
+        return group.capacity
 
     def cpu_avg_load_per_task(self, cpu: int) -> int:
         """Return the load per fair task of a CPU, 0 if it has none."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from emulator.balance.domain import SchedDomain
 from emulator.balance.env import LbEnv, unpack_env
+from emulator.rules import Rules
 from emulator.types import BALANCE_NEWIDLE, BALANCE_NOHZ, CPU_NEWLY_IDLE, NOHZ_NEED_RESCHED
 
 # Where a run stands.
@@ -26,6 +27,7 @@ class Run:
     __slots__ = (
         "abort",
         "avg_idle",
+        "busy",
         "cause",
         "cont",
         "cost",
@@ -72,6 +74,7 @@ class Run:
         self.level = 0
         self.generation = 0
         self.idle = CPU_NEWLY_IDLE if kind == BALANCE_NEWIDLE else value
+        self.busy = False  # the intervals are those of a busy CPU
         self.cont = True  # continue_balancing
         self.next_balance = 0
         self.update_next = False
@@ -115,12 +118,13 @@ class Run:
             self.nohz_next,
             self.nohz_update,
             self.has_blocked,
+            self.busy,
             list(self.kicked),
             None if self.env is None else self.env.pack(),
         ]
 
 
-def unpack_run(data: list[Any], chains: list[list[SchedDomain]]) -> Run:
+def unpack_run(data: list[Any], chains: list[list[SchedDomain]], rules: Rules = Rules()) -> Run:
     """Rebuild a run from :meth:`Run.pack`."""
     run = Run(data[0], data[1], 0, data[3], data[4])
     (
@@ -150,10 +154,11 @@ def unpack_run(data: list[Any], chains: list[list[SchedDomain]]) -> Run:
         run.nohz_next,
         run.nohz_update,
         run.has_blocked,
+        run.busy,
         kicked,
         env,
     ) = data
     run.kicked = list(kicked)
     if env is not None:
-        run.env = unpack_env(chains[run.target][run.level], env)
+        run.env = unpack_env(chains[run.target][run.level], env, rules)
     return run

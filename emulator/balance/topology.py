@@ -1,4 +1,4 @@
-"""Sched domains and groups: ``kernel/sched/topology.c``, v5.4.
+"""Sched domains and groups: ``kernel/sched/topology.c``.
 
 Theory of operation
 -------------------
@@ -32,6 +32,7 @@ from emulator.balance.domain import (
 )
 from emulator.rules import Rules
 from emulator.topology import (
+    SD_NUMA,
     TopologyLevel,
     cache_nice_tries,
     domain_flags,
@@ -92,9 +93,10 @@ def build_sched_domains(domains: SchedDomains, machine: MachineSpec) -> list[lis
     full: list[list[SchedDomain]] = [[] for _ in range(machine.nr_cpus)]
     for cpu in for_each_cpu(domains.active_mask):
         full[cpu] = _build_chain(levels, cpu, domains)
+        set_imb_numa_nr(full[cpu])
     for cpu in for_each_cpu(domains.active_mask):
         for sd in full[cpu]:
-            build_sched_groups(domains.groups, sd, full)
+            build_sched_groups(domains.groups, sd, full, machine.core)
     return [cpu_attach_domain(chain) for chain in full]
 
 
@@ -120,18 +122,46 @@ def sd_init(level: TopologyLevel, number: int, cpu: int, domains: SchedDomains) 
     sd.flags = domain_flags(level)
     sd.imbalance_pct = imbalance_pct(level, domains.rules)
     sd.cache_nice_tries = cache_nice_tries(level)
+    if domains.rules.lb_busy_factor_16:
+        sd.busy_factor = 16
     return sd
 
 
+def set_imb_numa_nr(chain: list[SchedDomain]) -> None:
+    """Set how many tasks may run on one node before the others must help, per domain (≥ 5.18).
+
+    An eighth of the first domain beyond one LLC if it holds only one, else one task per LLC; in
+    wider domains in proportion to the first NUMA domain.  Kernel: ``build_sched_domains()``.
+    """
+    allowed, width = 0, 1
+    for sd in chain:
+        child = sd.child
+        beyond = child is not None and bool(child.flags & SD_SHARE_PKG_RESOURCES)
+        if child is not None and beyond and not sd.flags & SD_SHARE_PKG_RESOURCES:
+            llcs = sd.span_weight // child.span_weight
+            allowed = max(1, sd.span_weight >> 3 if llcs == 1 else llcs)
+            sd.imb_numa_nr = allowed
+            top = sd.parent
+            while top is not None and not top.flags & SD_NUMA:
+                top = top.parent
+            width = top.span_weight if top is not None else sd.span_weight
+        else:
+            sd.imb_numa_nr = allowed * max(1, sd.span_weight // width)
+
+
 def build_sched_groups(
-    shared: dict[tuple[int, int], SchedGroup], sd: SchedDomain, full: list[list[SchedDomain]]
+    shared: dict[tuple[int, int], SchedGroup],
+    sd: SchedDomain,
+    full: list[list[SchedDomain]],
+    core: tuple[int, ...],
 ) -> None:
     """Give a domain its ring of groups, shared by all CPUs that see them at this level."""
     for span in group_spans(sd.span, sd.cpu, lambda cpu: _child_span(full, cpu, sd.level)):
         key = (sd.level, span)
         if key not in shared:
             same = [c for c in for_each_cpu(span) if _child_span(full, c, sd.level) == span]
-            shared[key] = SchedGroup(span, sum(1 << c for c in same))
+            cores = len({core[c] | 1 << c for c in for_each_cpu(span)})
+            shared[key] = SchedGroup(span, sum(1 << c for c in same), cores)
         sd.groups.append(shared[key])
 
 
@@ -209,14 +239,29 @@ def msecs_to_jiffies(milliseconds: int, hz: int) -> int:
     return -(-milliseconds * hz // 1000)
 
 
-def get_sd_balance_interval(sd: SchedDomain, busy: bool, hz: int, limit: int) -> int:
-    """Return the balance interval in jiffies, at least 1 and at most ``limit``."""
-    interval = sd.balance_interval * (sd.busy_factor if busy else 1)
-    return max(1, min(msecs_to_jiffies(interval, hz), limit))
+class IntervalLimits:
+    """What bounds every balance interval of a box, in jiffies."""
+
+    __slots__ = ("busy_less", "hz", "least", "most")
+
+    def __init__(self, hz: int, nr_online: int, rules: Rules = Rules()) -> None:
+        self.hz = hz
+        self.least = 1
+        self.most = max_load_balance_interval(hz, nr_online)
+        self.busy_less = int(rules.lb_busy_interval_less_1)
 
 
-def idle_next_balance(chain: list[SchedDomain], hz: int, limit: int) -> int:
+def get_sd_balance_interval(sd: SchedDomain, busy: bool, limits: IntervalLimits) -> int:
+    """Return the balance interval in jiffies, within the limits (``get_sd_balance_interval()``)."""
+    interval = msecs_to_jiffies(sd.balance_interval * (sd.busy_factor if busy else 1), limits.hz)
+    if busy:
+        # So that the levels of one CPU do not come due at the same tick again and again.
+        interval -= limits.busy_less
+    return max(1, min(max(interval, limits.least), limits.most))
+
+
+def idle_next_balance(chain: list[SchedDomain], limits: IntervalLimits) -> int:
     """Return when the lowest domain is due for an idle CPU, in jiffies; NEVER without domains."""
     if not chain:
         return NEVER
-    return chain[0].last_balance + get_sd_balance_interval(chain[0], False, hz, limit)
+    return chain[0].last_balance + get_sd_balance_interval(chain[0], False, limits)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from emulator.boxfile.kernel import did_you_mean, sysctl_problem
 from emulator.boxfile.problems import Path, Report
+from emulator.rules import Rules
 from emulator.types import BoxEvent, cpulist_format, cpulist_parse
 from emulator.units import duration_format
 
@@ -90,17 +91,24 @@ class Expected:
     tasks: tuple[str, ...]
     online: dict[int, bool]
     killed: set[int]
+    rules: Rules | None = None  #: of the kernel, None where they are not known
 
 
 def resolve_events(
-    events: list[Event], cpus: int, tasks: tuple[str, ...], duration_ns: int, report: Report
+    events: list[Event],
+    cpus: int,
+    tasks: tuple[str, ...],
+    duration_ns: int,
+    report: Report,
+    rules: Rules | None = None,
 ) -> tuple[BoxEvent, ...]:
     """Return the events in order of time; refuse what cannot be done when it is due.
 
-    ``tasks`` are the names that ``of:NAME`` may give; none where they are not known.
+    ``tasks`` are the names that ``of:NAME`` may give, ``rules`` the kernel's, by which it has a sysctl
+    or not; none where they are not known.
     """
     order = sorted(range(len(events)), key=lambda index: events[index].at)
-    expected = Expected(tasks, dict.fromkeys(range(cpus), True), set())
+    expected = Expected(tasks, dict.fromkeys(range(cpus), True), set(), rules)
     for index in order:
         event, path = events[index], ("events", index)
         if event.at >= duration_ns:
@@ -119,7 +127,7 @@ def _check(command: Command, expected: Expected, path: Path, report: Report) -> 
     cpu, verb, online = command.cpu, command.verb, expected.online
     cpus = len(online)
     if verb == "sysctl":
-        problem = sysctl_problem(command.name, command.value)
+        problem = sysctl_problem(command.name, command.value, expected.rules)
         if problem:
             report.at(path, f"{command.name}: {problem}")
         return

@@ -37,7 +37,20 @@ shows how to say so.
 def schema_text(schema: Mapping[str, Any]) -> str:
     """Return the JSON schema as it is kept in ``config/box.schema.json``."""
     whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Box"}
+    _need_less_where_like(whole)
     return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+# A box that is like another one need not say what that one says: what is needed elsewhere is asked
+# of the other boxes alone, here as in the loader.
+def _need_less_where_like(whole: dict[str, Any]) -> None:
+    needed = whole.pop("required")
+    machine = dict(whole["$defs"]["Machine"])
+    alone = {"machine": {"required": machine.pop("required")}}
+    whole["$defs"] = {**whole["$defs"], "Machine": machine}
+    whole["if"] = {"not": {"required": ["like"]}}
+    whole["then"] = {"required": needed, "properties": alone}
+    whole["else"] = {"required": ["description"]}
 
 
 def reference_text(

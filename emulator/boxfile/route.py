@@ -26,7 +26,7 @@ def route(words: list[Any], spec_plain: Any) -> list[int]:
     spec = spec_from_plain(spec_plain)
     nr_cpus = spec.machine.nr_cpus
     if command.verb == "sysctl":
-        problem = sysctl_problem(command.name, command.value)
+        problem = sysctl_problem(command.name, command.value, spec.kernel.rules)
         if problem:
             raise CommandError(f"{command.name}: {problem}")
         return list(range(nr_cpus + 1))

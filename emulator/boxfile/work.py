@@ -18,7 +18,7 @@ from emulator.boxfile.kernel import did_you_mean
 from emulator.boxfile.problems import Path, Place, Problem, Report
 from emulator.boxfile.storage import disk_bytes
 from emulator.types import DiskSpec, FilesystemSpec, WorkloadSpec, cpulist_format
-from emulator.units import duration_parse, size_parse
+from emulator.units import duration_format, duration_parse, size_parse
 from emulator.workload import PARAMS
 from emulator.workload.fio_job import (
     FioJob,
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 COMM_LEN_MAX = 15
 TASKS_MAX = 4096
+#: What ``sched_setattr()`` clamps a slice to.
+SLICE_MIN_NS = 100_000
+SLICE_MAX_NS = 100_000_000
 
 #: A workload without a ``start`` starts at most so many ticks after boot.
 START_TICKS_MAX = 8
@@ -98,6 +101,7 @@ class Surroundings:
     report: Report
     verify: tuple[str, ...] | None = None  #: algorithms with a known cost, None: do not ask
     any_mount: bool = False  #: file systems are not known: take any
+    custom_slice: bool = True  #: tasks may ask for slices
     files: int = 0  #: fio files so far; also the id of the last
     bytes_on: dict[str, int] = field(default_factory=dict)  #: per file system, bytes of fio's files
     filenames: set[str] = field(default_factory=set)
@@ -147,6 +151,7 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
         params["filesystem"] = _filesystem(workload, path, "", around)
     if "stats_from_ns" in PARAMS[workload.program]:
         params["stats_from_ns"] = around.warmup_ns
+    slice_ns = _slice_ns(workload, path, around)
     for _ in range(workload.count if own_file else 1):
         if own_file:
             around.files += 1
@@ -162,6 +167,8 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
             start_cpu=_start_cpu(workload, path, around),
             figure=bool(workload.figure),
             kthread=rule.kthread,
+            policy=workload.policy,
+            slice_ns=slice_ns,
         )
 
 
@@ -254,6 +261,7 @@ def _instances(
         around.report.at((*path, "count"), f"the job names one file, {job.filename}")
     start_cpu = _start_cpu(workload, path, around)
     start_ns = _start_ns(workload, path, around)
+    slice_ns = _slice_ns(workload, path, around)
     for instance in range(workload.count * job.numjobs):
         around.files += 1
         _count_bytes(mount, job.file_bytes, path, around)
@@ -267,6 +275,8 @@ def _instances(
             start_ns=start_ns + job.startdelay_ns,
             start_cpu=start_cpu,
             figure=workload.figure is not False,
+            policy=workload.policy,
+            slice_ns=slice_ns,
         )
 
 
@@ -349,6 +359,19 @@ def _start_ns(workload: Workload, path: Path, around: Surroundings) -> int:
         return workload.start
     _, bits = splitmix64(seed_stream(around.seed, START_STREAM, int(path[1])))
     return bits % (START_TICKS_MAX * around.tick_ns + 1)
+
+
+def _slice_ns(workload: Workload, path: Path, around: Surroundings) -> int:
+    slice_ns = workload.slice
+    if slice_ns is None:
+        return 0
+    if not around.custom_slice:
+        around.report.at_key((*path, "slice"), "this kernel has no slices of a task's own")
+    elif slice_ns and not SLICE_MIN_NS <= slice_ns <= SLICE_MAX_NS:
+        bounds = f"{duration_format(SLICE_MIN_NS)} to {duration_format(SLICE_MAX_NS)}"
+        message = f"{duration_format(slice_ns)} is no slice: the kernel clamps it to {bounds}"
+        around.report.at((*path, "slice"), message)
+    return slice_ns
 
 
 def _start_cpu(workload: Workload, path: Path, around: Surroundings) -> int:

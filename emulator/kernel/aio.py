@@ -221,9 +221,18 @@ BY_ENDIO = 2  # where the bio ended: an interrupt, a softirq, or the submitter i
 
 
 def iocb_put(
-    cpu: Cpu, owner: Task, iocb: int, error: int, by: int, waker: tuple[int, int] | None = None
+    cpu: Cpu,
+    owner: Task,
+    iocb: int,
+    error: int,
+    by: int,
+    waker: tuple[int, int] | None = None,
+    sync: bool = False,
 ) -> None:
-    """Drop one reference of an iocb; the last one writes its event and wakes the ring's waiter."""
+    """Drop one reference of an iocb; the last one writes its event and wakes the ring's waiter.
+
+    ``sync``: whoever wakes it says that he will sleep soon (WF_SYNC).
+    """
     run = owner.run
     state = run.iocbs[iocb]
     state[0] -= 1

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import cpuhp, fair, kthread, migration
+from emulator.kernel.sched import POLICIES
 from emulator.types import cpulist_parse
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def sysctl(cpu: Cpu, assignment: str) -> str:
     """Write ``NAME=VALUE``; a value out of bounds is refused, as EINVAL."""
     name, _, value = assignment.partition("=")
     try:
-        fair.sched_proc_update_handler(cpu.rq.tun, name, int(value))
+        by_scaling = cpu.rq.rules.nr_latency_by_scaling
+        fair.sched_proc_update_handler(cpu.rq.tun, name, int(value), by_scaling)
     except ValueError as error:
         return f"refused: {error}"
     return "done"
@@ -198,4 +200,6 @@ def spawn(cpu: Cpu, words: list[Any]) -> None:
         workload.kthread,
         workload.figure,
         workload.start_cpu,
+        POLICIES[workload.policy],
+        workload.slice_ns,
     )

@@ -27,6 +27,7 @@ from emulator.kernel import (
     affinity,
     cpuhp,
     fair,
+    fair_kthread,
     frames,
     hrtimer,
     idle,
@@ -41,6 +42,8 @@ from emulator.kernel import (
 from emulator.kernel.process import MAIL_WAITS, WAIT_NONE, WAIT_TIMER
 from emulator.kernel.sched import (
     DEQUEUE_SLEEP,
+    DEQUEUE_SPECIAL,
+    ENQUEUE_DELAYED,
     ENQUEUE_MIGRATED,
     ENQUEUE_WAKEUP,
     FAIR_CLASS,
@@ -52,10 +55,16 @@ from emulator.kernel.sched import (
     Task,
 )
 from emulator.types import (
+    BAL_HAS_BLOCKED,
+    BAL_HEADER,
+    BAL_NEWIDLE_COST,
+    BAL_NEXT_BLOCKED,
     BAL_OVERLOAD_NS,
     BALANCE_NEWIDLE,
     CPU_NEWLY_IDLE,
     NOHZ_NEWIDLE,
+    NOHZ_NEWIDLE_STATS,
+    NOHZ_NEWILB_KICK,
     RQ_OVERLOAD_NS,
 )
 
@@ -86,7 +95,8 @@ def schedule(cpu: Cpu) -> None:
     rq.skip_clock_update <<= 1
     fair.update_rq_clock(rq, cpu.now)
     ns = cpu.costs.context_switch_ns
-    if rq.cfs.nr_running > (rq.curr.state != tp.TASK_RUNNING and rq.curr.on_rq):
+    blocks = rq.curr.state != tp.TASK_RUNNING and rq.curr.on_rq
+    if rq.cfs.nr_running > blocks or cpu.delayed_wakes:
         ns += cpu.costs.pick_fair_ns
     cpu.start(frames.SCHEDULE, ns)
 
@@ -107,11 +117,15 @@ def schedule_end(cpu: Cpu, _arg: object) -> None:
     if prev is not rq.idle and prev.state != tp.TASK_RUNNING and prev.on_rq:
         if prev.sched_class == STOP_CLASS:
             stop_machine.dequeue_task_stop(cpu, prev)
+        elif prev.state == tp.TASK_DEAD:
+            rq.fair.dequeue_task(rq, prev, DEQUEUE_SLEEP | DEQUEUE_SPECIAL)
         else:
             rq.fair.dequeue_task(rq, prev, DEQUEUE_SLEEP)
         prev.nvcsw += 1
     elif prev is not rq.idle and prev.state == tp.TASK_RUNNING:
         prev.nivcsw += 1
+    if cpu.delayed_wakes:
+        queue_delayed_wakes(cpu)
     pick_next_task(cpu, prev)
 
 
@@ -125,9 +139,11 @@ def pick_next_task(cpu: Cpu, prev: Task) -> None:
         return
     if rq.cfs.nr_running:
         following = rq.fair.pick_next_task(rq, prev)
-        assert following is not None, cpu.story("a fair queue with tasks gave none")
-        context_switch(cpu, prev, following)
-        return
+        if following is not None:
+            context_switch(cpu, prev, following)
+            return
+        # Only delayed tasks were left, and the pick has let them go.
+        assert not rq.cfs.nr_running, cpu.story("a fair queue with tasks gave none")
     if newidle_balance(cpu):
         return
     pick_idle(cpu, prev)
@@ -136,6 +152,7 @@ def pick_next_task(cpu: Cpu, prev: Task) -> None:
 def pick_idle(cpu: Cpu, prev: Task) -> None:
     """Nothing to run: switch to the idle task."""
     rq = cpu.rq
+    assert not cpu.delayed_wakes, cpu.story("idle while a delayed wakeup waits")
     if prev is not rq.idle and prev.sched_class == FAIR_CLASS:
         rq.fair.put_prev_task(rq, prev)
     context_switch(cpu, prev, rq.idle)
@@ -144,15 +161,25 @@ def pick_idle(cpu: Cpu, prev: Task) -> None:
 def newidle_balance(cpu: Cpu) -> bool:
     """Whether a newidle balance holds the switch up (D.10): the previous task is still ``curr``."""
     rq = cpu.rq
+    if rq.rules.newidle_pending and cpu.wake_list:
+        return False
     rq.idle_stamp = rq.clock
     if not cpu.active:
         return False
+    if rq.rules.newidle_domain_cost:
+        cpu.start(frames.NEWIDLE, 0, "cost")  # what a pass costs here is the balancer's to know
+        return True
     if rq.avg_idle < rq.tun.migration_cost:
         newidle_skipped(cpu)
         return False
+    newidle_look(cpu)
+    return True
+
+
+def newidle_look(cpu: Cpu) -> None:
+    """There may be time for a pass: spend what it takes to see whether anybody has two tasks."""
     cpu.publish()  # passes, its own too, see the queue without the task that blocked
     cpu.start(frames.NEWIDLE, cpu.costs.newidle_ns)
-    return True
 
 
 def newidle_skipped(cpu: Cpu) -> None:
@@ -168,6 +195,14 @@ def newidle_skipped(cpu: Cpu) -> None:
 
 def newidle_end(cpu: Cpu, arg: object) -> None:
     """Look at ``rd.overload``: ask the balancer, or go idle."""
+    if arg == "cost":
+        facts = cpu.view(cpu.bal_node)
+        if cpu.rq.avg_idle < facts[BAL_HEADER + BAL_NEWIDLE_COST * cpu.nr_cpus + cpu.node_id]:
+            newidle_skipped(cpu)
+            newidle_finished(cpu, False)
+        else:
+            newidle_look(cpu)
+        return
     if arg == "pass":
         cpu.balance_asked = BALANCE_NEWIDLE
         cpu.wait(frames.NEWIDLE_WAIT)
@@ -183,7 +218,18 @@ def newidle_end(cpu: Cpu, arg: object) -> None:
         cpu.start(frames.NEWIDLE, cpu.costs.balance_pass_ns, "pass")
         return
     newidle_skipped(cpu)
+    if not cpu.rq.rules.newidle_blocked_later:
+        nohz_newidle_balance(cpu)
     newidle_finished(cpu, False)
+
+
+def nohz_newidle_balance(cpu: Cpu) -> None:
+    """Age the other idle CPUs' blocked load on the way into idle (≤ 5.11)."""
+    if cpu.rq.avg_idle < cpu.rq.tun.migration_cost:
+        return
+    facts = cpu.view(cpu.bal_node)
+    if facts[BAL_HAS_BLOCKED] and cpu.jiffies() >= facts[BAL_NEXT_BLOCKED]:
+        cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_NEWIDLE_STATS, cpu.now))
 
 
 def newidle_paid(cpu: Cpu, _arg: object) -> None:
@@ -203,15 +249,17 @@ def send_paid(cpu: Cpu) -> None:
     )
 
 
-def newidle_finished(cpu: Cpu, _pulled: object) -> None:
+def newidle_finished(cpu: Cpu, pulled: object) -> None:
     """The newidle balance is over: pick again, tasks may have come."""
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
     if rq.cfs.nr_running or rq.stop_queued:
         rq.idle_stamp = 0
         pick_next_task(cpu, rq.curr)
-    else:
-        pick_idle(cpu, rq.curr)
+        return
+    if rq.rules.newidle_blocked_later and not pulled and rq.avg_idle >= rq.tun.migration_cost:
+        cpu.nohz_flags |= NOHZ_NEWILB_KICK  # the idle loop ages blocked load
+    pick_idle(cpu, rq.curr)
 
 
 def overloaded(cpu: Cpu) -> bool:
@@ -242,6 +290,8 @@ def context_switch(cpu: Cpu, prev: Task, following: Task) -> None:
         if prev.state == tp.TASK_DEAD:
             rq.fair.task_dead(rq, prev)
             del cpu.tasks[prev.pid]
+    elif rq.nr_running != cpu.published_nr:
+        cpu.publish()  # the pick has let delayed tasks go
     finish_task_switch(cpu, prev, following)
 
 
@@ -333,6 +383,9 @@ def try_to_wake_up(
     cause = cpu.emit(tp.SCHED_WAKING, p.pid, p.prio, p.cpu)
     p.run.cause = cause
     if p.on_rq:
+        if p.sched_delayed:
+            wake_delayed(cpu, p, cause, remote=waker is not None)
+            return True
         # It has not been switched out yet: it simply stays.
         p.state = tp.TASK_RUNNING
         fair.update_rq_clock(cpu.rq, cpu.now)
@@ -363,11 +416,41 @@ def try_to_wake_up(
     return True
 
 
+def wake_delayed(cpu: Cpu, p: Task, cause: int, remote: bool) -> None:
+    """``ttwu_runnable()`` of a task that sleeps but is still queued: no CPU is chosen (E.7).
+
+    Here it takes the time of a bound wakeup; if another CPU's context wakes, that one pays.
+    """
+    if not remote:
+        p.state = TASK_WAKING
+        wakeup = [p.pid, cpu.node_id, cpu.rq.curr.pid, 0, cause]
+        cpu.push(frames.TTWU, cpu.costs.ttwu_ns, wakeup, cpu.level, False)
+        return
+    asked = cpu.rq.need_resched
+    ttwu_runnable(cpu, p)
+    smp_send_reschedule_here(cpu, asked)
+
+
+def ttwu_runnable(cpu: Cpu, p: Task) -> None:
+    """Let a delayed task be awake again, in its place, and test whether it preempts."""
+    rq = cpu.rq
+    fair.update_rq_clock(rq, cpu.now)
+    rq.fair.enqueue_task(rq, p, ENQUEUE_DELAYED)
+    check_preempt_curr(cpu, p, 0)
+    p.state = tp.TASK_RUNNING
+    cpu.emit(tp.SCHED_WAKEUP, p.pid, p.prio, cpu.node_id)
+    cpu.publish()
+
+
 def ttwu_end(cpu: Cpu, wakeup: list[int]) -> None:
     """The enqueue of a task that is woken on this CPU."""
     p = cpu.tasks[wakeup[0]]
     cpu.pop()
-    ttwu_do_activate(cpu, p, ENQUEUE_WAKEUP)
+    cpu.cause = wakeup[4]
+    if p.sched_delayed:
+        ttwu_runnable(cpu, p)
+    else:
+        ttwu_do_activate(cpu, p, ENQUEUE_WAKEUP)
     wakeup_done(cpu)
 
 
@@ -406,7 +489,9 @@ def ttwu_activate_end(cpu: Cpu, arg: list[int] | None) -> None:
     """The wakeup is over for the waker; a task that stayed here is enqueued now."""
     cpu.pop()
     if arg is not None:
-        ttwu_do_activate(cpu, cpu.tasks[arg[0]], arg[1])
+        p = cpu.tasks[arg[0]]
+        cpu.cause = p.run.cause
+        ttwu_do_activate(cpu, p, arg[1])
     wakeup_done(cpu)
 
 
@@ -414,6 +499,9 @@ def ttwu_do_activate(cpu: Cpu, p: Task, flags: int) -> None:
     """``ttwu_do_activate()`` and ``ttwu_do_wakeup()``: enqueue, preemption test, idle accounting."""
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
+    if rq.favours_kthreads and fair_kthread.delays_wakeup(rq, p):
+        delay_wakeup(cpu, p)
+        return
     activate_task(cpu, p, flags)
     check_preempt_curr(cpu, p, 0)
     p.state = tp.TASK_RUNNING
@@ -421,6 +509,27 @@ def ttwu_do_activate(cpu: Cpu, p: Task, flags: int) -> None:
     if rq.idle_stamp:
         update_avg_idle(cpu)
     cpu.publish()
+
+
+def delay_wakeup(cpu: Cpu, p: Task) -> None:
+    """Leave a waking kthread for the next ``schedule()``: nobody counts it until then (F19)."""
+    rq = cpu.rq
+    vdiff, gran = rq.preempt_vdiff, rq.preempt_gran
+    cpu.emit(tp.BOX_CHECK_PREEMPT, p.pid, rq.curr.pid, vdiff, gran, tp.PREEMPT_DELAYED)
+    cpu.delayed_wakes.append(p.pid)
+
+
+def queue_delayed_wakes(cpu: Cpu) -> None:
+    """Queue the kthreads whose wakeup was delayed, the current task being off if it blocked."""
+    pids, cpu.delayed_wakes = cpu.delayed_wakes, []
+    cause = cpu.cause
+    for pid in pids:
+        p = cpu.tasks[pid]
+        cpu.cause = p.run.cause
+        activate_task(cpu, p, ENQUEUE_WAKEUP)
+        p.state = tp.TASK_RUNNING
+        cpu.emit(tp.SCHED_WAKEUP, p.pid, p.prio, cpu.node_id)
+    cpu.cause = cause
 
 
 def update_avg_idle(cpu: Cpu) -> None:

@@ -31,6 +31,7 @@ from emulator import tracepoints as tp
 from emulator.kernel import (
     aio,
     driver,
+    eevdf,
     fair,
     frames,
     hrtimer,
@@ -59,6 +60,7 @@ from emulator.types import (
     RQF_NOHZ,
     RQF_ONLINE,
     RQF_SCHED_IDLE,
+    RQF_TTWU_PENDING,
     Board,
     Books,
     BoxSpec,
@@ -108,6 +110,7 @@ class Cpu:
         "costs",
         "counters",
         "deferred",
+        "delayed_wakes",
         "dev_numbers",
         "device_nodes",
         "domains",
@@ -262,9 +265,15 @@ class Cpu:
         self.deferred: list[Message] = []
         # Tasks.
         tun = fair.tunables(spec.kernel, machine.nr_cpus)
-        self.rq = Rq(cpu, tun, fair.FAIR_SCHED_CLASS, spec.kernel.rules)
+        rules = spec.kernel.rules
+        fair_class = eevdf.EEVDF_SCHED_CLASS if rules.eevdf else fair.FAIR_SCHED_CLASS
+        self.rq = Rq(cpu, tun, fair_class, rules)
+        self.rq.tick_ns = self.tick_ns
         self.rq.idle.run = TaskRun(None, frames.IDLE_ENTRY)
         self.rq.on_runtime = self.runtime_hook()
+        if self.enabled[tp.BOX_CHECK_PREEMPT]:
+            self.rq.on_preempt = self.trace_preempt
+        self.rq.on_warn = self.warn
         self.published_nr = 0  # nr_running as last told to the others
         self.tasks: dict[int, Task] = {}
         #: By pid, what the programs of tasks have measured here; it stays when the task leaves.
@@ -275,6 +284,7 @@ class Cpu:
         #: wakeups that this CPU is to finish: [pid, ENQUEUE_* flags], in order of arrival
         self.wake_list: list[list[int]] = []
         self.wakeups: list[tuple[int, bool]] = []
+        self.delayed_wakes: list[int] = []  # pids of kthreads that wake at the next schedule()
         self.pid_seq = 0
         self.load_pid = 0
         self.scan_cost = 0  # sd_llc->avg_scan_cost of this CPU
@@ -635,6 +645,8 @@ class Cpu:
         self.arrivals[p.pid] = arrival_ns
         del self.tasks[p.pid]
         self.mail_sleepers.pop(p.pid, None)
+        if p.sched_delayed:
+            hrtimer.take_sleep_timer(self, p)
 
     def unexpect(self, pid: int) -> None:
         """One IO of a task that left has ended as far as this CPU is concerned."""
@@ -682,6 +694,8 @@ class Cpu:
                 flags |= RQF_SCHED_IDLE
             if self.in_nohz_mask:
                 flags |= RQF_NOHZ
+            if self.wake_list:
+                flags |= RQF_TTWU_PENDING
         self.board.publish(
             self.node_id,
             self.now,
@@ -689,13 +703,13 @@ class Cpu:
                 flags,
                 rq.nr_running,
                 cfs.nr_running,
-                avg.runnable_load_avg,
+                avg.runnable_avg,
                 avg.load_avg,
                 avg.util_avg,
                 avg.util_est_enqueued,
                 avg.last_update_time,
                 avg.load_sum,
-                avg.runnable_load_sum,
+                avg.runnable_sum,
                 avg.util_sum,
                 avg.period_contrib,
                 cfs.load_weight,
@@ -704,6 +718,7 @@ class Cpu:
                 self.rcu.gp_left,
                 self.rcu.reported,
                 self.idle_cores,
+                rq.cpu_capacity,
             ),
         )
 
@@ -744,6 +759,14 @@ class Cpu:
         """Record ``sched_stat_runtime`` (called by update_curr)."""
         self.emit(tp.SCHED_STAT_RUNTIME, p.pid, delta_ns, p.vruntime)
 
+    def trace_preempt(self, p: Task, curr: Task, vdiff: int, gran: int, why: int) -> None:
+        """Record ``box_check_preempt`` (called by update_curr of EEVDF)."""
+        self.emit(tp.BOX_CHECK_PREEMPT, p.pid, curr.pid, vdiff, gran, why)
+
+    def warn(self, text: str) -> None:
+        """Record what the kernel would warn of; a run with such a record fails."""
+        self.emit(tp.BOX_WARN, self.sink.intern(text))
+
     def story(self, what: str) -> str:
         """Return what a failed assertion prints: the fault, this CPU's state, its last events."""
         rq = self.rq
@@ -755,7 +778,8 @@ class Cpu:
         for pid, p in self.tasks.items():
             lines.append(
                 f"  task {p.comm}/{pid} state {p.state} on_rq {p.on_rq} on_cpu {p.on_cpu} "
-                f"wait {WAIT_NAMES[p.run.wait]} vruntime {p.vruntime} moves {p.moves}"
+                f"wait {WAIT_NAMES[p.run.wait]} vruntime {p.vruntime} deadline {p.deadline} "
+                f"delayed {p.sched_delayed} moves {p.moves}"
             )
         return "\n".join(lines)
 

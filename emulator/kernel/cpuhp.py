@@ -57,7 +57,7 @@ from emulator.kernel import (
 )
 from emulator.kernel.process import MAIL_WAITS, WAIT_WORK, unpack_task
 from emulator.kernel.request import Request
-from emulator.kernel.sched import PF_WQ_WORKER, Task
+from emulator.kernel.sched import DEQUEUE_DELAYED, DEQUEUE_SLEEP, PF_WQ_WORKER, Task
 from emulator.topology import DomainMap
 from emulator.types import NEVER, NOHZ_ENTER, RQF_ACTIVE, STOP_ABORTED, Message
 
@@ -225,6 +225,7 @@ def take_cpu_down(cpu: Cpu) -> None:
             stop_aborted(cpu, push_cpu)
     cpu.stop_works.clear()
     cpu.publish()
+    assert not cpu.delayed_wakes, cpu.story("a delayed wakeup waits on a dead CPU")
     assert cpu.rq.nr_running == 1, cpu.story("tasks are left on a dead CPU's queue")
     assert all(is_own_thread(cpu, p) for p in cpu.tasks.values()), cpu.story(
         "tasks are left behind"
@@ -305,6 +306,9 @@ def migrate_tasks(cpu: Cpu) -> None:
     fair.update_rq_clock(rq, cpu.now)
     while rq.cfs.nr_running:
         p = rq.cfs.tree[0][2]
+        if p.sched_delayed:
+            rq.fair.dequeue_task(rq, p, DEQUEUE_SLEEP | DEQUEUE_DELAYED)  # as the pick would
+            continue
         if p.flags & PF_WQ_WORKER:
             workqueue.park_worker(cpu, p)
             continue
@@ -508,7 +512,8 @@ def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
 def adopt_sleeper(cpu: Cpu, p: Task) -> None:
     """Own a sleeping task; where it last ran stays as it was."""
     load_balance.arrive(cpu, p)
-    p.vruntime += cpu.rq.cfs.min_vruntime  # it was made relative when it left
+    if not cpu.rq.rules.eevdf:
+        p.vruntime += cpu.rq.cfs.min_vruntime  # it was made relative when it left
     if p.run.wait in MAIL_WAITS and p.run.remote_ios:
         cpu.mail_sleepers[p.pid] = 1
     mail.deliver_held(cpu, p.pid)

@@ -1,4 +1,4 @@
-"""The completely fair scheduling class: ``kernel/sched/fair.c``, v5.4, balancing left out.
+"""The completely fair scheduling class: ``kernel/sched/fair.c``, v5.4 to v6.5, balancing left out.
 
 Theory of operation
 -------------------
@@ -41,6 +41,7 @@ from emulator.kernel.fair_entity import (
     update_min_vruntime,
     update_rq_clock,
 )
+from emulator.kernel.fair_kthread import kthread_answer, wakeup_gran
 from emulator.kernel.fair_tunables import (
     sched_feat_set,
     sched_proc_update_handler,
@@ -57,6 +58,7 @@ from emulator.kernel.fair_weight import (
 from emulator.kernel.pelt import (
     DIVIDER,
     attach_entity_cfs_rq,
+    cpu_load,
     cpu_runnable_load,
     cpu_util,
     dequeue_load_avg,
@@ -76,7 +78,7 @@ from emulator.kernel.sched import (
     DEQUEUE_SAVE,
     ENQUEUE_RESTORE,
     FAIR_CLASS,
-    NICE_0_LOAD,
+    NO_PREEMPT,
     SCHED_BATCH,
     SCHED_IDLE,
     SCHED_NORMAL,
@@ -85,9 +87,11 @@ from emulator.kernel.sched import (
     Rq,
     SchedClass,
     Task,
+    is_per_cpu_kthread,
 )
 from emulator.tracepoints import (
     PREEMPT_IDLE_POLICY,
+    PREEMPT_KTHREAD_BUDDY,
     PREEMPT_NO_GRANULARITY,
     PREEMPT_TICK_SLICE,
     PREEMPT_TICK_VRUNTIME,
@@ -102,6 +106,7 @@ __all__ = [
     "calc_delta_fair",
     "check_preempt_tick",
     "check_preempt_wakeup",
+    "cpu_load",
     "cpu_runnable_load",
     "cpu_util",
     "dequeue_task_fair",
@@ -143,9 +148,6 @@ __all__ = [
     "yield_to_task_fair",
 ]
 
-#: Answer of a preemption test that did not get as far as comparing, or found nothing ahead.
-NO_PREEMPT = -1
-
 
 # -- Preemption ------------------------------------------------------------------------------------
 
@@ -158,10 +160,7 @@ def wakeup_preempt_entity(rq: Rq, curr: Task, se: Task) -> int:
     vdiff = curr.vruntime - se.vruntime
     if vdiff <= 0:
         return -1
-    gran = rq.tun.wakeup_granularity
-    if se.weight != NICE_0_LOAD:
-        gran = calc_delta(gran, NICE_0_LOAD, se.inv_weight)
-    return 1 if vdiff > gran else 0
+    return 1 if vdiff > wakeup_gran(rq, se) else 0
 
 
 def check_preempt_wakeup(rq: Rq, p: Task, wake_flags: int) -> int:
@@ -169,7 +168,8 @@ def check_preempt_wakeup(rq: Rq, p: Task, wake_flags: int) -> int:
 
     Return PREEMPT_WAKEUP or PREEMPT_IDLE_POLICY with the reschedule requested,
     PREEMPT_NO_GRANULARITY if ``p`` is ahead by too little, or NO_PREEMPT
-    (``check_preempt_wakeup()``).  ``rq.preempt_vdiff`` and ``rq.preempt_gran`` say what was
+    (``check_preempt_wakeup()``).  Proposals for per-CPU kthreads have answers of their own
+    (:mod:`emulator.kernel.fair_kthread`).  ``rq.preempt_vdiff`` and ``rq.preempt_gran`` say what was
     compared, in ns; both are 0 if it did not come to that.
     """
     curr = rq.curr
@@ -191,16 +191,21 @@ def check_preempt_wakeup(rq: Rq, p: Task, wake_flags: int) -> int:
         return NO_PREEMPT
     update_curr(rq)
     vdiff = curr.vruntime - p.vruntime
-    gran = calc_delta_fair(tun.wakeup_granularity, p)
+    gran = wakeup_gran(rq, p)
     rq.preempt_vdiff = vdiff
     rq.preempt_gran = gran
-    if vdiff <= 0:
-        return NO_PREEMPT
-    if vdiff <= gran:
-        return PREEMPT_NO_GRANULARITY
+    if vdiff > gran:
+        why = PREEMPT_WAKEUP
+    elif rq.favours_kthreads and is_per_cpu_kthread(p):
+        why = kthread_answer(rq, curr, p, vdiff)
+    else:
+        return NO_PREEMPT if vdiff <= 0 else PREEMPT_NO_GRANULARITY
+    if why <= PREEMPT_NO_GRANULARITY:
+        return why
     set_next_buddy(cfs, p)
-    _preempt(rq, curr, scale)
-    return PREEMPT_WAKEUP
+    if why != PREEMPT_KTHREAD_BUDDY:
+        _preempt(rq, curr, scale)
+    return why
 
 
 def _preempt(rq: Rq, curr: Task, scale: bool) -> None:
@@ -214,10 +219,19 @@ def check_preempt_tick(rq: Rq, curr: Task) -> int:
     """Preempt the running task if it has had its slice or is far ahead (``check_preempt_tick()``).
 
     Return PREEMPT_TICK_SLICE, PREEMPT_TICK_VRUNTIME or NO_PREEMPT.  ``rq.preempt_vdiff`` is the
-    time run since the pick, or the distance to the leftmost task, whichever decided; ns.
+    time run since the pick, or the distance to the leftmost task, whichever decided; ns.  With
+    ``rules.kthread_next_buddy`` it is the distance to whom the pick would take.
     """
     cfs = rq.cfs
+    rules = rq.rules
+    following = cfs.tree[0][2]
     ideal_runtime = sched_slice(rq, curr)
+    if rules.slice_latency_cap:
+        ideal_runtime = min(ideal_runtime, rq.tun.latency)
+    if rules.kthread_next_buddy:
+        following = preferred_entity(rq, curr)
+        if rules.kthread_half_slice and is_per_cpu_kthread(following):
+            ideal_runtime //= 2
     delta_exec = curr.sum_exec_runtime - curr.prev_sum_exec_runtime
     rq.preempt_gran = ideal_runtime
     rq.preempt_vdiff = delta_exec
@@ -228,7 +242,7 @@ def check_preempt_tick(rq: Rq, curr: Task) -> int:
         return PREEMPT_TICK_SLICE
     if delta_exec < rq.tun.min_granularity:
         return NO_PREEMPT
-    rq.preempt_vdiff = curr.vruntime - cfs.tree[0][0]
+    rq.preempt_vdiff = curr.vruntime - following.vruntime
     if rq.preempt_vdiff <= ideal_runtime:
         return NO_PREEMPT
     resched_curr(rq)
@@ -254,10 +268,18 @@ def task_tick_fair(rq: Rq, p: Task) -> int:
 
 
 def pick_next_entity(rq: Rq, curr: Task | None) -> Task:
+    """Return who runs next, and forget that it was a buddy (``pick_next_entity()``)."""
+    se = preferred_entity(rq, curr)
+    clear_buddies(rq.cfs, se)
+    return se
+
+
+def preferred_entity(rq: Rq, curr: Task | None) -> Task:
     """Return who should run next: the leftmost task, or a buddy not far from it.
 
     ``curr`` is the running task if it is still runnable.  One marked to be skipped is, unless the
-    next one is too far; a next buddy wins over a last buddy (``pick_next_entity()``, v5.4).
+    next one is too far; a next buddy wins over a last buddy.  (Since v5.10 the next buddy is asked
+    first; who wins is the same.)
     """
     cfs = rq.cfs
     tree = cfs.tree
@@ -274,7 +296,6 @@ def pick_next_entity(rq: Rq, curr: Task | None) -> Task:
         se = cfs.last
     if cfs.next is not None and wakeup_preempt_entity(rq, cfs.next, left) < 1:
         se = cfs.next
-    clear_buddies(cfs, se)
     return se
 
 
@@ -429,9 +450,7 @@ def reweight_task(rq: Rq, p: Task, nice: int) -> None:
     p.nice = nice
     set_load_weight(p)
     avg = p.avg
-    divider = DIVIDER + avg.period_contrib
-    avg.load_avg = (p.weight >> 10) * avg.load_sum // divider
-    avg.runnable_load_avg = (p.weight >> 10) * avg.runnable_load_sum // divider
+    avg.load_avg = (p.weight >> 10) * avg.load_sum // (DIVIDER + avg.period_contrib)
     enqueue_load_avg(cfs, p)
     if p.on_rq:
         cfs.load_weight += p.weight
@@ -479,8 +498,8 @@ def migrate_task_rq_fair(old_rq: Rq, p: Task, waking: bool) -> None:
     else:
         detach_entity_cfs_rq(old_rq, p)
     p.avg.last_update_time = 0
-    # A task that has moved cannot be cache hot.
-    p.exec_start = 0
+    if not old_rq.rules.exec_start_at_enqueue:
+        p.exec_start = 0  # it cannot be cache hot
 
 
 def task_dead_fair(rq: Rq, p: Task) -> None:
@@ -510,8 +529,13 @@ def attach_task_cfs_rq(rq: Rq, p: Task, normalized: bool) -> None:
 # -- What the balancer and the placement ask -------------------------------------------------------
 
 
-def task_hot(rq: Rq, p: Task, now_clock_task: int, dst_nr_running: int) -> bool:
-    """Return whether a task's cache on its CPU is worth leaving it there (``task_hot()``)."""
+def task_hot(rq: Rq, p: Task, now_clock_task: int, dst_nr_running: int, smt: bool = False) -> bool:
+    """Return whether a task's cache on its CPU is worth leaving it there (``task_hot()``).
+
+    ``smt``: the balanced domain is that of SMT siblings, who share their caches.
+    """
+    if smt and rq.rules.smt_never_hot:
+        return False
     if p.sched_class != FAIR_CLASS or p.policy == SCHED_IDLE:
         return False
     tun = rq.tun

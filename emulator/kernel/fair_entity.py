@@ -1,4 +1,4 @@
-"""One fair entity on its runqueue: vruntime, timeline, enqueue and dequeue (``fair.c``, v5.4).
+"""One fair entity on its runqueue: vruntime, timeline, enqueue and dequeue (``fair.c``, to v6.5).
 
 Theory of operation
 -------------------
@@ -30,11 +30,9 @@ from emulator.kernel.pelt import (
     attach_entity_load_avg,
     dequeue_runnable_load_avg,
     enqueue_runnable_load_avg,
-    task_util_est_raw,
     update_cfs_rq_load_avg,
     update_irq_load_avg,
     update_load_avg_se,
-    util_est_update,
 )
 from emulator.kernel.sched import (
     DEQUEUE_MOVE,
@@ -50,6 +48,10 @@ from emulator.kernel.sched import (
     Rq,
     Task,
 )
+from emulator.kernel.util_est import util_est_dequeue, util_est_enqueue
+
+#: A sleep of so many ns, about 104 days, could make vruntimes compare wrongly (v6.3).
+LONG_SLEEP_NS = (1 << 63) // 1024
 
 # -- Clock -----------------------------------------------------------------------------------------
 
@@ -126,18 +128,31 @@ def update_min_vruntime(cfs: CfsRq) -> None:
 
 
 def place_entity(rq: Rq, p: Task, initial: bool) -> None:
-    """Place a new or waking task, never to the left of where it was (``place_entity()``)."""
+    """Place a new or waking task, never to the left of where it was (``place_entity()``).
+
+    An idle-policy sleeper's credit may be by ``rules.place_idle_min_gran``; one that has slept for
+    months may be placed to its left (``rules.place_long_sleeper``).
+    """
     tun = rq.tun
     vruntime = rq.cfs.min_vruntime
     if initial:
         if tun.start_debit:
             vruntime += sched_vslice(rq, p)
-    elif tun.gentle_fair_sleepers:
-        vruntime -= tun.latency >> 1
     else:
-        vruntime -= tun.latency
-    if vruntime > p.vruntime:
+        credit = tun.latency
+        if p.policy == SCHED_IDLE and rq.rules.place_idle_min_gran:
+            credit = tun.min_granularity
+        vruntime -= credit >> 1 if tun.gentle_fair_sleepers else credit
+    if vruntime > p.vruntime or (rq.rules.place_long_sleeper and entity_is_long_sleeper(rq, p)):
         p.vruntime = vruntime
+
+
+def entity_is_long_sleeper(rq: Rq, p: Task) -> bool:
+    """Return whether a task last ran so long ago that its vruntime may have been overtaken.
+
+    Counterpart: ``entity_is_long_sleeper()``, v6.3.
+    """
+    return bool(p.exec_start) and rq.clock_task - p.exec_start > LONG_SLEEP_NS
 
 
 # -- Timeline --------------------------------------------------------------------------------------
@@ -176,7 +191,7 @@ def enqueue_task_fair(rq: Rq, p: Task, flags: int) -> None:
     is_curr = cfs.curr is p
     assert not p.on_rq, f"{p.comm}/{p.pid} is queued already"
     if rq.tun.util_est:
-        cfs.avg.util_est_enqueued += task_util_est_raw(p)
+        util_est_enqueue(rq, p)
     if not flags & ENQUEUE_WAKEUP or flags & ENQUEUE_MIGRATED:
         if is_curr:
             p.vruntime += cfs.min_vruntime
@@ -197,6 +212,8 @@ def enqueue_task_fair(rq: Rq, p: Task, flags: int) -> None:
     account_entity_enqueue(cfs, p)
     if flags & ENQUEUE_WAKEUP:
         place_entity(rq, p, False)
+    if flags & ENQUEUE_MIGRATED and rq.rules.exec_start_at_enqueue:
+        p.exec_start = 0  # it cannot be cache hot
     if not is_curr:
         enqueue_entity_tree(cfs, p)
     p.on_rq = 1
@@ -246,10 +263,7 @@ def dequeue_task_fair(rq: Rq, p: Task, flags: int) -> None:
         update_min_vruntime(cfs)
     rq.nr_running -= 1
     if rq.tun.util_est:
-        rest = cfs.avg.util_est_enqueued - task_util_est_raw(p)
-        cfs.avg.util_est_enqueued = rest if rest > 0 else 0
-        if flags & DEQUEUE_SLEEP:
-            util_est_update(p)
+        util_est_dequeue(rq, p, bool(flags & DEQUEUE_SLEEP))
 
 
 # -- Buddies ---------------------------------------------------------------------------------------

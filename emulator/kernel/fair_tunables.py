@@ -8,6 +8,8 @@ hotplug event recomputes the first from the second (:func:`update_sysctl`).  A w
 the value as given, and computes the second from it (:func:`sched_proc_update_handler`).
 
 ``nr_latency``, how many tasks share one latency period, follows a write but not a hotplug event.
+Since v5.13 (``rules.nr_latency_by_scaling``) the granularities are plain variables in debugfs: a
+write stores the value and nothing else, and only a write to ``tunable_scaling`` recomputes the rest.
 
 Models ``kernel/sched/fair.c`` (``update_sysctl()``, ``sched_proc_update_handler()``), the
 ``sched_*`` entries of ``kernel/sysctl.c`` and ``sched_feat_set()`` of ``debug.c``, v5.4.
@@ -15,6 +17,7 @@ Models ``kernel/sched/fair.c`` (``update_sysctl()``, ``sched_proc_update_handler
 Departures from the kernel
 --------------------------
 * ``sched_nr_migrate`` below 0 is refused; the kernel reads it as a very large number.
+* The bounds of the sysctls hold for the files in debugfs too, which have none.
 * Features that choose between mechanisms which the box has only one way are not held here.
 """
 
@@ -42,6 +45,8 @@ _PLAIN = {
     "sched_migration_cost_ns": ("migration_cost", -1, _INT_MAX),
     "sched_nr_migrate": ("nr_migrate", 0, _INT_MAX),
     "sched_child_runs_first": ("child_runs_first", 0, _INT_MAX),
+    # A file of debugfs: the next hotplug event scales the default again, not what was written.
+    "sched_base_slice_ns": ("sysctl_base_slice", _GRANULARITY_MIN, _GRANULARITY_MAX),
 }
 #: The sysctls that :func:`sched_proc_update_handler` knows, without ``kernel.``.
 SYSCTLS = (*_SCALED, *_PLAIN)
@@ -54,11 +59,19 @@ FEATURES = (
     "LAST_BUDDY",
     "CACHE_HOT_BUDDY",
     "WAKEUP_PREEMPTION",
+    "BASE_SLICE",
     "UTIL_EST",
     "WA_IDLE",
     "WA_WEIGHT",
     "WA_BIAS",
     "SIS_PROP",
+    "PLACE_LAG",
+    "PLACE_DEADLINE_INITIAL",
+    "PLACE_REL_DEADLINE",
+    "RUN_TO_PARITY",
+    "PREEMPT_SHORT",
+    "DELAY_DEQUEUE",
+    "DELAY_ZERO",
     "SIS_AVG_CPU",
     "SIS_UTIL",
 )
@@ -79,15 +92,18 @@ def update_sysctl(tun: Tunables, nr_online: int) -> None:
     assert nr_online > 0, "a box without CPUs"
     tun.nr_online = nr_online
     factor = get_update_sysctl_factor(tun)
+    tun.sysctl_base_slice = tun.normalized_base_slice * factor
     tun.latency = tun.normalized_latency * factor
     tun.min_granularity = tun.normalized_min_granularity * factor
     tun.wakeup_granularity = tun.normalized_wakeup_granularity * factor
 
 
-def sched_proc_update_handler(tun: Tunables, name: str, value: int) -> None:
+def sched_proc_update_handler(
+    tun: Tunables, name: str, value: int, by_scaling: bool = False
+) -> None:
     """Write one scheduler sysctl, ``kernel.`` optional; ns (``sched_proc_update_handler()``).
 
-    Raise ValueError, the kernel's EINVAL, for an unknown name or a value out of bounds, and
+    ``by_scaling``: rules.nr_latency_by_scaling, only tunable_scaling recomputes nr_latency.  Raise ValueError, the kernel's EINVAL, for an unknown name or a value out of bounds, and
     change nothing then.
     """
     key = name.removeprefix("kernel.")
@@ -98,12 +114,12 @@ def sched_proc_update_handler(tun: Tunables, name: str, value: int) -> None:
     if not least <= value <= greatest:
         raise ValueError(f"{name} must be {least} to {greatest}, not {value}")
     setattr(tun, slot, value)
-    if key in _SCALED:
+    if key == "sched_tunable_scaling" or (key in _SCALED and not by_scaling):
         _renormalize(tun)
 
 
 def _renormalize(tun: Tunables) -> None:
-    # Whatever was written, the kernel recomputes all of this.
+    # Whichever of them was written, the kernel recomputes all of this.
     tun.nr_latency = -(-tun.latency // tun.min_granularity)
     factor = get_update_sysctl_factor(tun)
     tun.normalized_latency = tun.latency // factor
@@ -129,6 +145,9 @@ def tunables(kernel: KernelSpec, nr_online: int) -> Tunables:
         if kernel.features:
             sched_feat_set(tun, name, kernel.features.get(name, False))  # none that is not known
     for name, value in kernel.sysctls.items():
-        if name.removeprefix("kernel.") in SYSCTLS:
-            sched_proc_update_handler(tun, name, value)
+        key = name.removeprefix("kernel.")
+        if key == "sched_tunable_scaling" and value == tun.tunable_scaling:
+            continue  # a default: nobody has written it
+        if key in SYSCTLS:
+            sched_proc_update_handler(tun, key, value, kernel.rules.nr_latency_by_scaling)
     return tun

@@ -1,4 +1,4 @@
-"""Weights and slices of the fair class, from ``kernel/sched/fair.c``, v5.4.
+"""Weights and slices of the fair class, from ``kernel/sched/fair.c``, v5.4 to v6.5.
 
 Theory of operation
 -------------------
@@ -9,6 +9,8 @@ runqueue's is computed, and the two differ by one at some nice levels: hence sli
 11,999,994 ns.
 
 Departures from the kernel: none known.  Weights are "full" ones, ``weight << 10``, as on 64-bit.
+The sched feature ALT_PERIOD (all tasks of the CPU share the period, those in groups too) changes
+nothing here, because there is one flat queue.
 """
 
 from __future__ import annotations
@@ -95,14 +97,32 @@ def sched_period(tun: Tunables, nr_running: int) -> int:
 
 
 def sched_slice(rq: Rq, p: Task) -> int:
-    """Return a task's share of the period, in ns of wall time (``sched_slice()``)."""
+    """Return a task's share of the period, in ns of wall time (``sched_slice()``).
+
+    With the feature BASE_SLICE it is no less than the min granularity.
+    """
     cfs = rq.cfs
+    tun = rq.tun
     if p.on_rq:
         if not cfs.load_inv:
             cfs.load_inv = update_inv_weight(cfs.load_weight)
-        return calc_delta(sched_period(rq.tun, cfs.nr_running), p.weight, cfs.load_inv)
-    inv = update_inv_weight(cfs.load_weight + p.weight)
-    return calc_delta(sched_period(rq.tun, cfs.nr_running + 1), p.weight, inv)
+        part = calc_delta(sched_period(tun, cfs.nr_running), p.weight, cfs.load_inv)
+    else:
+        inv = update_inv_weight(cfs.load_weight + p.weight)
+        part = calc_delta(sched_period(tun, cfs.nr_running + 1), p.weight, inv)
+    return max(part, base_slice(rq, p)) if tun.base_slice else part
+
+
+def base_slice(rq: Rq, p: Task) -> int:
+    """Return the least slice of a task, ns: that of an idle-policy one beside others may be less."""
+    cfs = rq.cfs
+    if (
+        p.policy == SCHED_IDLE
+        and rq.rules.base_slice_idle_min
+        and cfs.nr_running != cfs.idle_h_nr_running
+    ):
+        return rq.tun.idle_min_granularity
+    return rq.tun.min_granularity
 
 
 def sched_vslice(rq: Rq, p: Task) -> int:

@@ -20,6 +20,7 @@ from emulator.types import NEVER
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
+    from emulator.kernel.sched import Task
 
 LOCAL_TIMER_VECTOR = 236
 
@@ -80,7 +81,41 @@ def wake_sleeper(cpu: Cpu, arg: list[int]) -> None:
     pid, since = arg
     p = cpu.tasks.get(pid)
     if p is not None and p.run.wait_since == since and p.state != tp.TASK_RUNNING:
+        cpu.cause = 0  # its own timer wakes it, nobody else
         core.wake_up(cpu, p)
+
+
+def take_sleep_timer(cpu: Cpu, p: Task) -> None:
+    """Take the timer that would end a delayed task's sleep along with it to another CPU.
+
+    In the kernel it stays, and its interrupt wakes the task from here.
+    """
+    since = p.run.wait_since
+    sleep = [p.pid, since]
+    for timer in cpu.timers:
+        if timer[2] == TIMER_SLEEP and timer[3] == sleep:
+            p.run.timer = [timer[0], 0]
+            cpu.timers.remove(timer)
+            heapq.heapify(cpu.timers)
+            return
+    for wheel in cpu.jiffy_timers:
+        if wheel[2] == WHEEL_SLEEP and wheel[3] == sleep:
+            p.run.timer = [0, wheel[0]]
+            cpu.jiffy_timers.remove(wheel)
+            return
+
+
+def give_sleep_timer(cpu: Cpu, p: Task) -> None:
+    """Arm the timer that came along with a delayed task."""
+    if not p.run.timer:
+        return
+    expiry_ns, jiffy = p.run.timer
+    p.run.timer = []
+    sleep = [p.pid, p.run.wait_since]
+    if jiffy:
+        add_jiffy_timer(cpu, jiffy, WHEEL_SLEEP, sleep)
+    else:
+        cpu.add_timer(max(expiry_ns, cpu.now), TIMER_SLEEP, sleep)
 
 
 def run_jiffy_timer(cpu: Cpu, kind: int, arg: Any) -> None:

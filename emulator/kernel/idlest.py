@@ -28,7 +28,7 @@ from emulator.types import (
     RQ_LAST_UPDATE_TIME,
     RQ_LOAD_AVG,
     RQ_NR_RUNNING,
-    RQ_RUNNABLE_LOAD_AVG,
+    RQ_RUNNABLE_AVG,
     RQ_UTIL_AVG,
     RQ_UTIL_EST_ENQUEUED,
     RQF_IDLE,
@@ -136,7 +136,7 @@ def group_loads(cpu: Cpu, p: Task, group: int) -> tuple[int, int, int]:
     runnable = avg = spare = 0
     for other in for_each_cpu(group):
         facts = facts_of(cpu, other)
-        runnable += facts[RQ_RUNNABLE_LOAD_AVG]
+        runnable += facts[RQ_RUNNABLE_AVG]
         avg += facts[RQ_LOAD_AVG]
         spare = max(spare, SCHED_CAPACITY - cpu_util_without(cpu, p, other, facts))
     weight = group.bit_count()
@@ -194,8 +194,8 @@ def update_sg_wakeup_stats(cpu: Cpu, p: Task, group: int, pct: int) -> GroupStat
         stats.load += max(facts[RQ_LOAD_AVG] - (p.avg.load_avg if there else 0), 0)
         stats.util += cpu_util_without(cpu, p, other, facts)
         if cpu.rq.rules.runnable_avg:
-            runnable_avg = facts[RQ_RUNNABLE_LOAD_AVG]
-            stats.runnable += max(runnable_avg - (p.avg.runnable_load_avg if there else 0), 0)
+            runnable_avg = facts[RQ_RUNNABLE_AVG]
+            stats.runnable += max(runnable_avg - (p.avg.runnable_avg if there else 0), 0)
         nr = facts[RQ_NR_RUNNING] - queued
         stats.nr += nr
         stats.idle_cpus += not nr and bool(facts[RQ_FLAGS] & RQF_IDLE or queued)
@@ -295,7 +295,7 @@ def find_idlest_group_cpu(cpu: Cpu, p: Task, group: int, this_cpu: int) -> int:
     if group.bit_count() == 1:
         return group.bit_length() - 1
     rules = cpu.rq.rules
-    load_fact = RQ_LOAD_AVG if rules.idlest_group_types else RQ_RUNNABLE_LOAD_AVG
+    load_fact = RQ_LOAD_AVG if rules.idlest_group_types else RQ_RUNNABLE_AVG
     best_idle = sched_idle = -1
     least_loaded = this_cpu
     min_load = U64_MAX

@@ -23,6 +23,7 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import aio, core, frames, workqueue
 from emulator.kernel.process import WAIT_DIO, WAIT_RW
+from emulator.kernel.sched import PF_WQ_WORKER
 from emulator.types import READ
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def dio_complete_work(cpu: Cpu, rq: Request) -> None:
         return
     cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns)
     ended_here(cpu, owner, rq)
-    aio.iocb_put(cpu, owner, rq.iocb, rq.error, aio.BY_WORKER)
+    sync = cpu.rq.rules.completion_sync_hint
+    aio.iocb_put(cpu, owner, rq.iocb, rq.error, aio.BY_WORKER, sync=sync)
 
 
 def dio_complete(cpu: Cpu, rq: Request) -> None:
@@ -138,7 +140,8 @@ def dio_tail_end(cpu: Cpu, pending: int | None) -> None:
             send_dio_done(cpu, rq, only_iocb=True)
         else:
             ended_here(cpu, owner, rq)
-            aio.iocb_put(cpu, owner, rq.iocb, rq.error, aio.BY_WORKER)
+            sync = cpu.rq.rules.completion_sync_hint
+            aio.iocb_put(cpu, owner, rq.iocb, rq.error, aio.BY_WORKER, sync=sync)
     workqueue.work_end(cpu, None)
 
 
@@ -186,25 +189,31 @@ def send_dio_done(cpu: Cpu, rq: Request, only_iocb: bool = False) -> None:
             cpu.node_id,
             cpu.rq.curr.pid,
             cpu.cause,
+            worker_hints(cpu),
         ),
     )
 
 
+def worker_hints(cpu: Cpu) -> int:
+    """Whether a worker completes an IO here, and says that it will sleep soon (F20): 0 or 1."""
+    in_worker = cpu.level == frames.LEVEL_TASK and cpu.rq.curr.flags & PF_WQ_WORKER
+    return int(bool(in_worker) and cpu.rq.rules.completion_sync_hint)
+
+
 def dio_done_mail(cpu: Cpu, owner: Task, args: tuple[int, ...]) -> None:
     """An IO of a task that had moved here is complete; wake it on behalf of who completed it."""
-    _pid, _moves, file, iocb, error, waker_cpu, waker_pid, cause = args
+    _pid, _moves, file, iocb, error, waker_cpu, waker_pid, cause, sync = args
     cpu.cause = cause
     if file >= 0 and inode_dio_end(cpu, owner, file):
-        hint = cpu.rq.rules.completion_sync_hint
-        core.try_to_wake_up(cpu, owner, hint, (waker_cpu, waker_pid))
+        core.try_to_wake_up(cpu, owner, bool(sync), (waker_cpu, waker_pid))
     if owner.pid in cpu.tasks:
-        aio.iocb_put(cpu, owner, iocb, error, aio.BY_WORKER, (waker_cpu, waker_pid))
+        aio.iocb_put(cpu, owner, iocb, error, aio.BY_WORKER, (waker_cpu, waker_pid), bool(sync))
     else:
         moves, target = cpu.forward[owner.pid]
         cpu.send_mail(
             target,
             messages.DIO_DONE,
-            (owner.pid, moves, -1, iocb, error, waker_cpu, waker_pid, cause),
+            (owner.pid, moves, -1, iocb, error, waker_cpu, waker_pid, cause, sync),
         )
 
 

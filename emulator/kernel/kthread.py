@@ -11,13 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import affinity, core, fair, frames, placement, workqueue
+from emulator.kernel import affinity, core, eevdf, fair, frames, placement, workqueue
 from emulator.kernel.process import WAIT_WORK, Kioctx, TaskRun
 from emulator.kernel.sched import (
+    DEQUEUE_DELAYED,
     DEQUEUE_SLEEP,
+    DEQUEUE_SPECIAL,
+    ENQUEUE_INITIAL,
     KTHREAD_IS_PER_CPU,
     PF_KTHREAD,
     PF_NO_SETAFFINITY,
+    SCHED_NORMAL,
     STOP_CLASS,
     WF_FORK,
     Task,
@@ -65,9 +69,18 @@ def new_kthread(cpu: Cpu, pid: int, comm: str, nice: int, kind: int) -> Task:
     return p
 
 
-def new_task(cpu: Cpu, pid: int, comm: str, nice: int, mask: int, run: TaskRun) -> Task:
+def new_task(
+    cpu: Cpu,
+    pid: int,
+    comm: str,
+    nice: int,
+    mask: int,
+    run: TaskRun,
+    policy: int = SCHED_NORMAL,
+) -> Task:
     """Create a task that this CPU owns and that is on no queue."""
     p = Task(pid, comm[:15], nice)
+    p.policy = policy
     fair.set_load_weight(p)
     fair.init_entity_runnable_average(p)
     p.cpus_mask = mask
@@ -84,7 +97,8 @@ def new_task(cpu: Cpu, pid: int, comm: str, nice: int, mask: int, run: TaskRun) 
 def park(cpu: Cpu, p: Task) -> None:
     """Take a per-CPU thread off the queue and leave it asleep."""
     if p.on_rq:
-        cpu.rq.fair.dequeue_task(cpu.rq, p, DEQUEUE_SLEEP)
+        how = DEQUEUE_DELAYED if p.sched_delayed else DEQUEUE_SPECIAL
+        cpu.rq.fair.dequeue_task(cpu.rq, p, DEQUEUE_SLEEP | how)
     p.state = tp.TASK_INTERRUPTIBLE
 
 
@@ -104,17 +118,21 @@ def fork(
     kthread: bool,
     figure: bool,
     target: int,
+    policy: int = SCHED_NORMAL,
+    slice_ns: int = 0,
 ) -> Task:
     """``wake_up_new_task()``: a task of a workload starts, here or where the fork placement says.
 
-    ``target`` names the CPU, or is -1 for ``select_task_rq_fair()`` with the fork flag.
+    ``target`` names the CPU, or is -1 for ``select_task_rq_fair()`` with the fork flag; ``slice_ns`` is
+    what the task asks for as its slice (EEVDF), 0 for nothing.
     """
-    p = new_task(cpu, pid, comm, nice, mask, TaskRun(program, frames.RET_USER))
+    p = new_task(cpu, pid, comm, nice, mask, TaskRun(program, frames.RET_USER), policy)
     if kthread:
         p.flags |= PF_KTHREAD
     if program.aio_events:
         p.run.ctx = Kioctx(program.aio_events, cpu.nr_cpus)  # io_setup()
     p.figure = int(figure)
+    eevdf.setparam_fair(p, slice_ns)
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
     parent = rq.curr
@@ -139,7 +157,7 @@ def fork(
 def start_new_task(cpu: Cpu, p: Task) -> None:
     """The new task reaches its first queue."""
     fair.post_init_entity_util_avg(cpu.rq, p)
-    core.activate_task(cpu, p, 0)
+    core.activate_task(cpu, p, ENQUEUE_INITIAL)
     cpu.emit(tp.SCHED_WAKEUP_NEW, p.pid, p.prio, cpu.node_id)
     core.check_preempt_curr(cpu, p, WF_FORK)
     cpu.publish()

@@ -1,10 +1,13 @@
-"""The source's half of a balance pass: ``detach_tasks()`` and friends of ``fair.c``, v5.4.
+"""The source's half of a balance pass: ``detach_tasks()`` and friends of ``fair.c``.
 
 The balancer decides on what runqueues publish; what can really be moved is decided here, on the
 live queue, with the ``lb_env`` that it sent (a plain list, ``ENV_*`` in :mod:`emulator.types`).
+What the imbalance counts, and which task is too much, depends on its migration type (D.8).
 
 Departures from the kernel: the destination's ``nr_running`` in ``task_hot()`` is the balancer's
-view of it; NUMA locality is not tested (no fault statistics).
+view of it; NUMA locality is not tested (no fault statistics); a task's load is taken when it is
+looked at, not after can_migrate_task() has let it pass (which of the two samples h_load in a jiffy).  A delayed task (v6.12) takes the timer
+that is to wake it along; one that waits for a driver tag, or that is just being woken, is passed over.
 """
 
 from __future__ import annotations
@@ -13,9 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import core, fair
-from emulator.kernel.process import unpack_task
-from emulator.kernel.sched import ENQUEUE_MIGRATED, Task
+from emulator.kernel import core, fair, hrtimer, util_est
+from emulator.kernel.process import MAIL_WAITS, WAIT_TAG, unpack_task
+from emulator.kernel.sched import (
+    ENQUEUE_MIGRATED,
+    KTHREAD_IS_PER_CPU,
+    TASK_WAKING,
+    Task,
+    is_per_cpu_kthread,
+)
 from emulator.types import (
     CPU_NEWLY_IDLE,
     CPU_NOT_IDLE,
@@ -33,14 +42,20 @@ from emulator.types import (
     ENV_LOOP,
     ENV_LOOP_BREAK,
     ENV_LOOP_MAX,
+    ENV_MIGRATION_TYPE,
     ENV_NEW_DST_CPU,
     ENV_NR_BALANCE_FAILED,
+    ENV_OTHERS_BOUND,
+    ENV_SMT,
     ENV_THIS_CPU,
     ENV_WHY,
+    LBF_ACTIVE_LB,
     LBF_ALL_PINNED,
     LBF_DST_PINNED,
     LBF_NEED_BREAK,
     LBF_SOME_PINNED,
+    MIGRATION_LOAD,
+    MIGRATION_UTIL,
     Message,
     cpumask_first,
 )
@@ -49,14 +64,21 @@ if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
 SCHED_NR_MIGRATE_BREAK = 32
+#: A load is shifted right by so many failures at most: no further than its word is wide.
+SHIFT_MAX = 63
 
 
 def can_migrate_task(cpu: Cpu, p: Task, env: list[Any]) -> bool:
     """Whether a queued task may go to ``dst_cpu``; sets the env's pinned flags (D.8)."""
+    rules = cpu.rq.rules
+    if rules.lb_skip_per_cpu_kthread and p.kthread_flags & KTHREAD_IS_PER_CPU:
+        return False
     dst = env[ENV_DST_CPU]
+    if p.sched_delayed and held_here(cpu, p):
+        return False
     if not p.cpus_mask >> dst & 1:
         env[ENV_FLAGS] |= LBF_SOME_PINNED
-        if env[ENV_IDLE] == CPU_NEWLY_IDLE or env[ENV_FLAGS] & LBF_DST_PINNED:
+        if env[ENV_IDLE] == CPU_NEWLY_IDLE or env[ENV_FLAGS] & (LBF_DST_PINNED | LBF_ACTIVE_LB):
             return False
         other = env[ENV_DST_GRPMASK] & env[ENV_CPUS] & p.cpus_mask
         if other:
@@ -67,7 +89,10 @@ def can_migrate_task(cpu: Cpu, p: Task, env: list[Any]) -> bool:
     if p.on_cpu:
         cpu.count("nr_failed_migrations_running")
         return False
-    if fair.task_hot(cpu.rq, p, cpu.rq.clock_task, env[ENV_DST_NR_RUNNING]):
+    if env[ENV_FLAGS] & LBF_ACTIVE_LB:
+        return True
+    smt = bool(env[ENV_SMT])
+    if fair.task_hot(cpu.rq, p, cpu.rq.clock_task, env[ENV_DST_NR_RUNNING], smt):
         if env[ENV_NR_BALANCE_FAILED] <= env[ENV_CACHE_NICE_TRIES]:
             cpu.count("nr_failed_migrations_hot")
             return False
@@ -75,10 +100,20 @@ def can_migrate_task(cpu: Cpu, p: Task, env: list[Any]) -> bool:
     return True
 
 
+def held_here(cpu: Cpu, p: Task) -> bool:
+    """Whether a delayed task's wakeup is this CPU's to make, or under way: then it stays."""
+    if p.state == TASK_WAKING or p.run.wait == WAIT_TAG:
+        return True
+    return any(pid == p.pid for pid, _sync in cpu.wakeups)
+
+
 def detach_tasks(cpu: Cpu, env: list[Any]) -> list[Task]:
     """Take tasks off this queue until the imbalance is gone; return them in order of detachment."""
     detached: list[Task] = []
     if env[ENV_IMBALANCE] <= 0:
+        return detached
+    if cpu.rq.rules.lb_all_pinned_alone and cpu.rq.nr_running <= 1:
+        env[ENV_FLAGS] &= ~LBF_ALL_PINNED  # others have emptied the queue: no task was looked at
         return detached
     queue = cpu.rq.cfs.cfs_tasks
     while queue:
@@ -93,15 +128,43 @@ def detach_tasks(cpu: Cpu, env: list[Any]) -> list[Task]:
             env[ENV_FLAGS] |= LBF_NEED_BREAK
             break
         load = fair.task_h_load(p, cpu.rq)
-        if not can_migrate_task(cpu, p, env) or load // 2 > env[ENV_IMBALANCE]:
+        amount = task_amount(cpu, p, load, env) if can_migrate_task(cpu, p, env) else -1
+        if amount < 0:
             queue.insert(0, queue.pop())
             continue
         detach_task(cpu, p, env)
         detached.append(p)
-        env[ENV_IMBALANCE] -= load
+        env[ENV_IMBALANCE] -= amount
         if env[ENV_IMBALANCE] <= 0:
             break
     return detached
+
+
+def task_amount(cpu: Cpu, p: Task, load: int, env: list[Any]) -> int:
+    """How much of the imbalance a task of this load is, in the unit of the migration type; -1: too much of it."""
+    rules = cpu.rq.rules
+    kind = env[ENV_MIGRATION_TYPE]
+    failed = env[ENV_NR_BALANCE_FAILED]
+    if kind == MIGRATION_LOAD:
+        if rules.lb_load_shift:
+            load = max(load, 1)
+            too_much = load >> min(failed, SHIFT_MAX) > env[ENV_IMBALANCE]
+        else:
+            too_much = load // 2 > env[ENV_IMBALANCE]
+            if too_much and rules.lb_group_types:
+                too_much = failed <= env[ENV_CACHE_NICE_TRIES]
+        return -1 if too_much else load
+    if kind == MIGRATION_UTIL:
+        util = util_est.task_util_est(cpu.rq, p)
+        shift = min(failed, SHIFT_MAX) if rules.lb_util_shift else 0
+        return -1 if util >> shift > env[ENV_IMBALANCE] else util
+    return 1
+
+
+def others_bound(cpu: Cpu) -> bool:
+    """Whether somebody waits behind the current task, and only per-CPU kthreads do (F18)."""
+    others = [p for p in cpu.rq.cfs.cfs_tasks if p is not cpu.rq.curr]
+    return bool(others) and all(is_per_cpu_kthread(p) for p in others)
 
 
 def detach_one_task(cpu: Cpu, env: list[Any]) -> tuple[Task, int] | None:
@@ -130,13 +193,17 @@ def handle_detach(cpu: Cpu, message: Message) -> None:
     env = list(message[5][0])
     fair.update_rq_clock(cpu.rq, cpu.now)
     curr = cpu.rq.curr
+    asked = cpu.rq.need_resched
     env[ENV_CURR_ALLOWED] = int(bool(curr.cpus_mask >> env[ENV_THIS_CPU] & 1))
+    if cpu.rq.rules.no_push_for_kthreads:
+        env[ENV_OTHERS_BOUND] = int(others_bound(cpu))
     tasks: list[list[Any]] = []
     for p in detach_tasks(cpu, env):
         cpu.depart(p, env[ENV_DST_CPU], cpu.now + cpu.costs.coherence_ns)
         tasks.append([p.pid, p])
     if tasks:
         cpu.publish()
+    core.smp_send_reschedule_here(cpu, asked)  # charging curr may have made it give way
     cpu.send(
         cpu.bal_node,
         messages.DETACHED,
@@ -171,3 +238,7 @@ def arrive(cpu: Cpu, p: Task) -> None:
     cpu.expect.pop(p.pid, None)  # whatever is still to come is the task's own remote_ios now
     cpu.keep_books(p)
     cpu.sink.comm(p.pid, p.comm)
+    if p.sched_delayed:
+        hrtimer.give_sleep_timer(cpu, p)
+        if p.run.wait in MAIL_WAITS and p.run.remote_ios:
+            cpu.mail_sleepers[p.pid] = 1

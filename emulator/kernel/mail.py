@@ -33,7 +33,7 @@ from emulator.kernel import (
 from emulator.kernel.process import unpack_task
 from emulator.kernel.request import Request
 from emulator.kernel.sched import ENQUEUE_MIGRATED, ENQUEUE_WAKEUP, WF_FORK
-from emulator.types import BALANCE_NEWIDLE, BALANCE_PERIODIC, Message
+from emulator.types import BALANCE_NEWIDLE, BALANCE_PERIODIC, NOHZ_KICK_MASK, Message
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -101,7 +101,7 @@ def handle_activate(cpu: Cpu, message: Message) -> None:
     if wake_flags & WF_FORK:
         fair.update_rq_clock(cpu.rq, cpu.now)
         kthread.start_new_task(cpu, p)
-    elif p.state == tp.TASK_RUNNING:
+    elif p.state == tp.TASK_RUNNING or p.sched_delayed:
         fair.update_rq_clock(cpu.rq, cpu.now)
         core.activate_task(cpu, p, ENQUEUE_MIGRATED)
         core.check_preempt_curr(cpu, p, 0)
@@ -139,7 +139,7 @@ def handle_completion(cpu: Cpu, message: Message) -> None:
 def handle_nohz_kick(cpu: Cpu, message: Message) -> None:
     """The kick's IPI has arrived; a kick that is pending already needs no second one."""
     flags, cause = message[5]
-    pending = cpu.nohz_flags
+    pending = cpu.nohz_flags & NOHZ_KICK_MASK
     cpu.nohz_flags |= flags
     cpu.kick_cause = cause
     if not pending:
@@ -167,8 +167,9 @@ def handle_balance_pay(cpu: Cpu, message: Message) -> None:
 
 def handle_balance_done(cpu: Cpu, message: Message) -> None:
     """The balancer has finished what this CPU asked for: the softirq or the switch goes on."""
-    kind, pulled, _facts, kicked = message[5]
+    kind, pulled, facts, kicked = message[5]
     cpu.balance_asked = -1
+    cpu.rq.max_idle_balance_cost = facts[2]
     for target in kicked:
         cpu.emit(tp.SCHED_WAKING, kthread.stopper_pid(target), 0, target)
     if kind == BALANCE_NEWIDLE:

@@ -1,4 +1,4 @@
-"""Per-entity load tracking: ``kernel/sched/pelt.c`` and the PELT half of ``fair.c``, v5.4.
+"""Per-entity load tracking: ``kernel/sched/pelt.c`` and the PELT half of ``fair.c``, v5.4 to v6.12.
 
 Theory of operation
 -------------------
@@ -10,20 +10,26 @@ Averages are recomputed only when a period boundary is crossed.
 A task's ``load_avg`` follows the time it is queued, its ``util_avg`` the time it runs.  A runqueue
 tracks the same of all its tasks together: it gains a task's values when the task is attached and
 loses them when it is detached; a task that sleeps stays attached, as *blocked* load.
-``runnable_load_avg`` of a runqueue leaves the blocked tasks out: it is what v5.4 balances by.
+
+Up to v5.6 a runqueue's *runnable load* leaves the blocked tasks out: it is what v5.4 balances by,
+and it gains a task's load at every enqueue and loses it at every dequeue.  Since v5.7
+(``rules.runnable_avg``) the place is taken by ``runnable_avg``: how many tasks were queued, in
+1024ths, whatever their weight; of a task, how much of the time it was.  It is attached and detached
+like the other averages.
 
 A task woken on another CPU cannot be detached at once, because the waker does not hold the old
 runqueue's lock: its averages are parked in ``cfs.removed_*`` and leave at the next update.
 
 The two updates (:func:`update_load_avg_se`, :func:`update_cfs_rq_load_avg`) run several times per
-IO, so they are written flat and say the same thing twice.
+IO, so they are written flat and say the same thing twice.  What is estimated from the averages when
+a task sleeps is in :mod:`emulator.kernel.util_est`.
 
 Departures from the kernel
 --------------------------
 * ``clock_pelt`` is ``clock_task``: capacity and frequency are constant, so ``lost_idle_time`` is 0.
-* A task entity's runnable sum always equals its load sum (both count queued time with one weight),
-  so it is stored, not computed.  The same holds for the two weights of a flat runqueue: there is no
-  ``cfs.runnable_weight``.
+* Up to v5.6 a task entity's runnable load equals its load (both count queued time with one weight),
+  so its ``load_avg`` stands for both; its ``runnable_avg`` is v5.7's in every version.  The same
+  holds for the two weights of a flat runqueue: there is no ``cfs.runnable_weight``.
 * A runqueue's first ``last_update_time`` is -1023 and not 0.  Updates advance it by multiples of
   1024, so no task's time is ever 0, which means *detached*; the kernel boots before its tasks do.
 * No real-time or deadline signals (no such classes) and no group propagation (one flat queue).
@@ -38,11 +44,6 @@ LOAD_AVG_MAX = 47742
 #: Divisor of an average at phase 0: the current period counts only as far as it has gone.
 DIVIDER = LOAD_AVG_MAX - 1024
 CAPACITY_SCALE = 1024
-
-#: Bit 0 of ``util_est_enqueued``: util_avg has not been recomputed since the estimate was taken.
-UTIL_AVG_UNCHANGED = 1
-#: An estimate that would change by less than 1 % of a CPU is left alone.
-UTIL_EST_MARGIN = CAPACITY_SCALE // 100
 
 #: ``y**n * 2**32`` for n = 0…31.
 RUNNABLE_AVG_Y_N_INV = (
@@ -98,11 +99,11 @@ def update_load_avg_se(p: Task, now: int, running: bool) -> None:
     if total < 1024:
         avg.period_contrib = total
         if p.on_rq:
-            load_sum = avg.load_sum + units
-            avg.load_sum = load_sum
-            avg.runnable_load_sum = load_sum
+            avg.load_sum += units
+            units <<= 10
+            avg.runnable_sum += units
             if running:
-                avg.util_sum += units << 10
+                avg.util_sum += units
         return
     periods = total >> 10
     total &= 1023
@@ -110,23 +111,24 @@ def update_load_avg_se(p: Task, now: int, running: bool) -> None:
     shift = periods >> 5
     y = _Y[periods & 31]
     load_sum = ((avg.load_sum >> shift) * y) >> 32
+    runnable_sum = ((avg.runnable_sum >> shift) * y) >> 32
     util_sum = ((avg.util_sum >> shift) * y) >> 32
     if p.on_rq:
         units = (((1024 - phase) >> shift) * y >> 32) + total
         units += _SEGMENTS[periods] if periods < 512 else DIVIDER
         load_sum += units
+        units <<= 10
+        runnable_sum += units
         if running:
-            util_sum += units << 10
+            util_sum += units
     avg.load_sum = load_sum
-    avg.runnable_load_sum = load_sum
+    avg.runnable_sum = runnable_sum
     avg.util_sum = util_sum
     divider = DIVIDER + total
-    load_avg = (p.weight >> 10) * load_sum // divider
-    avg.load_avg = load_avg
-    avg.runnable_load_avg = load_avg
+    avg.load_avg = (p.weight >> 10) * load_sum // divider
+    avg.runnable_avg = runnable_sum // divider
     avg.util_avg = util_sum // divider
-    if avg.util_est_enqueued & UTIL_AVG_UNCHANGED:
-        avg.util_est_enqueued -= UTIL_AVG_UNCHANGED
+    avg.util_est_unchanged = 0
 
 
 def update_cfs_rq_load_avg(cfs: CfsRq, now: int) -> None:
@@ -147,7 +149,10 @@ def update_cfs_rq_load_avg(cfs: CfsRq, now: int) -> None:
         avg.period_contrib = total
         if load:
             avg.load_sum += load * units
-            avg.runnable_load_sum += load * units
+            if cfs.counts_tasks:
+                avg.runnable_sum += cfs.nr_running * units << 10
+            else:
+                avg.runnable_sum += load * units
             if cfs.curr is not None:
                 avg.util_sum += units << 10
         return
@@ -157,21 +162,21 @@ def update_cfs_rq_load_avg(cfs: CfsRq, now: int) -> None:
     shift = periods >> 5
     y = _Y[periods & 31]
     load_sum = ((avg.load_sum >> shift) * y) >> 32
-    runnable_sum = ((avg.runnable_load_sum >> shift) * y) >> 32
+    runnable_sum = ((avg.runnable_sum >> shift) * y) >> 32
     util_sum = ((avg.util_sum >> shift) * y) >> 32
     if load:
         units = (((1024 - phase) >> shift) * y >> 32) + total
         units += _SEGMENTS[periods] if periods < 512 else DIVIDER
         load_sum += load * units
-        runnable_sum += load * units
+        runnable_sum += cfs.nr_running * units << 10 if cfs.counts_tasks else load * units
         if cfs.curr is not None:
             util_sum += units << 10
     avg.load_sum = load_sum
-    avg.runnable_load_sum = runnable_sum
+    avg.runnable_sum = runnable_sum
     avg.util_sum = util_sum
     divider = DIVIDER + total
     avg.load_avg = load_sum // divider
-    avg.runnable_load_avg = runnable_sum // divider
+    avg.runnable_avg = runnable_sum // divider
     avg.util_avg = util_sum // divider
 
 
@@ -189,10 +194,13 @@ def _subtract_removed(cfs: CfsRq) -> None:
     avg.load_sum = max(avg.load_sum - cfs.removed_load_avg * divider, 0)
     avg.util_avg = max(avg.util_avg - cfs.removed_util_avg, 0)
     avg.util_sum = max(avg.util_sum - cfs.removed_util_avg * divider, 0)
+    if cfs.counts_tasks:
+        avg.runnable_avg = max(avg.runnable_avg - cfs.removed_runnable_avg, 0)
+        avg.runnable_sum = max(avg.runnable_sum - cfs.removed_runnable_avg * divider, 0)
     cfs.removed_nr = 0
     cfs.removed_load_avg = 0
     cfs.removed_util_avg = 0
-    cfs.removed_runnable_sum = 0
+    cfs.removed_runnable_avg = 0
 
 
 # -- Attach, detach, migration ---------------------------------------------------------------------
@@ -212,19 +220,23 @@ def dequeue_load_avg(cfs: CfsRq, p: Task) -> None:
 
 
 def enqueue_runnable_load_avg(cfs: CfsRq, p: Task) -> None:
-    """Add a task that is being queued to the runnable load (``enqueue_runnable_load_avg()``)."""
-    cfs.avg.runnable_load_avg += p.avg.runnable_load_avg
-    cfs.avg.runnable_load_sum += (p.weight >> 10) * p.avg.runnable_load_sum
+    """Add a task that is being queued to the runnable load (``enqueue_runnable_load_avg()``, ≤ 5.6)."""
+    if cfs.counts_tasks:
+        return
+    cfs.avg.runnable_avg += p.avg.load_avg
+    cfs.avg.runnable_sum += (p.weight >> 10) * p.avg.load_sum
 
 
 def dequeue_runnable_load_avg(cfs: CfsRq, p: Task) -> None:
-    """Take a task off the runnable load, never below 0 (``dequeue_runnable_load_avg()``)."""
+    """Take a task off the runnable load, never below 0 (``dequeue_runnable_load_avg()``, ≤ 5.6)."""
+    if cfs.counts_tasks:
+        return
     avg = cfs.avg
     own = p.avg
-    rest = avg.runnable_load_avg - own.runnable_load_avg
-    avg.runnable_load_avg = rest if rest > 0 else 0
-    rest = avg.runnable_load_sum - (p.weight >> 10) * own.runnable_load_sum
-    avg.runnable_load_sum = rest if rest > 0 else 0
+    rest = avg.runnable_avg - own.load_avg
+    avg.runnable_avg = rest if rest > 0 else 0
+    rest = avg.runnable_sum - (p.weight >> 10) * own.load_sum
+    avg.runnable_sum = rest if rest > 0 else 0
 
 
 def attach_entity_load_avg(cfs: CfsRq, p: Task) -> None:
@@ -238,10 +250,13 @@ def attach_entity_load_avg(cfs: CfsRq, p: Task) -> None:
     weight = p.weight >> 10
     avg.util_sum = avg.util_avg * divider
     avg.load_sum = avg.load_avg * divider // weight if weight else divider
-    avg.runnable_load_sum = avg.load_sum
+    avg.runnable_sum = avg.runnable_avg * divider
     enqueue_load_avg(cfs, p)
     cfs.avg.util_avg += avg.util_avg
     cfs.avg.util_sum += avg.util_sum
+    if cfs.counts_tasks:
+        cfs.avg.runnable_avg += avg.runnable_avg
+        cfs.avg.runnable_sum += avg.runnable_sum
 
 
 def detach_entity_load_avg(cfs: CfsRq, p: Task) -> None:
@@ -250,6 +265,9 @@ def detach_entity_load_avg(cfs: CfsRq, p: Task) -> None:
     avg = cfs.avg
     avg.util_avg = max(avg.util_avg - p.avg.util_avg, 0)
     avg.util_sum = max(avg.util_sum - p.avg.util_sum, 0)
+    if cfs.counts_tasks:
+        avg.runnable_avg = max(avg.runnable_avg - p.avg.runnable_avg, 0)
+        avg.runnable_sum = max(avg.runnable_sum - p.avg.runnable_sum, 0)
 
 
 def attach_entity_cfs_rq(rq: Rq, p: Task) -> None:
@@ -271,9 +289,9 @@ def sync_entity_load_avg(cfs: CfsRq, p: Task) -> None:
     """Age a sleeping task to its runqueue's last update (``sync_entity_load_avg()``)."""
     assert not p.on_rq, "only a blocked task is aged this way"
     # The kernel's blocked update does not touch the estimate's unchanged flag.
-    unchanged = p.avg.util_est_enqueued
+    unchanged = p.avg.util_est_unchanged
     update_load_avg_se(p, cfs.avg.last_update_time, False)
-    p.avg.util_est_enqueued = unchanged
+    p.avg.util_est_unchanged = unchanged
 
 
 def remove_entity_load_avg(cfs: CfsRq, p: Task) -> None:
@@ -284,7 +302,7 @@ def remove_entity_load_avg(cfs: CfsRq, p: Task) -> None:
     cfs.removed_nr += 1
     cfs.removed_load_avg += p.avg.load_avg
     cfs.removed_util_avg += p.avg.util_avg
-    cfs.removed_runnable_sum += p.avg.load_sum
+    cfs.removed_runnable_avg += p.avg.runnable_avg
 
 
 # -- New tasks -------------------------------------------------------------------------------------
@@ -293,7 +311,7 @@ def remove_entity_load_avg(cfs: CfsRq, p: Task) -> None:
 def init_entity_runnable_average(p: Task) -> None:
     """Give a new task its full load and no history (``init_entity_runnable_average()``)."""
     p.avg = SchedAvg()
-    p.avg.load_avg = p.avg.runnable_load_avg = p.weight >> 10
+    p.avg.load_avg = p.weight >> 10
 
 
 def post_init_entity_util_avg(rq: Rq, p: Task) -> None:
@@ -306,40 +324,12 @@ def post_init_entity_util_avg(rq: Rq, p: Task) -> None:
     if cap > 0:
         p.avg.util_avg = cap
         if avg.util_avg:
-            # The full weight, not the scaled-down one: v5.4 to v6.6 nearly always end at cap.
-            p.avg.util_avg = min(avg.util_avg * p.weight // (avg.load_avg + 1), cap)
+            # With the full weight, up to v6.6, nearly every task starts at cap.
+            weight = p.weight >> 10 if rq.rules.new_task_util_scaled else p.weight
+            p.avg.util_avg = min(avg.util_avg * weight // (avg.load_avg + 1), cap)
+    p.avg.runnable_avg = p.avg.util_avg
     if p.sched_class == FAIR_CLASS:
         attach_entity_cfs_rq(rq, p)
-
-
-# -- Estimated utilisation -------------------------------------------------------------------------
-
-
-def task_util_est_raw(p: Task) -> int:
-    """Return a task's estimate with the flag bit set, as v5.4 sums it (``_task_util_est()``)."""
-    avg = p.avg
-    ewma = avg.util_est_ewma
-    enqueued = avg.util_est_enqueued
-    return (ewma if ewma > enqueued else enqueued) | UTIL_AVG_UNCHANGED
-
-
-def task_util_est(p: Task) -> int:
-    """Return the larger of a task's utilisation and its estimate (``task_util_est()``)."""
-    return max(p.avg.util_avg, task_util_est_raw(p))
-
-
-def util_est_update(p: Task) -> None:
-    """Take a new estimate of a task that goes to sleep (end of ``util_est_dequeue()``)."""
-    avg = p.avg
-    if avg.util_est_enqueued & UTIL_AVG_UNCHANGED:
-        return
-    enqueued = avg.util_avg | UTIL_AVG_UNCHANGED
-    ewma = avg.util_est_ewma
-    diff = enqueued - ewma
-    if -UTIL_EST_MARGIN < diff < UTIL_EST_MARGIN or avg.util_avg > CAPACITY_SCALE:
-        return
-    avg.util_est_enqueued = enqueued
-    avg.util_est_ewma = (4 * ewma + diff) >> 2
 
 
 # -- What others read ------------------------------------------------------------------------------
@@ -355,8 +345,13 @@ def cpu_util(rq: Rq) -> int:
 
 
 def cpu_runnable_load(rq: Rq) -> int:
-    """Return the load that is queued on a CPU, blocked tasks left out (``cpu_runnable_load()``)."""
-    return rq.cfs.avg.runnable_load_avg
+    """Return a CPU's queued load, blocked tasks left out (``cpu_runnable_load()``, 5.4)."""
+    return rq.cfs.avg.runnable_avg
+
+
+def cpu_load(rq: Rq) -> int:
+    """Return the load of a CPU, blocked tasks included (``cpu_load()``, since v5.5)."""
+    return rq.cfs.avg.load_avg
 
 
 def task_h_load(p: Task, rq: Rq | None = None) -> int:

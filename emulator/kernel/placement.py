@@ -23,7 +23,7 @@ from emulator import tracepoints as tp
 from emulator.kernel import affinity, fair, idle_sibling, idlest
 from emulator.kernel.sched import Task
 from emulator.topology import SD_BALANCE_EXEC, SD_BALANCE_FORK
-from emulator.types import RQ_LOAD_AVG, RQ_RUNNABLE_LOAD_AVG, RQF_IDLE
+from emulator.types import RQ_LOAD_AVG, RQ_NR_RUNNING, RQ_RUNNABLE_AVG, RQF_IDLE
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -160,7 +160,7 @@ def wake_affine_idle(cpu: Cpu, this_cpu: int, prev: int, sync: bool) -> int:
     prev_idle = affinity.cpu_flags(cpu, prev) & RQF_IDLE
     if affinity.cpu_flags(cpu, this_cpu) & RQF_IDLE and cpu.domains.share_cache(this_cpu, prev):
         return tp.WA_BOTH_IDLE if prev_idle else tp.WA_THIS_IDLE
-    if sync and this_cpu == cpu.node_id and cpu.rq.nr_running == 1:
+    if sync and nr_running(cpu, this_cpu) == 1:
         return tp.WA_SYNC
     if prev_idle and cpu.rq.rules.wake_affine_prev_idle:
         return tp.WA_PREV_IDLE
@@ -217,5 +217,10 @@ def affine_load(cpu: Cpu, other: int) -> int:
 def runnable_load(cpu: Cpu, other: int) -> int:
     """``cpu_runnable_load()``: of this CPU now, of another as it last published it."""
     if other == cpu.node_id:
-        return cpu.rq.cfs.avg.runnable_load_avg
-    return cpu.view(other)[RQ_RUNNABLE_LOAD_AVG]
+        return cpu.rq.cfs.avg.runnable_avg
+    return cpu.view(other)[RQ_RUNNABLE_AVG]
+
+
+def nr_running(cpu: Cpu, other: int) -> int:
+    """``cpu_rq(other)->nr_running``: of this CPU now, of another as it last published it."""
+    return cpu.rq.nr_running if other == cpu.node_id else cpu.view(other)[RQ_NR_RUNNING]

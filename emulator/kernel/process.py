@@ -177,6 +177,7 @@ class TaskRun:
         "refill_ns",
         "remote_ios",
         "submit",
+        "timer",
         "unaligned",
         "wait",
         "wait_arg",
@@ -210,6 +211,8 @@ class TaskRun:
         #: it writes less than a block at a time: each io_submit() waits for its own IO
         self.unaligned = False
         self.refill_ns = 0  # cache refill after a move, added to the next user segment
+        #: while a delayed task is being moved, the timer that ends its sleep: [ns, 0] or [0, jiffy]
+        self.timer: list[int] = []
 
     def outstanding(self) -> int:
         """Return how many IOs are outstanding."""
@@ -235,6 +238,7 @@ class TaskRun:
             self.refill_ns,
             self.remote_ios,
             [rq.pack() for rq in self.plug],
+            self.timer,
             self.unaligned,
         ]
 
@@ -260,6 +264,7 @@ class TaskRun:
             run.refill_ns,
             run.remote_ios,
             plug,
+            run.timer,
             run.unaligned,
         ) = data
         run.program = None if program is None else unpack_program(program)

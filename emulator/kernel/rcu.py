@@ -197,7 +197,9 @@ def report(cpu: Cpu, gp_seq: int, waker: tuple[int, int] | None) -> None:
     """Wake the kthread before its timeout, if it is here, asleep, and in that grace period."""
     rcu = cpu.rcu
     p = cpu.tasks.get(rcu.gp_pid)
-    if p is None or p.state != tp.TASK_IDLE or p.on_rq or rcu.gp_seq != gp_seq or not rcu.gp_left:
+    if p is None or p.state != tp.TASK_IDLE or rcu.gp_seq != gp_seq or not rcu.gp_left:
+        return
+    if p.on_rq and not p.sched_delayed:
         return
     rcu.gp_left = 0
     p.run.arg = 1  # schedule_timeout() returns what was left

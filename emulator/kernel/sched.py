@@ -26,6 +26,8 @@ SCHED_NORMAL = 0
 SCHED_FIFO = 1
 SCHED_BATCH = 3
 SCHED_IDLE = 5
+#: By their names in a box file.
+POLICIES = {"normal": SCHED_NORMAL, "batch": SCHED_BATCH, "idle": SCHED_IDLE}
 
 # Classes in order of precedence; Task.sched_class.
 STOP_CLASS = 0
@@ -41,6 +43,9 @@ PF_WQ_WORKER = 0x20
 PF_NO_SETAFFINITY = 0x4000000
 KTHREAD_IS_PER_CPU = 0x1  # kept in p.kthread_flags
 
+#: Answer of a preemption test that did not get as far as comparing, or found nothing ahead.
+NO_PREEMPT = -1
+
 NICE_0_LOAD = 1 << 20  # full weight of nice 0 on 64-bit
 SCHED_FIXEDPOINT_SHIFT = 10
 
@@ -48,10 +53,14 @@ SCHED_FIXEDPOINT_SHIFT = 10
 DEQUEUE_SLEEP = 0x01
 DEQUEUE_SAVE = 0x02
 DEQUEUE_MOVE = 0x04
+DEQUEUE_SPECIAL = 0x10  # its new state allows no spurious wakeup
+DEQUEUE_DELAYED = 0x200  # EEVDF: it sleeps already, and leaves the queue now
 ENQUEUE_WAKEUP = 0x01
 ENQUEUE_RESTORE = 0x02
 ENQUEUE_MOVE = 0x04
 ENQUEUE_MIGRATED = 0x40
+ENQUEUE_INITIAL = 0x80
+ENQUEUE_DELAYED = 0x200  # EEVDF: it sleeps, but is queued: wake it where it is
 WF_SYNC = 0x01
 WF_FORK = 0x02
 WF_MIGRATED = 0x04
@@ -71,46 +80,55 @@ def s64(value: int) -> int:
 
 
 class SchedAvg:
-    """``struct sched_avg``: the PELT sums and averages of an entity or of a ``cfs_rq`` (≤ 5.6)."""
+    """``struct sched_avg``: the PELT sums and averages of an entity or of a ``cfs_rq``.
+
+    ``runnable_avg`` and ``runnable_sum`` are v5.7's.  Of a ``cfs_rq`` without
+    ``rules.runnable_avg`` they hold what v5.6 calls ``runnable_load_avg`` and ``runnable_load_sum``.
+    """
 
     __slots__ = (
         "last_update_time",
         "load_avg",
         "load_sum",
         "period_contrib",
-        "runnable_load_avg",
-        "runnable_load_sum",
+        "runnable_avg",
+        "runnable_sum",
         "util_avg",
         "util_est_enqueued",
         "util_est_ewma",
+        "util_est_unchanged",
         "util_sum",
     )
 
     def __init__(self) -> None:
         self.last_update_time = 0
         self.load_sum = 0
-        self.runnable_load_sum = 0
+        self.runnable_sum = 0
         self.util_sum = 0
         self.period_contrib = 0
         self.load_avg = 0
-        self.runnable_load_avg = 0
+        self.runnable_avg = 0
         self.util_avg = 0
-        self.util_est_enqueued = 0
-        self.util_est_ewma = 0
+        self.util_est_enqueued = (
+            0  # of a task, its last estimate; of a cfs_rq, the queued tasks' sum
+        )
+        self.util_est_ewma = 0  # with rules.util_est_single, the only estimate
+        self.util_est_unchanged = 0  # util_avg has not been recomputed since the estimate was taken
 
     def pack(self) -> list[int]:
-        """Return the ten numbers, in the order of :meth:`unpack`."""
+        """Return the eleven numbers, in the order of :meth:`unpack`."""
         return [
             self.last_update_time,
             self.load_sum,
-            self.runnable_load_sum,
+            self.runnable_sum,
             self.util_sum,
             self.period_contrib,
             self.load_avg,
-            self.runnable_load_avg,
+            self.runnable_avg,
             self.util_avg,
             self.util_est_enqueued,
             self.util_est_ewma,
+            self.util_est_unchanged,
         ]
 
     def unpack(self, data: list[int]) -> None:
@@ -118,14 +136,15 @@ class SchedAvg:
         (
             self.last_update_time,
             self.load_sum,
-            self.runnable_load_sum,
+            self.runnable_sum,
             self.util_sum,
             self.period_contrib,
             self.load_avg,
-            self.runnable_load_avg,
+            self.runnable_avg,
             self.util_avg,
             self.util_est_enqueued,
             self.util_est_ewma,
+            self.util_est_unchanged,
         ) = data
 
 
@@ -237,6 +256,11 @@ class Task:
         return [self.pack_se(), self.run.pack()]
 
 
+def is_per_cpu_kthread(p: Task) -> bool:
+    """Return whether a task is a kernel thread that may run on one CPU only."""
+    return bool(p.flags & PF_KTHREAD) and p.nr_cpus_allowed == 1
+
+
 class CfsRq:
     """``struct cfs_rq``: the root fair runqueue of one CPU.
 
@@ -251,6 +275,7 @@ class CfsRq:
         "avg_load",
         "avg_vruntime",
         "cfs_tasks",
+        "counts_tasks",
         "curr",
         "h_load",
         "idle_h_nr_running",
@@ -263,7 +288,7 @@ class CfsRq:
         "nr_running",
         "removed_load_avg",
         "removed_nr",
-        "removed_runnable_sum",
+        "removed_runnable_avg",
         "removed_util_avg",
         "skip",
         "tree",
@@ -286,12 +311,13 @@ class CfsRq:
         self.skip: Task | None = None
         self.avg = SchedAvg()
         self.avg.last_update_time = -1023  # never 0 after it: see the departures of pelt.py
+        self.counts_tasks = False  # rules.runnable_avg: its runnable sum counts tasks, not weight
         self.h_load = 0  # load_avg as task_h_load() first saw it in jiffy last_h_load_update
         self.last_h_load_update = -1
         self.removed_nr = 0
         self.removed_load_avg = 0
         self.removed_util_avg = 0
-        self.removed_runnable_sum = 0
+        self.removed_runnable_avg = 0
         #: The list the balancer walks, oldest pick last: index 0 is the head, [-1] the tail.
         self.cfs_tasks: list[Task] = []
 
@@ -317,6 +343,11 @@ class CfsRq:
 
 #: Called as (task, delta_ns) when a task has been charged for running: sched_stat_runtime.
 RuntimeHook = Callable[[Task, int], None]
+#: Called as (who would run next, running task, vdiff, gran, why) when charging the running task made
+#: it give way: box_check_preempt.
+PreemptHook = Callable[[Task, Task, int, int, int], None]
+#: Called with what a WARN or pr_err of the class would print.
+WarnHook = Callable[[str], None]
 
 
 class Rq:
@@ -333,6 +364,7 @@ class Rq:
         "cpu_capacity",
         "curr",
         "fair",
+        "favours_kthreads",
         "idle",
         "idle_balance",
         "idle_stamp",
@@ -343,7 +375,9 @@ class Rq:
         "next_balance",
         "nr_running",
         "nr_switches",
+        "on_preempt",
         "on_runtime",
+        "on_warn",
         "online",
         "overload_ns",
         "preempt_gran",
@@ -353,6 +387,7 @@ class Rq:
         "skip_clock_update",
         "stop",
         "stop_queued",
+        "tick_ns",
         "tun",
         "wake_avg_idle",
         "wake_stamp",
@@ -363,10 +398,19 @@ class Rq:
         self.tun = tun
         self.fair = fair  # the fair class of these rules
         self.rules = rules
+        #: Some proposal treats per-CPU kthreads that wake in its own way: see fair_kthread.py.
+        self.favours_kthreads = not rules.eevdf and (
+            rules.preempt_kthread_nvcsw
+            or rules.preempt_kthread_vdiff
+            or rules.kthread_gran_min
+            or rules.kthread_next_buddy
+            or rules.kthread_delayed_wake
+        )
         self.clock = 0  # rq_clock(); ns, set by update_rq_clock()
         self.clock_task = 0  # clock minus interrupt time, if that is accounted
         self.jiffies = 0
         self.cfs = CfsRq()
+        self.cfs.counts_tasks = rules.runnable_avg
         self.nr_running = 0  # all classes; the idle task does not count
         self.nr_switches = 0
         self.curr: Task = Task(0, f"swapper/{cpu}")
@@ -377,8 +421,11 @@ class Rq:
         self.stop_queued = 0
         self.need_resched = False  # TIF_NEED_RESCHED of curr
         self.skip_clock_update = 0  # RQCF_*
+        self.tick_ns = 4_000_000  # TICK_NSEC
         self.on_runtime: RuntimeHook | None = None  # set by the CPU, not part of pack()
-        self.preempt_vdiff = 0  # ns, the inputs of the last preemption test: see fair.py
+        self.on_preempt: PreemptHook | None = None  # these too
+        self.on_warn: WarnHook | None = None
+        self.preempt_vdiff = 0  # ns, the inputs of the last preemption test: see PREEMPT_*
         self.preempt_gran = 0
         self.irq_time = 0  # ns in interrupts so far, if that is accounted; the CPU adds to it
         self.prev_irq_time = 0  # of these, what clock_task has left out already
@@ -398,7 +445,7 @@ class Rq:
     def pack(self) -> list[Any]:
         """Return the runqueue as plain data: tasks by pid, its idle task whole.
 
-        What the box gives it stays out: ``tun``, ``rules``, ``fair``.
+        What the box gives it stays out: ``tun``, ``rules``, ``fair``, ``favours_kthreads``.
         """
         return [
             *_rq_fields(self),
@@ -451,24 +498,35 @@ class Tunables:
     """
 
     __slots__ = (
+        "base_slice",
         "cache_hot_buddy",
         "child_runs_first",
+        "delay_dequeue",
+        "delay_zero",
         "gentle_fair_sleepers",
+        "idle_min_granularity",
         "last_buddy",
         "latency",
         "migration_cost",
         "min_granularity",
         "next_buddy",
+        "normalized_base_slice",
         "normalized_latency",
         "normalized_min_granularity",
         "normalized_wakeup_granularity",
         "nr_latency",
         "nr_migrate",
         "nr_online",
+        "place_deadline_initial",
+        "place_lag",
+        "place_rel_deadline",
+        "preempt_short",
+        "run_to_parity",
         "sis_avg_cpu",
         "sis_prop",
         "sis_util",
         "start_debit",
+        "sysctl_base_slice",
         "tunable_scaling",
         "util_est",
         "wa_bias",
@@ -482,11 +540,14 @@ class Tunables:
         self.latency = 6_000_000
         self.min_granularity = 750_000
         self.wakeup_granularity = 1_000_000
+        self.sysctl_base_slice = 750_000  # EEVDF
+        self.normalized_base_slice = 750_000
         self.normalized_latency = 6_000_000
         self.normalized_min_granularity = 750_000
         self.normalized_wakeup_granularity = 1_000_000
         self.nr_latency = 8
         self.nr_online = 1  # online CPUs as of the last update_sysctl()
+        self.idle_min_granularity = 750_000  # does not scale with the CPUs
         self.migration_cost = 500_000
         self.nr_migrate = 32
         self.child_runs_first = 0
@@ -497,11 +558,20 @@ class Tunables:
         self.last_buddy = True
         self.cache_hot_buddy = True
         self.wakeup_preemption = True
+        self.base_slice = False
         self.util_est = True
         self.wa_idle = True
         self.wa_weight = True
         self.wa_bias = True
         self.sis_prop = True
+        # EEVDF: off unless the kernel's features say otherwise.
+        self.place_lag = False
+        self.place_deadline_initial = False
+        self.place_rel_deadline = False
+        self.run_to_parity = False
+        self.preempt_short = False
+        self.delay_dequeue = False
+        self.delay_zero = False
         self.sis_avg_cpu = False
         self.sis_util = False
 
@@ -526,11 +596,23 @@ _CFS_FIELDS = tuple(
     for name in CfsRq.__slots__
     if name not in ("avg", "tree", "cfs_tasks", "curr", "next", "last", "skip")
 )
-_RQ_FIELDS = tuple(
-    name
-    for name in Rq.__slots__
-    if name not in ("avg_irq", "cfs", "curr", "fair", "idle", "on_runtime", "rules", "stop", "tun")
+_RQ_ELSEWHERE = frozenset(
+    [
+        "avg_irq",
+        "cfs",
+        "curr",
+        "fair",
+        "favours_kthreads",
+        "idle",
+        "on_preempt",
+        "on_runtime",
+        "on_warn",
+        "rules",
+        "stop",
+        "tun",
+    ]
 )
+_RQ_FIELDS = tuple(name for name in Rq.__slots__ if name not in _RQ_ELSEWHERE)
 _task_fields = attrgetter(*_TASK_FIELDS)
 _cfs_fields = attrgetter(*_CFS_FIELDS)
 _rq_fields = attrgetter(*_RQ_FIELDS)

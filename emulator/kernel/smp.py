@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
 from emulator.kernel import blk_softirq, core, cpuhp, frames, idle, softirq
+from emulator.types import NOHZ_KICK_MASK
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -76,11 +77,6 @@ def send_ipi_here(cpu: Cpu, arg: Any = None) -> None:
     cpu.add_timer(cpu.now + cpu.costs.ipi_ns, frames.IRQ_IPI, arg)
 
 
-def ttwu_pending(cpu: Cpu) -> bool:
-    """``rq->ttwu_pending``: a remote wakeup is under way here and says so (5.8)."""
-    return bool(cpu.wake_list) and cpu.rq.rules.ttwu_pending
-
-
 def sched_ttwu_pending(cpu: Cpu) -> None:
     """Activate what is on the wake list: the newest first up to 5.7, then the oldest."""
     first = 0 if cpu.rq.rules.wake_list_fifo else -1
@@ -109,10 +105,10 @@ def handle_ipi(cpu: Cpu, arg: Any) -> None:
     else:
         cpu.emit(tp.RESCHEDULE_ENTRY, RESCHEDULE_VECTOR)
     sched_ttwu_pending(cpu)
-    if arg == "kick" and cpu.nohz_flags:
+    if arg == "kick" and cpu.nohz_flags & NOHZ_KICK_MASK:
         rq = cpu.rq
         if rq.curr is rq.idle and rq.nr_running == 0 and not rq.need_resched and cpu.active:
             rq.idle_balance = True
             softirq.raise_softirq(cpu, softirq.SCHED)
         else:
-            cpu.nohz_flags = 0  # a flag left set would silence every later kick
+            cpu.nohz_flags &= ~NOHZ_KICK_MASK  # a flag left set would silence every later kick

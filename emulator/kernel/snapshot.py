@@ -62,6 +62,7 @@ PLAIN = (
     "timer_watch_ns",
     "published_nr",
     "wake_list",
+    "delayed_wakes",
     "idle_cores",
     "pushing",
 )

@@ -25,6 +25,7 @@ from emulator.types import (
     BALANCE_PERIODIC,
     CPU_IDLE,
     CPU_NOT_IDLE,
+    NOHZ_KICK_MASK,
     NOHZ_NEED_RESCHED,
 )
 
@@ -161,8 +162,9 @@ def run_rebalance_domains(cpu: Cpu) -> None:
     """The SCHED vector (D.3): a kick is answered for all idle CPUs, else this CPU balances itself."""
     rq = cpu.rq
     kind, value = BALANCE_PERIODIC, CPU_IDLE if rq.idle_balance else CPU_NOT_IDLE
-    if cpu.nohz_flags:
-        flags, cpu.nohz_flags = cpu.nohz_flags, 0
+    flags = cpu.nohz_flags & NOHZ_KICK_MASK
+    if flags:
+        cpu.nohz_flags ^= flags
         if rq.idle_balance:
             kind, value = BALANCE_NOHZ, flags
             if rq.need_resched:
@@ -176,11 +178,12 @@ def ask_balancer(cpu: Cpu, arg: list[int]) -> None:
     """Ask the balancer, who lets this CPU spend the time of each pass that is due."""
     kind, value = arg
     cpu.balance_asked = kind
+    cause = cpu.kick_cause if kind == BALANCE_NOHZ else 0
     cpu.wait(frames.SOFTIRQ_SCHED_WAIT)
     cpu.send(
         cpu.bal_node,
         messages.BALANCE,
-        (kind, value, cpu.rq.avg_idle, cpu.cause),
+        (kind, value, cpu.rq.avg_idle, cause),
         cpu.now + cpu.costs.request_ns,
         cpu.costs.coherence_ns,
     )

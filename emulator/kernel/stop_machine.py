@@ -19,9 +19,14 @@ from emulator.kernel import core, cpuhp, fair, frames, load_balance, migration
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.sched import TASK_WAKING, Task
 from emulator.types import (
+    CPU_IDLE,
     ENV_CAUSE,
     ENV_DST_CPU,
+    ENV_FLAGS,
+    ENV_IDLE,
     ENV_WHY,
+    LBF_ACTIVE_LB,
+    LBF_DST_PINNED,
     STOP_ABORTED,
     STOP_FAILED,
     STOP_PUSHED,
@@ -60,7 +65,9 @@ def queue_stop_work(cpu: Cpu, work: list[Any]) -> None:
     if p.state != tp.TASK_RUNNING:
         p.run.cause = work[2]
         p.state = TASK_WAKING
+        interrupted, cpu.cause = cpu.cause, work[2]
         core.ttwu_do_activate(cpu, p, 0)
+        cpu.cause = interrupted
 
 
 def cpu_stopper_thread(cpu: Cpu, _arg: object) -> None:
@@ -102,6 +109,9 @@ def active_load_balance_cpu_stop(cpu: Cpu, push_cpu: int, env: list[Any]) -> tup
     if not cpu.active or rq.nr_running <= 1:
         return STOP_ABORTED, 0
     env[ENV_DST_CPU] = push_cpu
+    env[ENV_IDLE] = CPU_IDLE
+    # Nobody looks for another target; later kernels push a cache-hot task whatever the failures.
+    env[ENV_FLAGS] = LBF_ACTIVE_LB if rq.rules.lbf_active_lb else LBF_DST_PINNED
     env[ENV_CAUSE] = cpu.cause
     env[ENV_WHY] = tp.MIGRATE_ACTIVE
     found = load_balance.detach_one_task(cpu, env)

@@ -1,4 +1,4 @@
-"""The tick: ``tick_sched_timer()``, ``scheduler_tick()``, ``trigger_load_balance()``, v5.4.
+"""The tick: ``tick_sched_timer()``, ``scheduler_tick()``, ``trigger_load_balance()``.
 
 Theory of operation
 -------------------
@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import fair, hrtimer, idle, rcu, softirq
+from emulator.kernel import fair, hrtimer, idle, pelt, rcu, softirq
 from emulator.kernel.sched import FAIR_CLASS
 from emulator.types import (
     BAL_ACTIVE_MASK,
     BAL_HAS_BLOCKED,
     BAL_HEADER,
+    BAL_NEEDS_UPDATE,
     BAL_NEXT_BALANCE,
     BAL_NEXT_BLOCKED,
     BAL_NOHZ_MASK,
@@ -36,6 +37,8 @@ from emulator.types import (
     NOHZ_BALANCE_KICK,
     NOHZ_EXIT,
     NOHZ_KICKED,
+    NOHZ_KICKED_FULL,
+    NOHZ_NEXT_KICK,
     NOHZ_STATS_KICK,
     for_each_cpu,
 )
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 
 def tick_sched_timer(cpu: Cpu, _arg: object) -> None:
     """The end of one tick interrupt's work."""
+    cpu.cause = 0  # time alone leads to what a tick does
     if not cpu.tick_stopped:
         idle.start_tick(cpu)
     softirq.raise_softirq(cpu, softirq.TIMER)  # run_local_timers()
@@ -59,6 +63,8 @@ def scheduler_tick(cpu: Cpu) -> None:
     rq = cpu.rq
     curr = rq.curr
     fair.update_rq_clock(rq, cpu.now)
+    if cpu.spec.machine.irq_time_accounting:
+        rq.cpu_capacity = pelt.scale_rt_capacity(rq)
     if curr is not rq.idle and curr.sched_class == FAIR_CLASS and curr.on_rq:
         why = rq.fair.task_tick(rq, curr)
         if why >= 0:
@@ -104,30 +110,39 @@ def nohz_balancer_kick(cpu: Cpu, facts: tuple[int, ...], jiffies: int) -> None:
     if not mask:
         return
     flags = 0
+    why = tp.NOHZ_WHY_BLOCKED
     if facts[BAL_HAS_BLOCKED] and jiffies > facts[BAL_NEXT_BLOCKED]:
         flags = NOHZ_STATS_KICK
-    if jiffies >= facts[BAL_NOHZ_NEXT_BALANCE] and nohz_kick_needed(cpu, facts):
-        flags = NOHZ_STATS_KICK | NOHZ_BALANCE_KICK
+    if jiffies >= facts[BAL_NOHZ_NEXT_BALANCE]:
+        needed = nohz_kick_needed(cpu, facts)
+        if needed:
+            why = needed
+            flags = NOHZ_STATS_KICK | NOHZ_BALANCE_KICK
+    if rq.rules.nohz_next_kick and facts[BAL_NEEDS_UPDATE]:
+        flags |= NOHZ_NEXT_KICK
     if flags:
-        kick_ilb(cpu, flags, mask)
+        kick_ilb(cpu, flags, mask, why)
 
 
-def nohz_kick_needed(cpu: Cpu, facts: tuple[int, ...]) -> bool:
-    """The conditions of a full kick, in the kernel's order (symmetric machines)."""
+def nohz_kick_needed(cpu: Cpu, facts: tuple[int, ...]) -> int:
+    """The conditions of a full kick, in the kernel's order (symmetric machines): NOHZ_WHY_* or 0."""
     rq = cpu.rq
     if rq.nr_running >= 2:
-        return True
+        return tp.NOHZ_WHY_NR_RUNNING
     if rq.cfs.nr_running >= 1 and rq.cpu_capacity * lowest_imbalance_pct(cpu) < 1024 * 100:
-        return True
+        return tp.NOHZ_WHY_CAPACITY
     busy = cpu.llc_mask & facts[BAL_ACTIVE_MASK] & ~facts[BAL_NOHZ_MASK]
-    return (busy | 1 << cpu.node_id).bit_count() > 1 if cpu.llc_mask else False
+    if cpu.llc_mask and (busy | 1 << cpu.node_id).bit_count() > 1:
+        return tp.NOHZ_WHY_LLC_BUSY
+    return 0
 
 
 def lowest_imbalance_pct(cpu: Cpu) -> int:
     """Return ``imbalance_pct`` of this CPU's lowest domain: SMT, MC or the package (D.1)."""
     if cpu.spec.machine.core[cpu.node_id].bit_count() > 1:
         return 110
-    return 117 if cpu.llc_mask.bit_count() > 1 else 125
+    shares_cache = cpu.llc_mask.bit_count() > 1
+    return 117 if shares_cache or cpu.rq.rules.lb_imbalance_pct_117 else 125
 
 
 def nohz_balance_exit_idle(cpu: Cpu) -> None:
@@ -137,12 +152,15 @@ def nohz_balance_exit_idle(cpu: Cpu) -> None:
     cpu.publish()
 
 
-def kick_ilb(cpu: Cpu, flags: int, mask: int) -> None:
+def kick_ilb(cpu: Cpu, flags: int, mask: int, why: int = tp.NOHZ_WHY_BLOCKED) -> None:
     """``kick_ilb()``: push the next kick one jiffy away, interrupt the first idle CPU of the mask."""
-    cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_KICKED, cpu.now))
+    if not cpu.rq.rules.nohz_kick_resets:
+        cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_KICKED, cpu.now))
+    elif flags & NOHZ_BALANCE_KICK:
+        cpu.send_mail(cpu.bal_node, messages.NOHZ_UPDATE, (NOHZ_KICKED_FULL, cpu.now))
     for ilb in for_each_cpu(mask):
         if cpu.idle_cpu(ilb):
-            cause = cpu.emit(tp.BOX_NOHZ_KICK, ilb, cpu.rq.nr_running)
+            cause = cpu.emit(tp.BOX_NOHZ_KICK, ilb, cpu.rq.nr_running, why, flags)
             cpu.send(
                 ilb,
                 messages.NOHZ_KICK,

@@ -24,7 +24,7 @@ from emulator import tracepoints as tp
 from emulator.kernel import blk_mq, core, frames, iomap, kthread
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.request import Request
-from emulator.kernel.sched import KTHREAD_IS_PER_CPU, PF_WQ_WORKER, Task
+from emulator.kernel.sched import KTHREAD_IS_PER_CPU, PF_WQ_WORKER, TASK_WAKING, Task
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 #: WORK_CPU_UNBOUND as traces show it: the compile-time NR_CPUS of the emulated kernel.
 WORK_CPU_UNBOUND = 8192
+
+#: States in which a wakeup of a worker does nothing; WAKING: its wakeup is delayed (F19).
+AWAKE = (tp.TASK_RUNNING, TASK_WAKING)
 
 # worker.flags
 WORKER_IDLE = 4
@@ -205,14 +208,16 @@ def queue_work(cpu: Cpu, wq_id: int, function: int, arg: Any, work: int) -> bool
 
 def first_idle_sleeps(cpu: Cpu, pool: WorkerPool) -> bool:
     """Whether waking the first idle worker would do anything."""
-    return bool(pool.idle) and cpu.tasks[pool.idle[-1]].state != tp.TASK_RUNNING
+    return bool(pool.idle) and cpu.tasks[pool.idle[-1]].state not in AWAKE
 
 
 def wake_up_worker(cpu: Cpu, pool: WorkerPool) -> None:
     """Wake the first idle worker; nothing happens if it is runnable already."""
     if pool.idle:
         p = cpu.tasks[pool.idle[-1]]
-        if p.state != tp.TASK_RUNNING:
+        if p.state not in AWAKE:
+            if pool.worklist:
+                cpu.cause = pool.worklist[0][4]  # the work that it is wanted for
             core.wake_up(cpu, p)
 
 
@@ -229,7 +234,8 @@ def create_worker(cpu: Cpu, pool: WorkerPool, index: int, pid: int) -> Task:
     """Create a worker of a pool, idle and asleep."""
     name = f"kworker/{pool.cpu}:{pool.next_id}{'H' if pool.nice < 0 else ''}"
     pool.next_id += 1
-    p = kthread.new_kthread(cpu, pid, name, pool.nice, frames.WORKER_START)
+    nice = pool.nice or cpu.rq.rules.kworker_nice
+    p = kthread.new_kthread(cpu, pid, name, nice, frames.WORKER_START)
     p.flags |= PF_WQ_WORKER
     if cpu.rq.rules.kworker_per_cpu:
         p.kthread_flags = KTHREAD_IS_PER_CPU
@@ -312,6 +318,7 @@ def work_body(cpu: Cpu, _arg: object) -> None:
     p = cpu.rq.curr
     pool = pool_of(cpu, p)
     _work, function, _wq, arg, _cause = pool.executing[p.pid]
+    cpu.cause = p.run.cause  # an interrupt may have come in between
     if function == FN_DIO_COMPLETE:
         iomap.dio_complete_work(cpu, arg)
     elif function == FN_XFS_END_IO:

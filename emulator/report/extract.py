@@ -138,7 +138,9 @@ class Extract:
     def kind(self, pid: int) -> str:
         """Return what tasks like this one are called: their comm, or the per-CPU kthread's kind."""
         comm = self.comm(pid) if pid else "swapper"
-        head = comm.partition("/")[0]
+        head, _slash, where = comm.partition("/")
+        if where.startswith("u"):
+            return f"{head}/u"  # an unbound worker: no thread of one CPU
         return head if head in PER_CPU_KTHREADS else comm
 
 

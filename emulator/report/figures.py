@@ -30,6 +30,8 @@ from emulator.report.distribution import (
     histogram_us,
 )
 from emulator.report.extract import Extract, Migration, Works, extract
+from emulator.report.history import History
+from emulator.report.loops import loops
 from emulator.trace.reader import RingReader
 from emulator.tracepoints import (
     IDLE_TYPES,
@@ -63,11 +65,13 @@ Figures = dict[str, Any]
 class RunData:
     """What figures are made of: the rings of a run, its window, its submitters, its books.
 
-    ``submitters`` are the pids that count as submitters (the tasks marked as figure); without any,
-    whoever completed AIOs is one.  ``books`` are the final books of the nodes by node id.
+    ``submitters`` are the pids that count as submitters: the tasks marked as figure that are there at
+    the end, and whoever completed AIOs, unless it is there and not marked.  ``books`` are the final
+    books of the nodes by node id; they say which tasks are marked. ``tick_ns`` is the
+    length of a tick, 0 if nothing is to be said about it.
     """
 
-    __slots__ = ("books", "end_ns", "readers", "start_ns", "submitters")
+    __slots__ = ("books", "end_ns", "readers", "start_ns", "submitters", "tick_ns")
 
     def __init__(
         self,
@@ -76,18 +80,20 @@ class RunData:
         end_ns: int,
         submitters: Sequence[int] = (),
         books: Mapping[int, Mapping[str, Any]] | None = None,
+        tick_ns: int = 0,
     ) -> None:
         self.readers = readers
         self.start_ns = start_ns
         self.end_ns = end_ns
         self.submitters = submitters
         self.books = books or {}
+        self.tick_ns = tick_ns
 
 
 def figures(run: RunData) -> Figures:
     """Return every figure of a run under its name in ``results.json``."""
     found = extract(run.readers, run.start_ns, run.end_ns)
-    pids = sorted(run.submitters) or sorted(found.aio)
+    pids = sorted(run.submitters) or _marked(run.books, found)
     window_s = (run.end_ns - run.start_ns) / NSEC_PER_SEC
     programs = _programs(run.books)
     return {
@@ -96,6 +102,7 @@ def figures(run: RunData) -> Figures:
         **_migration_figures(found, pids, window_s),
         **_work_figures(found),
         **_task_figures(found, pids, window_s),
+        "loops": loops(found, pids, History(run.readers), run.tick_ns),
         "balance": _balance(run, found),
         "slat_us": _latency(programs, pids, "slat_ns"),
         "clat_us": _latency(programs, pids, "clat_ns"),
@@ -123,6 +130,15 @@ def lookup(figures_: Mapping[str, Any], path: str) -> Any:
             return None
         value = value[part]
     return value
+
+
+def _marked(books: Mapping[int, Mapping[str, Any]], found: Extract) -> list[int]:
+    there: set[int] = set()
+    marked: set[int] = set()
+    for book in books.values():
+        there.update(book.get("tasks", ()))
+        marked.update(book.get("figure_pids", ()))
+    return sorted(marked | (set(found.aio) - there))
 
 
 def _io_figures(found: Extract, pids: list[int], window_s: float) -> Figures:

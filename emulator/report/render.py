@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from emulator.report.loops import sentence
 from emulator.report.validate import INFO, MISS, OK, UNKNOWN, Comparison
+from emulator.report.words import NO_BREAK, duration, spaced
 
 NSEC_PER_SEC = 1_000_000_000
 
@@ -33,6 +35,7 @@ LARGE_BOX_CPUS = 32
 FIGURES_PER_LINE_LARGE = 8
 SUBMITTERS_MAX = 6
 CHECKS_MAX = 8
+LOOPS_MAX = 4
 COMMANDS_MAX = 16
 
 #: A submitter that moves less often than this stays where it is.
@@ -44,9 +47,6 @@ PROMPT_US = 100.0
 FIGURE_COLUMN = re.compile(r" *\S+  +")
 
 BROKE_OFF = "the run broke off with an error"
-
-#: A space at which a line is not wrapped; printed as any other.
-NO_BREAK = "\u00a0"
 
 WAITS = (
     ("residence_us", "submitter stays on a CPU"),
@@ -143,6 +143,8 @@ def story(figures: Mapping[str, Any]) -> Iterator[str]:
         often += "" if gap is None else f", every {duration(gap)} on average"
         yield f"{who} {verb} migrated {rate:,.1f} times per second{often}:"
     yield from _cause_lines(figures)
+    for loop in figures.get("loops", ())[:LOOPS_MAX]:
+        yield f"     loop:  {sentence(loop)}"
     if 1 < len(names) <= SUBMITTERS_MAX:
         for name, one in figures["submitters"].items():
             yield (
@@ -234,13 +236,6 @@ def commands_line(commands: Sequence[Mapping[str, Any]]) -> str:
     return "commands: " + " · ".join(parts) + (f" · and {more} more" if more > 0 else "")
 
 
-def duration(us: float) -> str:
-    """Return microseconds with three digits in the unit that reads best."""
-    if us < 1000:
-        return f"{us:.3g} µs"
-    return f"{us / 1000:.3g} ms" if us < 1_000_000 else f"{us / 1_000_000:.3g} s"
-
-
 # -- In figures ---------------------------------------------------------------------------------
 
 
@@ -305,7 +300,7 @@ def _print_wrapped(console: Console, line: str, style: str = "") -> None:
         break_long_words=False,
         break_on_hyphens=False,
     )
-    console.print(Text(text.replace(NO_BREAK, " "), style=style), soft_wrap=True)
+    console.print(Text(spaced(text), style=style), soft_wrap=True)
 
 
 def _waits_table(figures: Mapping[str, Any], width: int) -> Table:

@@ -8,6 +8,7 @@ from typing import Any
 
 from emulator import messages
 from emulator.balance.balancer import Balancer
+from emulator.tracepoints import BOX_LB_IMBALANCE
 from emulator.types import (
     CPU_NEWLY_IDLE,
     CPU_NOT_IDLE,
@@ -104,7 +105,7 @@ def rq_facts(
     overload_ns = 0 if nr_running > 1 else -1
     return (
         *(flags, nr_running, h_nr, load, load, util, 0, last_update_time),
-        *(*sums, load << 10, overload_ns, 0, 0, 0),
+        *(*sums, load << 10, overload_ns, 0, 0, 0, 1024),
     )
 
 
@@ -124,10 +125,12 @@ class FakeBoard:
 
 
 class FakeTrace:
-    """Records as they were emitted."""
+    """Records as they were emitted: of passes, and of the imbalances that passes found."""
 
     def __init__(self) -> None:
+        self.position = 0
         self.records: list[tuple[int, ...]] = []
+        self.imbalances: list[tuple[int, ...]] = []
 
     def emit(
         self,
@@ -142,8 +145,10 @@ class FakeTrace:
         d: int = 0,
         e: int = 0,
     ) -> int:
-        self.records.append((time_ns, event, cause, a, b, c, d, e))
-        return len(self.records) - 1
+        record = (time_ns, event, cause, a, b, c, d, e)
+        (self.imbalances if event == BOX_LB_IMBALANCE else self.records).append(record)
+        self.position += 1
+        return self.position - 1
 
     def intern(self, text: str) -> int:
         return 0

@@ -19,7 +19,10 @@ from emulator.balance.domain import (
     LB_MOVED,
 )
 from emulator.tracepoints import (
+    BOX_LB_IMBALANCE,
     BOX_LOAD_BALANCE,
+    GROUP_OTHER,
+    GROUP_OVERLOADED,
     LB_ACTIVE,
     LB_RESULTS,
     MIGRATE_NEWIDLE,
@@ -45,6 +48,7 @@ from emulator.types import (
     CPU_NEWLY_IDLE,
     CPU_NOT_IDLE,
     ENV_NR_BALANCE_FAILED,
+    MIGRATION_LOAD,
     NEVER,
     NOHZ_BALANCE_KICK,
     NOHZ_ENTER,
@@ -94,7 +98,12 @@ def test_a_periodic_pass_pulls_in_order_and_reports() -> None:
     assert (detach[0], detach[3]) == (300 * MS, 0)
     (attach,) = [m for m in box.seen if m[4] == messages.ATTACH]
     assert (attach[0], attach[3]) == (300 * MS + 100, 1)
-    assert attach[5][1:] == (MIGRATE_PERIODIC, 7)
+    # What the pass found is the cause of the move, and has the request's cause as its own.
+    assert attach[5][1:] == (MIGRATE_PERIODIC, 4 << 40 | 1)
+    types = GROUP_OVERLOADED << 4 | GROUP_OTHER
+    (found,) = box.trace.imbalances
+    assert found == (300 * MS, BOX_LB_IMBALANCE, 7, 1, 1, types, MIGRATION_LOAD, 1024)
+    assert [r[2] for r in box.trace.records] == [4 << 40 | 1]
     order = [pid for _t, pid, _from, _to in box.moves]
     assert [pid for pid, _ in attach[5][0]] == list(reversed(order))
     ((effect, cpu, (kind, pulled, facts, _kicked)),) = box.done
@@ -394,7 +403,7 @@ def test_D_11_hog_and_bound_kworker_end_in_active_balance() -> None:
     push_cpu, env, cause = stop[5]
     assert push_cpu == 3
     assert env[ENV_NR_BALANCE_FAILED] == 2  # above the tries: hot tasks pass
-    assert cause == 4 << 40 | 4  # the fourth record of this ring
+    assert cause == 4 << 40 | 8  # of two records per pass, the fourth pass's second
     assert [LB_RESULTS[r[6]] for r in box.trace.records] == ["failed"] * 3 + ["active"]
     assert [done[2][3] for done in box.done] == [[], [], [], [0]]
     (sd,) = box.balancer.rb.domains.sd[3]
@@ -554,7 +563,7 @@ def test_hotplug_rebuilds_resets_and_tells() -> None:
     rb = box.balancer.rb
     assert rb.domains.sd[3] == []
     assert [(sd.span, sd.lb[CPU_IDLE][LB_COUNT]) for sd in rb.domains.sd[2]] == [(7, 0)]
-    assert rb.max_interval == 300
+    assert rb.limits.most == 300
     facts = box.board.facts[4]
     assert (facts[BAL_ACTIVE_MASK], facts[BAL_NOHZ_MASK]) == (0b0111, 0b0110)
     told = {m[3]: m[5][0] for m in box.seen if m[4] == messages.PUBLISH_DOMAINS}

@@ -5,9 +5,6 @@ from __future__ import annotations
 import pytest
 
 from emulator.balance.busiest import (
-    GROUP_IMBALANCED,
-    GROUP_OTHER,
-    GROUP_OVERLOADED,
     SgLbStats,
     check_cpu_capacity,
     find_busiest_group,
@@ -21,6 +18,7 @@ from emulator.balance.domain import SchedGroup
 from emulator.balance.env import LbEnv
 from emulator.balance.rqview import RqView
 from emulator.balance.topology import SchedDomains
+from emulator.tracepoints import GROUP_IMBALANCED, GROUP_OTHER, GROUP_OVERLOADED
 from emulator.types import CPU_IDLE, CPU_NEWLY_IDLE, CPU_NOT_IDLE, MachineSpec
 from tests.balance.fakes import FakeBoard, machine, rq_facts
 
@@ -118,7 +116,7 @@ def test_example_D_12_5_imbalanced_group() -> None:
 
 
 def stats(nr: int, weight: int, util: int) -> SgLbStats:
-    sgs = SgLbStats(SchedGroup((1 << weight) - 1, (1 << weight) - 1))
+    sgs = SgLbStats(SchedGroup((1 << weight) - 1, (1 << weight) - 1), 1024 * weight)
     sgs.sum_nr_running = nr
     sgs.group_util = util
     return sgs

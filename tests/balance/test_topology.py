@@ -15,6 +15,7 @@ from emulator.balance.domain import (
     SchedDomain,
 )
 from emulator.balance.topology import (
+    IntervalLimits,
     SchedDomains,
     domain_facts,
     get_sd_balance_interval,
@@ -187,19 +188,20 @@ def test_table_D_2_intervals(
     hz: int, weight: int, idle: int, idle_twice: int, busy: int, limit: int
 ) -> None:
     sd = SchedDomain(0, 0, "MC", (1 << weight) - 1, 0)
-    assert max_load_balance_interval(hz, weight) == limit
-    assert get_sd_balance_interval(sd, False, hz, limit) == idle
-    assert get_sd_balance_interval(sd, True, hz, limit) == busy
+    limits = IntervalLimits(hz, weight)
+    assert max_load_balance_interval(hz, weight) == limits.most == limit
+    assert get_sd_balance_interval(sd, False, limits) == idle
+    assert get_sd_balance_interval(sd, True, limits) == busy
     sd.balance_interval *= 2
-    assert get_sd_balance_interval(sd, False, hz, limit) == idle_twice
+    assert get_sd_balance_interval(sd, False, limits) == idle_twice
     sd.balance_interval = 1 << 20
-    assert get_sd_balance_interval(sd, False, hz, limit) == limit
+    assert get_sd_balance_interval(sd, False, limits) == limit
 
 
 def test_idle_next_balance() -> None:
     chain = SchedDomains(machine(4, hz=250), 15, 100).sd[0]
-    assert idle_next_balance(chain, 250, 100) == 101
-    assert idle_next_balance([], 250, 100) == NEVER
+    assert idle_next_balance(chain, IntervalLimits(250, 4)) == 101
+    assert idle_next_balance([], IntervalLimits(250, 4)) == NEVER
 
 
 def test_domains_pack_and_unpack() -> None:

@@ -42,7 +42,7 @@ from emulator.types import (
     RQ_LOAD_AVG,
     RQ_NR_RUNNING,
     RQ_OVERLOAD_NS,
-    RQ_RUNNABLE_LOAD_AVG,
+    RQ_RUNNABLE_AVG,
     RQ_UTIL_AVG,
     RQF_ACTIVE,
     RQF_IDLE,
@@ -117,6 +117,7 @@ class Job:
     start_ns: int = 0
     disk: str = ""  #: its file (number 0, 1 … by position) is on this mount
     kthread: bool = False
+    policy: str = "normal"
     script: Script | None = field(default=None, init=False)
 
 
@@ -206,6 +207,7 @@ def box_spec(
             start_cpu=job.cpu,
             figure=False,
             kthread=job.kthread,
+            policy=job.policy,
         )
         for index, job in enumerate(jobs)
     )
@@ -430,7 +432,7 @@ def facts(
     found = [0] * RQ_FACTS
     found[RQ_FLAGS] = flags
     found[RQ_NR_RUNNING] = found[RQ_H_NR_RUNNING] = nr_running
-    found[RQ_RUNNABLE_LOAD_AVG] = runnable_load
+    found[RQ_RUNNABLE_AVG] = runnable_load
     found[RQ_LOAD_AVG] = load
     found[RQ_UTIL_AVG] = util
     found[RQ_LAST_UPDATE_TIME] = idle_since
@@ -447,9 +449,11 @@ def balancer_facts(
     next_blocked: int = 0,
     next_balance: int = NEVER,
     nr_idle_scan: int = NEVER,
+    needs_update: int = 0,
 ) -> tuple[int, ...]:
     """Return what the balancer publishes, by default that nothing is due."""
-    header = [NEVER, nohz_mask, nohz_next, has_blocked, next_blocked, (1 << nr_cpus) - 1]
+    header = [NEVER, nohz_mask, nohz_next, has_blocked, next_blocked]
+    header += [(1 << nr_cpus) - 1, needs_update]
     assert len(header) == BAL_HEADER
     assert header[BAL_NOHZ_NEXT_BALANCE] == nohz_next
     assert header[BAL_ACTIVE_MASK] == (1 << nr_cpus) - 1

@@ -219,7 +219,7 @@ def test_domains_are_rebuilt_and_the_nohz_mask_is_left() -> None:
     chains = box.balancer.rb.domains.sd
     assert chains[2] == []
     assert [sd.span for sd in chains[0]] == [0b1011]
-    assert box.balancer.rb.max_interval == 1000 * 3 // 10
+    assert box.balancer.rb.limits.most == 1000 * 3 // 10
     box.command(20 * MS, 2, "cpu", "online", "2")
     box.run(30 * MS)
     assert [sd.span for sd in box.balancer.rb.domains.sd[2]] == [0b1111]

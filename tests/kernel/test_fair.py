@@ -624,7 +624,7 @@ def test_renice_keeps_the_place_and_rescales_the_load() -> None:
     assert not rq.need_resched, "it waits and became less important"
     assert rq.cfs.load_weight == (1024 + 335) << 10
     assert b.avg.load_avg == 335
-    assert rq.cfs.avg.runnable_load_avg == 1024 + 335
+    assert rq.cfs.avg.runnable_avg == 1024 + 335
     fair.set_user_nice(rq, b, -5)
     assert rq.need_resched
 
@@ -646,7 +646,7 @@ def test_reweight_of_a_queued_task_keeps_the_books() -> None:
     a, b = queue_nices(rq, 0, 0)
     fair.reweight_task(rq, b, 10)
     assert rq.cfs.load_weight == a.weight + b.weight
-    assert rq.cfs.avg.runnable_load_avg == 1024 + 110
+    assert rq.cfs.avg.runnable_avg == 1024 + 110
 
 
 # -- A.11 ------------------------------------------------------------------------------------------

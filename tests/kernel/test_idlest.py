@@ -63,7 +63,7 @@ def group_box(nr_cpus: int, loads: list[int], **options: Any) -> tuple[Cpu, Fixe
     p = sleeping_task(cpu, 500)
     for other, load in enumerate(loads):
         board.facts[other] = load_facts(load)
-    cpu.rq.cfs.avg.runnable_load_avg = cpu.rq.cfs.avg.load_avg = loads[0]
+    cpu.rq.cfs.avg.runnable_avg = cpu.rq.cfs.avg.load_avg = loads[0]
     return cpu, board, p
 
 
@@ -178,7 +178,7 @@ def test_an_exec_goes_by_spare_capacity_in_5_4(
     utils: list[int], task_util: int, goes: bool
 ) -> None:
     cpu, p, _ = exec_box(utils, task_util)
-    cpu.rq.cfs.avg.runnable_load_avg = 0
+    cpu.rq.cfs.avg.runnable_avg = 0
     found = find_idlest_group(cpu, p, [1, 2], 117, flag=SD_BALANCE_EXEC)
     if utils == [1024, 900]:
         # Neither spare capacity decides, so the runnable loads do: none anywhere.
@@ -396,7 +396,7 @@ def test_a_fork_leaves_a_full_node_for_an_idle_core(version: str) -> None:
     run_task(cpu, sleeping_task(cpu, 400))
     cpu.rq.nr_running = 2
     avg = cpu.rq.cfs.avg
-    avg.load_avg, avg.runnable_load_avg, avg.util_avg = 2000, 2000, 1000
+    avg.load_avg, avg.runnable_avg, avg.util_avg = 2000, 2000, 1000
     p = sleeping_task(cpu, 500)
     ring.records.clear()
     chosen = placement.select_task_rq_fork(cpu, p)
@@ -416,7 +416,7 @@ def test_a_fork_does_not_go_beyond_the_reclaim_distance() -> None:
     crowd(board, 5, 6, 7)
     for other in range(4):
         board.facts[other] = facts(1, load=1000, runnable_load=1000)
-    cpu.rq.cfs.avg.load_avg = cpu.rq.cfs.avg.runnable_load_avg = 1000
+    cpu.rq.cfs.avg.load_avg = cpu.rq.cfs.avg.runnable_avg = 1000
     p = sleeping_task(cpu, 500)
     assert find_idlest_cpu(cpu, p, 0) < 4
 

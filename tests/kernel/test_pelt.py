@@ -12,21 +12,21 @@ from emulator.kernel.sched import (
     ENQUEUE_MIGRATED,
     ENQUEUE_WAKEUP,
     NICE_0_LOAD,
-    CfsRq,
     Rq,
     SchedAvg,
     Task,
     Tunables,
 )
+from emulator.rules import rules_of
 
 MS = 1_000_000
 PERIOD = 1024 * 1024
 
 
-def make_rq(cpu: int = 0) -> Rq:
+def make_rq(cpu: int = 0, version: str = "5.4") -> Rq:
     tun = Tunables()
     fair.update_sysctl(tun, 8)
-    return Rq(cpu, tun, fair.FAIR_SCHED_CLASS)
+    return Rq(cpu, tun, fair.FAIR_SCHED_CLASS, rules_of(version))
 
 
 def make_task(pid: int = 1, nice: int = 0) -> Task:
@@ -171,13 +171,31 @@ def test_example_B_7_6_initial_util(util: int, load: int, expected: int) -> None
     assert p.avg.load_avg == 1024
 
 
+@pytest.mark.parametrize(("version", "expected"), [("5.4", 507), ("6.6", 507), ("6.12", 10)])
+def test_example_B_7_6_initial_util_by_version(version: str, expected: int) -> None:
+    rq = make_rq(version=version)
+    rq.cfs.avg.util_avg = 10
+    rq.cfs.avg.load_avg = 1000
+    p = make_task()
+    pelt.post_init_entity_util_avg(rq, p)
+    assert p.avg.util_avg == p.avg.runnable_avg == expected
+    gained = expected if rq.rules.runnable_avg else 0
+    assert rq.cfs.avg.runnable_avg == gained
+
+
 # -- The flat updates against the pseudo-code of B.2 --------------------------------------------
 
 
 def reference_update(
-    avg: SchedAvg, now: int, weight: int, load: int, runnable: int, running: int
+    avg: SchedAvg,
+    now: int,
+    weight: int,
+    load: int,
+    runnable: int,
+    running: int,
+    counts: bool = True,
 ) -> None:
-    """B.2, written as the spec writes it."""
+    """B.2, written as the spec writes it; ``counts``: the runnable sum is that of v5.7 and later."""
     delta = now - avg.last_update_time
     if delta < 0:
         avg.last_update_time = now
@@ -194,7 +212,7 @@ def reference_update(
     periods = delta // 1024
     if periods:
         avg.load_sum = pelt.decay_load(avg.load_sum, periods)
-        avg.runnable_load_sum = pelt.decay_load(avg.runnable_load_sum, periods)
+        avg.runnable_sum = pelt.decay_load(avg.runnable_sum, periods)
         avg.util_sum = pelt.decay_load(avg.util_sum, periods)
         delta %= 1024
         first = 1024 - phase
@@ -202,13 +220,13 @@ def reference_update(
         contrib = pelt.decay_load(first, periods) + middle + delta
     avg.period_contrib = delta
     avg.load_sum += load * contrib
-    avg.runnable_load_sum += runnable * contrib
+    avg.runnable_sum += (runnable * contrib) << (10 if counts else 0)
     if running:
         avg.util_sum += contrib << 10
     if periods:
         divider = 46718 + avg.period_contrib
         avg.load_avg = weight * avg.load_sum // divider
-        avg.runnable_load_avg = weight * avg.runnable_load_sum // divider
+        avg.runnable_avg = avg.runnable_sum // divider
         avg.util_avg = avg.util_sum // divider
 
 
@@ -232,19 +250,30 @@ def test_entity_update_is_that_of_the_spec(steps: list[tuple[int, int]], nice: i
         assert p.avg.pack() == reference.pack()
 
 
-@given(steps=STEPS, weight=st.integers(3, 100_000))
-def test_cfs_update_is_that_of_the_spec(steps: list[tuple[int, int]], weight: int) -> None:
-    cfs = CfsRq()
+@given(
+    steps=STEPS,
+    weight=st.integers(3, 100_000),
+    tasks=st.integers(1, 9),
+    version=st.sampled_from(["5.4", "5.10"]),
+)
+def test_cfs_update_is_that_of_the_spec(
+    steps: list[tuple[int, int]], weight: int, tasks: int, version: str
+) -> None:
+    rules = rules_of(version)
+    cfs = make_rq(version=version).cfs
     reference = SchedAvg()
     reference.unpack(cfs.avg.pack())
     now = 0
     for interval, state in steps:
         now += interval
         cfs.load_weight = (weight << 10) if state else 0
+        cfs.nr_running = tasks if state else 0
         cfs.curr = make_task() if state == 2 else None
         pelt.update_cfs_rq_load_avg(cfs, now)
         load = cfs.load_weight >> 10
-        reference_update(reference, now, 1, load, load, int(state == 2))
+        runnable = cfs.nr_running if rules.runnable_avg else load
+        running = int(state == 2)
+        reference_update(reference, now, 1, load, runnable, running, rules.runnable_avg)
         assert cfs.avg.pack() == reference.pack()
 
 
@@ -273,7 +302,7 @@ def test_attach_at_time_zero_counts_once() -> None:
     start(rq, p, 0)
     assert p.avg.last_update_time != 0
     assert rq.cfs.avg.load_avg == 1024
-    assert rq.cfs.avg.runnable_load_avg == 1024
+    assert rq.cfs.avg.runnable_avg == 1024
 
 
 def test_blocked_task_stays_attached_but_not_runnable() -> None:
@@ -282,7 +311,7 @@ def test_blocked_task_stays_attached_but_not_runnable() -> None:
     start(rq, p)
     fair.dequeue_task_fair(rq, p, DEQUEUE_SLEEP)
     assert rq.cfs.avg.load_avg == 1024
-    assert rq.cfs.avg.runnable_load_avg == 0
+    assert rq.cfs.avg.runnable_avg == 0
     fair.update_rq_clock(rq, 32 * PERIOD + 1024)
     pelt.update_blocked_averages(rq)
     assert rq.cfs.avg.load_avg == pytest.approx(512, abs=2)
@@ -352,6 +381,60 @@ def test_balance_migration_detaches_at_once() -> None:
     assert p.avg.last_update_time == 0
 
 
+def test_runnable_avg_counts_waiting_tasks_whatever_their_weight() -> None:
+    rq = make_rq(version="5.10")
+    tasks = [make_task(1, 19), make_task(2, 0), make_task(3, -20)]
+    for p in tasks:
+        start(rq, p)
+    for ms in range(1, 500):
+        fair.update_rq_clock(rq, ms * MS)
+        pelt.update_blocked_averages(rq)
+        for p in tasks:
+            pelt.update_load_avg_se(p, rq.clock_task, False)
+    assert rq.cfs.avg.runnable_avg == pytest.approx(3 * 1024, abs=4)
+    assert [p.avg.runnable_avg for p in tasks] == pytest.approx([1024] * 3, abs=2)
+    assert rq.cfs.avg.util_avg == 0
+
+
+def test_runnable_avg_keeps_a_sleeper_and_leaves_with_it() -> None:
+    old, new = make_rq(0, "5.10"), make_rq(1, "5.10")
+    p = make_task()
+    start(old, p)
+    fair.update_rq_clock(old, 100 * MS)
+    fair.dequeue_task_fair(old, p, DEQUEUE_SLEEP)
+    assert old.cfs.avg.runnable_avg == pytest.approx(p.avg.runnable_avg, abs=2)
+    assert p.avg.runnable_avg > 800
+    fair.migrate_task_rq_fair(old, p, True)
+    assert old.cfs.removed_runnable_avg == p.avg.runnable_avg
+    pelt.update_blocked_averages(old)
+    assert old.cfs.avg.runnable_avg <= 2
+    fair.update_rq_clock(new, 100 * MS)
+    fair.enqueue_task_fair(new, p, ENQUEUE_WAKEUP | ENQUEUE_MIGRATED)
+    assert new.cfs.avg.runnable_avg == p.avg.runnable_avg
+    assert p.avg.runnable_sum == p.avg.runnable_avg * (46718 + new.cfs.avg.period_contrib)
+
+
+def test_runnable_avg_of_a_balance_migration_leaves_at_once() -> None:
+    rq = make_rq(version="5.10")
+    p = make_task()
+    start(rq, p)
+    fair.update_rq_clock(rq, 50 * MS)
+    fair.dequeue_task_fair(rq, p, 0)
+    fair.migrate_task_rq_fair(rq, p, False)
+    assert rq.cfs.avg.runnable_avg <= 1
+    assert rq.cfs.removed_nr == 0
+
+
+@pytest.mark.parametrize(("version", "blocked"), [("5.4", 0), ("5.6", 0), ("5.10", 512)])
+def test_what_the_runnable_average_of_a_sleepers_queue_is(version: str, blocked: int) -> None:
+    rq = make_rq(version=version)
+    p = make_task()
+    start(rq, p)
+    fair.dequeue_task_fair(rq, p, DEQUEUE_SLEEP)
+    assert rq.cfs.avg.runnable_avg == blocked
+    assert fair.cpu_load(rq) == 1024, "cpu_load() includes blocked tasks"
+
+
 # -- Update points of B.2 --------------------------------------------------------------------------
 
 
@@ -383,54 +466,10 @@ def test_an_enqueue_ages_the_past_interval_as_blocked() -> None:
     fair.enqueue_task_fair(rq, p, ENQUEUE_WAKEUP)
     assert p.avg.load_avg == pytest.approx(512, abs=2)
     assert rq.cfs.avg.load_avg == pytest.approx(512, abs=2)
-    assert rq.cfs.avg.runnable_load_avg == p.avg.load_avg
+    assert rq.cfs.avg.runnable_avg == p.avg.load_avg
 
 
-# -- Estimates and what others read ----------------------------------------------------------------
-
-
-def test_util_est_of_a_new_task_adds_one() -> None:
-    rq = make_rq()
-    p = make_task()
-    start(rq, p)
-    assert rq.cfs.avg.util_est_enqueued == 1
-
-
-def test_util_est_is_taken_at_sleep_and_not_while_unchanged() -> None:
-    rq = make_rq()
-    p = make_task()
-    start(rq, p)
-    p.avg.util_avg = 400
-    fair.dequeue_task_fair(rq, p, DEQUEUE_SLEEP)
-    assert (p.avg.util_est_enqueued, p.avg.util_est_ewma) == (401, 100)
-    assert rq.cfs.avg.util_est_enqueued == 0
-    fair.enqueue_task_fair(rq, p, ENQUEUE_WAKEUP)
-    assert rq.cfs.avg.util_est_enqueued == 401
-    assert fair.cpu_util(rq) == max(401, rq.cfs.avg.util_avg)
-    p.avg.util_avg = 300
-    fair.dequeue_task_fair(rq, p, DEQUEUE_SLEEP)
-    assert p.avg.util_est_enqueued == 401, "PELT has not recomputed util_avg in between"
-
-
-@pytest.mark.parametrize(
-    ("util", "stored"), [(408, False), (409, False), (410, True), (390, False)]
-)
-def test_util_est_margin(util: int, stored: bool) -> None:
-    p = make_task()
-    p.avg.util_est_ewma = 400
-    p.avg.util_est_enqueued = 300
-    p.avg.util_avg = util
-    pelt.util_est_update(p)
-    assert (p.avg.util_est_enqueued == (util | 1)) is stored
-
-
-def test_recomputed_util_clears_the_unchanged_flag() -> None:
-    p = make_task()
-    p.avg.util_est_enqueued = 401
-    pelt.update_load_avg_se(p, PERIOD - 1024, False)
-    assert p.avg.util_est_enqueued == 401
-    pelt.update_load_avg_se(p, PERIOD, False)
-    assert p.avg.util_est_enqueued == 400
+# -- What others read ------------------------------------------------------------------------------
 
 
 def test_cpu_util_is_at_most_the_capacity() -> None:

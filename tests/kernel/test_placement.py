@@ -202,7 +202,7 @@ def test_C_3_sync_waker_alone_on_its_cpu() -> None:
 
 def test_C_3_undecided_is_prev() -> None:
     cpu, board, p = busy_cpu(0)
-    cpu.rq.cfs.avg.runnable_load_avg = 1024
+    cpu.rq.cfs.avg.runnable_avg = 1024
     board.facts[5] = facts(1, runnable_load=1024)
     assert wake_affine(cpu, p, 0, 5, False, 117) == 5
     board.facts[5] = facts(2, runnable_load=4096)
@@ -221,7 +221,7 @@ def test_an_idle_prev_wins_without_a_look_at_the_loads_from_5_11() -> None:
     for rules, target in ((Rules(), 0), (Rules(wake_affine_prev_idle=True), 5)):
         cpu, board, p = busy_cpu(0, rules=rules)
         p.avg.load_avg = 0
-        cpu.rq.cfs.avg.runnable_load_avg = 0
+        cpu.rq.cfs.avg.runnable_avg = 0
         # Idle, but the load of what left has not decayed: by weight this CPU wins.
         board.facts[5] = facts(runnable_load=900)
         assert affine(cpu, p, 5) == target
@@ -230,7 +230,7 @@ def test_an_idle_prev_wins_without_a_look_at_the_loads_from_5_11() -> None:
 def test_the_loads_are_load_avg_from_5_5() -> None:
     for rules, target in ((Rules(), 0), (Rules(wake_affine_cpu_load=True), 5)):
         cpu, board, p = busy_cpu(0, rules=rules)
-        cpu.rq.cfs.avg.runnable_load_avg, cpu.rq.cfs.avg.load_avg = 0, 4000
+        cpu.rq.cfs.avg.runnable_avg, cpu.rq.cfs.avg.load_avg = 0, 4000
         board.facts[5] = facts(2, runnable_load=4000, load=0)
         assert affine(cpu, p, 5) == target
 
@@ -243,7 +243,7 @@ def test_features_switch_the_halves_of_wake_affine() -> None:
     ):
         cpu, board, p = busy_cpu(0, features=features)
         p.avg.load_avg = 0
-        cpu.rq.cfs.avg.runnable_load_avg = 1024
+        cpu.rq.cfs.avg.runnable_avg = 1024
         board.facts[5] = facts(1, runnable_load=1000)  # only the bias makes it heavier
         assert affine(cpu, p, 5) == target
 
@@ -267,7 +267,7 @@ def test_the_choice_is_recorded_with_both_sides() -> None:
     p = sleeping_task(cpu, 500, prev=5)
     p.avg.load_avg = 200
     cpu.rq.cfs.avg.load_avg = 200
-    cpu.rq.cfs.avg.runnable_load_avg = 300
+    cpu.rq.cfs.avg.runnable_avg = 300
     board.facts[5] = facts(2, runnable_load=900)
     ring.records.clear()
     select_task_rq(cpu, p, 5, 0, 400, sync=False)

@@ -9,10 +9,8 @@ from rich.console import Console
 
 from emulator.report.figures import RunData, figures
 from emulator.report.render import (
-    NO_BREAK,
     commands_line,
     cpu_lines,
-    duration,
     render,
     render_comparisons,
     story,
@@ -20,6 +18,7 @@ from emulator.report.render import (
 )
 from emulator.report.results import build_results, check_expectations
 from emulator.report.validate import compare_case, real_case
+from emulator.report.words import NO_BREAK, duration
 from emulator.tracepoints import MIGRATE_ACTIVE
 from tests.report.rings import FIO, cycles_of_512, migrate, new_rings, readers_of
 
@@ -73,14 +72,18 @@ def test_active_balance_blames_a_kworker_only_if_works_waited() -> None:
     rings, end = cycles_of_512(100)
     migrate(rings[0], end + 1, 0, 0, 1, MIGRATE_ACTIVE)
     found = figures(RunData(readers_of(rings), 0, end + 2))
-    assert list(story(found))[-1].endswith(
+    assert _pushed(found).endswith(
         "pushed away by active balance: what waited behind it could not be moved"
     )
     found["queue_to_start_us"] = {**found["queue_to_start_us"], "p50": 4270.0}
-    assert list(story(found))[-1].endswith(
+    assert _pushed(found).endswith(
         "pushed away by active balance: the kworker bound to its CPU waited behind it (works "
         "4.27 ms, median) and could not be moved, so the submitter was"
     )
+
+
+def _pushed(found: dict[str, Any]) -> str:
+    return next(line for line in story(found) if "pushed away by active balance:" in line)
 
 
 def test_the_verdict_says_what_held_and_what_did_not(results: dict[str, Any]) -> None:

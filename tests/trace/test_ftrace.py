@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from emulator.trace.ftrace import cpu_lines, follow_lines, header, merged_lines, write_log
+from emulator.rules import rules_of
+from emulator.trace.ftrace import (
+    TextStyle,
+    cpu_lines,
+    flags_header,
+    follow_lines,
+    header,
+    merged_lines,
+    write_log,
+)
 from emulator.trace.reader import RingReader
 from emulator.trace.ring import MemoryRing, Ring
 from emulator.tracepoints import (
@@ -14,6 +23,10 @@ from emulator.tracepoints import (
     BLOCK_RQ_ISSUE,
     BOX_BUG,
     CPUHP_ENTER,
+    F_HARDIRQ,
+    F_IRQS_OFF,
+    F_NEED_RESCHED,
+    F_SOFTIRQ,
     SCHED_MIGRATE_TASK,
     SCHED_STAT_RUNTIME,
     SCHED_SWITCH,
@@ -208,3 +221,124 @@ def test_following_ends_with_the_window(tmp_path: Path) -> None:
     lines = list(follow_lines(RingReader(tmp_path / "r"), lambda: True, to_ns=3000))
     assert len(lines) == 3
     ring.close()
+
+
+# -- Text by version (H.1) ----------------------------------------------------------------------
+
+
+def style_of(version: str, flags: bool = True) -> TextStyle:
+    """Return the style of a version's text."""
+    return TextStyle.of_rules([name for name, on in rules_of(version) if on], flags)
+
+
+def sample_ring() -> MemoryRing:
+    """Return the records of the sample lines that CPU 3 recorded."""
+    ring = ring_of(3)
+    woken = F_IRQS_OFF | F_HARDIRQ
+    ring.emit(1_234_567_890_000, SCHED_WAKING, woken, 5120, 0, 187, 120, 3)
+    ring.emit(1_234_567_892_000, SCHED_WAKEUP, woken | F_NEED_RESCHED, 5120, 0, 187, 120, 3)
+    ring.emit(1_234_567_895_000, SCHED_STAT_RUNTIME, 0, 5120, 0, 5120, 412_345, 1_003_200_000)
+    ring.emit(1_234_567_896_000, SCHED_SWITCH, 0, 5120, 0, 5120, 120, 0, 187, 120)
+    ring.emit(1_234_615_897_000, SCHED_MIGRATE_TASK, 0, 28, 0, 5120, 120, 3, 1, 2)
+    return ring
+
+
+def text_of(ring: MemoryRing, style: TextStyle) -> list[str]:
+    """Return the lines of a ring in a style."""
+    return list(cpu_lines(RingReader.from_memory(ring), style=style))
+
+
+def test_sample_lines_H_1_of_5_4_with_flags() -> None:
+    assert text_of(sample_ring(), style_of("5.4")) == [
+        (
+            "             fio-5120  [003] d.h.  1234.567890: sched_waking: "
+            "comm=kworker/3:1 pid=187 prio=120 target_cpu=003"
+        ),
+        (
+            "             fio-5120  [003] dNh.  1234.567892: sched_wakeup: "
+            "comm=kworker/3:1 pid=187 prio=120 target_cpu=003"
+        ),
+        (
+            "             fio-5120  [003] d...  1234.567895: sched_stat_runtime: "
+            "comm=fio pid=5120 runtime=412345 [ns] vruntime=1003200000 [ns]"
+        ),
+        (
+            "             fio-5120  [003] d...  1234.567896: sched_switch: prev_comm=fio prev_pid=5120 "
+            "prev_prio=120 prev_state=R ==> next_comm=kworker/3:1 next_pid=187 next_prio=120"
+        ),
+        (
+            "     migration/3-28    [003] d...  1234.615897: sched_migrate_task: "
+            "comm=fio pid=5120 prio=120 orig_cpu=3 dest_cpu=1"
+        ),
+    ]
+
+
+def test_sample_line_H_1_of_an_idle_cpu_in_a_softirq() -> None:
+    ring = ring_of(1)
+    flags = F_IRQS_OFF | F_NEED_RESCHED | F_SOFTIRQ
+    ring.emit(1_234_615_890_000, SCHED_WAKING, flags, 0, 0, 28, 0, 3)
+    assert text_of(ring, style_of("5.4")) == [
+        (
+            "          <idle>-0     [001] dNs.  1234.615890: sched_waking: "
+            "comm=migration/3 pid=28 prio=0 target_cpu=003"
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "prefix"),
+    [
+        ("5.4", "             fio-5120  [003] d...  1234.567896: "),
+        ("5.6", "             fio-5120  [003] d...  1234.567896: "),
+        ("5.10", "             fio-5120    [003] d...  1234.567896: "),
+        ("5.15", "             fio-5120    [003] d....  1234.567896: "),
+        ("6.12", "             fio-5120    [003] d....  1234.567896: "),
+    ],
+)
+def test_prefixes_H_1_by_version(version: str, prefix: str) -> None:
+    lines = text_of(sample_ring(), style_of(version))
+    assert lines[3].startswith(prefix + "sched_switch: ")
+    # The dialect without flags has the width alone.
+    bare = text_of(sample_ring(), style_of(version, flags=False))
+    assert bare[3].split("sched_switch")[0] == prefix.replace("d.... ", "").replace("d... ", "")
+    assert LISA.match(bare[3])
+
+
+@pytest.mark.parametrize(("version", "bare"), [("5.4", False), ("6.6", False), ("6.12", True)])
+def test_bodies_H_1_of_sched_stat_runtime_by_version(version: str, bare: bool) -> None:
+    line = text_of(sample_ring(), style_of(version))[2]
+    ending = "runtime=412345 [ns]" + ("" if bare else " vruntime=1003200000 [ns]")
+    assert line.endswith(f"sched_stat_runtime: comm=fio pid=5120 {ending}")
+
+
+def test_headers_H_1_by_version() -> None:
+    reader = RingReader.from_memory(sample_ring())
+    assert flags_header(reader, 16, style_of("5.4")) == [
+        "# tracer: nop",
+        "#",
+        "# entries-in-buffer/entries-written: 5/5   #P:16",
+        "#",
+        "#                              _-----=> irqs-off",
+        "#                             / _----=> need-resched",
+        "#                            | / _---=> hardirq/softirq",
+        "#                            || / _--=> preempt-depth",
+        "#                            ||| /     delay",
+        "#           TASK-PID   CPU#  ||||    TIMESTAMP  FUNCTION",
+        "#              | |       |   ||||       |         |",
+    ]
+    assert flags_header(reader, 16, style_of("6.12"))[4:] == [
+        "#                                _-----=> irqs-off/BH-disabled",
+        "#                               / _----=> need-resched",
+        "#                              | / _---=> hardirq/softirq",
+        "#                              || / _--=> preempt-depth",
+        "#                              ||| / _-=> migrate-disable",
+        "#                              |||| /     delay",
+        "#           TASK-PID     CPU#  |||||  TIMESTAMP  FUNCTION",
+        "#              | |         |   |||||     |         |",
+    ]
+    # The flags stand below their explanation, wherever the pid ends.
+    for version in ("5.4", "5.10", "6.12"):
+        style = style_of(version)
+        column = flags_header(reader, 16, style)[-1].index("||||")
+        line = text_of(sample_ring(), style)[1]
+        assert line[column : column + style.flag_chars] == "dNh.".ljust(style.flag_chars, ".")
