@@ -312,6 +312,52 @@ def test_replies_in_any_order_leave_the_rings_of_plain_time_order(
         pytest.fail(first_difference(expected, found))
 
 
+# -- Other machines ---------------------------------------------------------------------------------
+
+#: By name: what the box's machine is instead.
+MACHINES = {
+    "smt": "{cpus: 32, smp: {sockets: 2, cores: 8, threads: 2}, nodes: [0-15, 16-31]}",
+    "numa": "{cpus: 16, smp: {sockets: 4, cores: 4}, nodes: [0-3, 4-7, 8-11, 12-15], "
+    "node_distance: [[10, 20, 40, 40], [20, 10, 40, 40], [40, 40, 10, 20], [40, 40, 20, 10]]}",
+    "sockets": "{cpus: 16, smp: {sockets: 16, cores: 1}, llc: []}",
+    "poll": "{cpus: 8, idle: poll}",
+    "clusters": "{cpus: 8, clusters: [0-3, 4-7]}",
+}
+#: Sleepers, hogs, execs, and what happens to CPUs and masks meanwhile.
+WORK = """[{fio: ../jobs/xfs-aio-512.fio, count: 3}, {program: hog, count: 2},
+  {program: periodic, count: 6, params: {period_ns: 1ms, run_ns: 300us}},
+  {program: execs, count: 3, params: {run_ns: 700us}}]"""
+EVENTS = """[{at: 50ms, do: cpu offline 3}, {at: 80ms, do: task affine fio 0-1},
+  {at: 100ms, do: task affine hog 1-2}, {at: 120ms, do: cpu online 3},
+  {at: 130ms, do: 'cpu offline of:sh'}, {at: 150ms, do: task affine fio 0-7},
+  {at: 160ms, do: cpu load 2 --percent 40}, {at: 170ms, do: cpu offline 2}]"""
+CROWD = ("disks.sda.dev_size_mb=18500", f"workloads={WORK}", f"events={EVENTS}")
+
+
+@pytest.mark.box
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("smt", "5.4"),
+        ("smt", "6.1"),
+        ("numa", "5.15"),
+        ("sockets", "5.4"),
+        ("poll", "5.10"),
+        ("clusters", "6.12"),
+    ],
+)
+def test_other_machines_are_the_same_inline_strict_and_as_processes(
+    name: str, version: str, tmp_path: Path
+) -> None:
+    settings = (f"machine={MACHINES[name]}", f'kernel.version="{version}"', *CROWD)
+    ways = [Way(how, settings) for how in (INLINE, STRICT, PROCESSES)]
+    directory, held = assert_identical("xfs-aio-512", "300ms", ways, tmp_path)
+    assert held >= {"exec", "hotplug", "task", "cpu load", "cpu offline", "cpu online"}
+    rmtree(directory)
+
+
 # -- Grace periods ----------------------------------------------------------------------------------
 
 RCU = """

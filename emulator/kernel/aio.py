@@ -163,6 +163,7 @@ def submitted(cpu: Cpu, p: Task) -> None:
     _data, rw, file, offset, length = iocbs[index]
     iomap.dio_put(cpu, p, file)
     if rw == WRITE and iomap.unaligned(cpu.files[file], offset, length):
+        p.run.unaligned = True
         cpu.start(frames.DIO_WAITED, cpu.costs.io_submit_exit_ns)
     else:
         iocb_put(cpu, p, p.run.iocb_seq, 0, BY_SUBMITTER)

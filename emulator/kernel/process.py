@@ -178,6 +178,7 @@ class TaskRun:
         "remote_ios",
         "submit",
         "timer",
+        "unaligned",
         "wait",
         "wait_arg",
         "wait_since",
@@ -207,6 +208,8 @@ class TaskRun:
         self.worker = -1  # pool index * 2**32 + worker id, for workqueue workers
         #: IOs outstanding that were submitted on other CPUs: their ends arrive as mail
         self.remote_ios = 0
+        #: it writes less than a block at a time: each io_submit() waits for its own IO
+        self.unaligned = False
         self.refill_ns = 0  # cache refill after a move, added to the next user segment
         #: while a delayed task is being moved, the timer that ends its sleep: [ns, 0] or [0, jiffy]
         self.timer: list[int] = []
@@ -236,6 +239,7 @@ class TaskRun:
             self.remote_ios,
             [rq.pack() for rq in self.plug],
             self.timer,
+            self.unaligned,
         ]
 
     @classmethod
@@ -261,6 +265,7 @@ class TaskRun:
             run.remote_ios,
             plug,
             run.timer,
+            run.unaligned,
         ) = data
         run.program = None if program is None else unpack_program(program)
         run.ctx = None if ctx is None else Kioctx.unpack(ctx)

@@ -64,6 +64,8 @@ SUBMITTING = frozenset(
         frames.GETEVENTS,
     )
 )
+#: Those of them that no io_submit() is under way in.
+PREPARING = frozenset((frames.USER, frames.RET_USER, frames.GETEVENTS))
 #: Frames of a worker: how many items it has bounds when it sleeps.
 WORKING = frozenset((frames.WORK_BODY, frames.WORK_TAIL, frames.WORK_NEXT, frames.WORKER_START))
 #: Messages to come that make no other CPU nor the balancer feel anything by themselves.
@@ -178,7 +180,15 @@ def completion_sends(cpu: Cpu, soonest: int) -> int:
     An IO that nobody here waits for only queues work for a bound worker; on an idle CPU that worker
     runs, and the CPU then goes idle again.
     """
-    under_way = cpu.irqs or cpu.done_list or cpu.sirq_block or cpu.call_done or cpu.softirq_pending
+    under_way = (
+        cpu.irqs
+        or cpu.done_list
+        or cpu.sirq_block
+        or cpu.call_done
+        or cpu.softirq_pending
+        or cpu.f_kind == frames.IRQ_DEVICE
+        or any(frame[0] == frames.IRQ_DEVICE for frame in cpu.stack)
+    )
     waited_for = False
     for p in cpu.tasks.values():
         if p.run.wait in MAIL_WAITS or p.run.wait == WAIT_TAG:
@@ -247,6 +257,9 @@ def submitter_blocks_ns(cpu: Cpu, p: Task, kind: int, soonest: int) -> int:
     )
     if zeroes and run.submit and unaligned_submit(cpu, p):
         return soonest
+    if kind in PREPARING and (run.unaligned or (ctx is not None and not run.dio_count)):
+        # Its next io_submit() may wait, as the last one did, or nobody knows yet.
+        return soonest + cpu.costs.io_submit_ns
     quiet: int = run.program.quiet_ns(events)
     return max(soonest, cpu.now + quiet)
 

@@ -77,11 +77,6 @@ def send_ipi_here(cpu: Cpu, arg: Any = None) -> None:
     cpu.add_timer(cpu.now + cpu.costs.ipi_ns, frames.IRQ_IPI, arg)
 
 
-def ttwu_pending(cpu: Cpu) -> bool:
-    """``rq->ttwu_pending``: a remote wakeup is under way here and says so (5.8)."""
-    return bool(cpu.wake_list) and cpu.rq.rules.ttwu_pending
-
-
 def sched_ttwu_pending(cpu: Cpu) -> None:
     """Activate what is on the wake list: the newest first up to 5.7, then the oldest."""
     first = 0 if cpu.rq.rules.wake_list_fifo else -1

@@ -6,11 +6,15 @@ import pytest
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import frames, migration
+from emulator.kernel import frames, kthread, migration, stop_machine
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.sched import PF_KTHREAD, PF_NO_SETAFFINITY, Task
 from emulator.rules import VERSIONS, Rules, rules_of
 from emulator.types import (
+    ENV_CPUS,
+    ENV_FIELDS,
+    ENV_NR_BALANCE_FAILED,
+    ENV_SRC_CPU,
     OP_EXEC,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
@@ -18,6 +22,8 @@ from emulator.types import (
     OP_SLEEP,
     RQF_ACTIVE,
     RQF_ONLINE,
+    STOP_ABORTED,
+    STOP_PUSHED,
     WRITE,
 )
 from tests.kernel.box import (
@@ -318,3 +324,26 @@ def test_the_stopper_and_own_threads_are_not_pushed() -> None:
     assert migration.balance_push(cpu, p)
     assert cpu.f_kind == frames.SCHEDULE
     assert cpu.stop_works[0][:2] == [migration.BALANCE_PUSH, [500]]
+
+
+# -- F.6 ----------------------------------------------------------------------------------------
+
+
+def test_example_F_6_6_active_load_balance_cpu_stop() -> None:
+    """T, a bound K and the stopper make 3: T goes.  Alone the stopper aborts."""
+    cpu, _, _ = lone_cpu(0, 4)
+    bound = sleeping_task(cpu, 401, mask=1)
+    bound.state = tp.TASK_RUNNING
+    cpu.rq.fair.enqueue_task(cpu.rq, bound, 0)
+    p = sleeping_task(cpu, 500)
+    p.state = tp.TASK_RUNNING
+    cpu.rq.fair.enqueue_task(cpu.rq, p, 0)
+    stop_machine.enqueue_task_stop(cpu, cpu.tasks[kthread.stopper_pid(0)])
+    assert cpu.rq.nr_running == 3
+    env = [0] * ENV_FIELDS
+    env[ENV_SRC_CPU], env[ENV_CPUS], env[ENV_NR_BALANCE_FAILED] = 0, 0b1111, 9
+    assert stop_machine.active_load_balance_cpu_stop(cpu, 2, env)[0] == STOP_PUSHED
+    assert [(m[3], m[5][0]) for m in cpu.outbox] == [(2, 500)]
+    cpu.rq.fair.dequeue_task(cpu.rq, bound, 0)
+    assert cpu.rq.nr_running == 1
+    assert stop_machine.active_load_balance_cpu_stop(cpu, 2, env) == (STOP_ABORTED, 0)

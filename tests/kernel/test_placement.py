@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from emulator import tracepoints as tp
-from emulator.kernel import fair, idle_sibling, placement
+from emulator.kernel import fair, placement
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.placement import (
     select_task_rq,
@@ -17,60 +18,34 @@ from emulator.kernel.placement import (
     wake_wide_flips,
 )
 from emulator.kernel.sched import Task
+from emulator.rules import Rules
 from emulator.types import (
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
     OP_RUN,
-    RQF_ACTIVE,
-    RQF_ONLINE,
-    RQF_SCHED_IDLE,
     WRITE,
 )
 from tests.kernel.box import (
     MS,
     US,
     Box,
-    FixedBoard,
     Job,
     Steps,
     costs,
     facts,
     lone_cpu,
+    machine,
+    read_record,
     run_task,
     scsi_debug,
     sleeping_task,
 )
-
-ALIVE = RQF_ONLINE | RQF_ACTIVE
-BUSY = facts(1)
-IDLE = facts()
-SCHED_IDLE = facts(1, flags=ALIVE | RQF_SCHED_IDLE)
-
-
-def crowd(board: FixedBoard, *idle: int, sched_idle: tuple[int, ...] = ()) -> None:
-    """Let every CPU be busy but these."""
-    for cpu in range(len(board.facts) - 1):
-        board.facts[cpu] = IDLE if cpu in idle else SCHED_IDLE if cpu in sched_idle else BUSY
+from tests.kernel.crowds import busy_cpu, crowd
 
 
 def wins(*args: Any, **options: Any) -> bool:
     """Return whether this CPU wins in wake_affine_weight()."""
     return wake_affine_loads(*args, **options)[0]
-
-
-def select_idle_sibling(cpu: Cpu, p: Task, prev: int, target: int) -> tuple[int, int]:
-    """Search on behalf of this CPU's own context."""
-    return idle_sibling.select_idle_sibling(cpu, p, prev, target, cpu.node_id)
-
-
-def busy_cpu(
-    cpu: int = 0, nr_cpus: int = 8, *, llc: int = 0, core: int = 1, node: int = 0
-) -> tuple[Cpu, FixedBoard, Task]:
-    """Return CPU ``cpu`` with a waker (pid 400) running, all others busy, and a sleeping wakee."""
-    this, board, _ = lone_cpu(cpu, nr_cpus, llc=llc, core=core, node=node)
-    crowd(board)
-    run_task(this, sleeping_task(this, 400))
-    return this, board, sleeping_task(this, 500)
 
 
 # -- C.6 ------------------------------------------------------------------------------------------
@@ -232,3 +207,137 @@ def test_C_3_undecided_is_prev() -> None:
     assert wake_affine(cpu, p, 0, 5, False, 117) == 5
     board.facts[5] = facts(2, runnable_load=4096)
     assert wake_affine(cpu, p, 0, 5, False, 117) == 0
+
+
+# -- wake_affine() in later versions ---------------------------------------------------------------
+
+
+def affine(cpu: Cpu, p: Task, prev: int) -> int:
+    """Choose between CPU 0 and ``prev`` in a domain of imbalance_pct 117."""
+    return wake_affine(cpu, p, 0, prev, False, 117)
+
+
+def test_an_idle_prev_wins_without_a_look_at_the_loads_from_5_11() -> None:
+    for rules, target in ((Rules(), 0), (Rules(wake_affine_prev_idle=True), 5)):
+        cpu, board, p = busy_cpu(0, rules=rules)
+        p.avg.load_avg = 0
+        cpu.rq.cfs.avg.runnable_avg = 0
+        # Idle, but the load of what left has not decayed: by weight this CPU wins.
+        board.facts[5] = facts(runnable_load=900)
+        assert affine(cpu, p, 5) == target
+
+
+def test_the_loads_are_load_avg_from_5_5() -> None:
+    for rules, target in ((Rules(), 0), (Rules(wake_affine_cpu_load=True), 5)):
+        cpu, board, p = busy_cpu(0, rules=rules)
+        cpu.rq.cfs.avg.runnable_avg, cpu.rq.cfs.avg.load_avg = 0, 4000
+        board.facts[5] = facts(2, runnable_load=4000, load=0)
+        assert affine(cpu, p, 5) == target
+
+
+def test_features_switch_the_halves_of_wake_affine() -> None:
+    for features, target in (
+        ({"WA_IDLE": False, "WA_WEIGHT": False}, 5),
+        ({"WA_IDLE": False}, 0),
+        ({"WA_IDLE": False, "WA_BIAS": False}, 5),
+    ):
+        cpu, board, p = busy_cpu(0, features=features)
+        p.avg.load_avg = 0
+        cpu.rq.cfs.avg.runnable_avg = 1024
+        board.facts[5] = facts(1, runnable_load=1000)  # only the bias makes it heavier
+        assert affine(cpu, p, 5) == target
+
+
+def test_a_choice_for_prev_counts_as_a_move_up_to_6_2() -> None:
+    for rules, counted in ((Rules(), 1), (Rules(wake_affine_this_only=True), 0)):
+        cpu, board, _ = lone_cpu(0, 8, rules=rules)
+        crowd(board, 0, 4)
+        p = sleeping_task(cpu, 500)
+        assert affine(cpu, p, 4) == 4  # both idle
+        assert cpu.counters.get("ttwu_move_affine", 0) == counted
+        crowd(board, 0)
+        assert affine(cpu, p, 4) == 0
+        assert cpu.counters["ttwu_move_affine"] == counted + 1
+
+
+def test_the_choice_is_recorded_with_both_sides() -> None:
+    cpu, board, ring = lone_cpu(0, 8)
+    crowd(board)
+    run_task(cpu, sleeping_task(cpu, 400))
+    p = sleeping_task(cpu, 500, prev=5)
+    p.avg.load_avg = 200
+    cpu.rq.cfs.avg.load_avg = 200
+    cpu.rq.cfs.avg.runnable_avg = 300
+    board.facts[5] = facts(2, runnable_load=900)
+    ring.records.clear()
+    select_task_rq(cpu, p, 5, 0, 400, sync=False)
+    found = [read_record(ring, record)[1:] for record in ring.records]
+    ((_, args),) = [one for one in found if one[0] == "box_wake_affine"]
+    load = fair.task_h_load(p, cpu.rq)
+    assert args["this"] == (300 + load) * 100 * 1024
+    assert args["prev"] == (900 - load) * 108 * 1024
+    assert (args["target"], args["rule"]) == (0, tp.WA_WEIGHT)
+    ring.records.clear()
+    select_task_rq(cpu, p, 0, 0, 400, sync=False)  # nothing to choose between
+    assert {record[1] for record in ring.records} == {tp.BOX_SELECT_TASK_RQ}
+
+
+def test_a_waker_no_longer_remembers_its_cpu_from_5_15() -> None:
+    cpu, board, p = busy_cpu(2, rules=Rules(recent_used_cpu_wakee_only=True))
+    crowd(board, 6)
+    cpu.tasks[400].recent_used_cpu = 5
+    select_task_rq(cpu, p, 2, 2, 400, sync=False)
+    assert cpu.tasks[400].recent_used_cpu == 5
+
+
+def test_beyond_the_reclaim_distance_nothing_is_pulled() -> None:
+    spec = replace(machine(8, llc=4, node=4), node_distance=((10, 31), (31, 10)))
+    for topology, affine_asked in ((spec, False), (machine(8, llc=4, node=4), True)):
+        cpu, board, ring = lone_cpu(0, topology=topology)
+        crowd(board)
+        run_task(cpu, sleeping_task(cpu, 400))
+        ring.records.clear()
+        select_task_rq(cpu, sleeping_task(cpu, 500, prev=5), 5, 0, 400, sync=False)
+        asked = tp.BOX_WAKE_AFFINE in {record[1] for record in ring.records}
+        assert asked is affine_asked
+
+
+def test_a_child_takes_over_what_its_parent_counted_of_its_wakees() -> None:
+    cpu, _, _ = busy_cpu(0)
+    parent, child = cpu.tasks[400], sleeping_task(cpu, 600)
+    parent.wakee_flips, parent.wakee_flip_decay_ts, parent.last_wakee = 7, 3, 500
+    placement.copy_wakees(parent, child)
+    assert (child.wakee_flips, child.wakee_flip_decay_ts, child.last_wakee) == (7, 3, 500)
+
+
+@pytest.mark.parametrize("hint", [False, True])
+def test_F20_the_hint_makes_the_workers_wakeup_a_sync_one(
+    monkeypatch: pytest.MonkeyPatch, hint: bool
+) -> None:
+    """On one CPU nobody asks wake_affine(), so the ping-pong is what it was."""
+
+    def writer() -> Steps:
+        for number in range(4):
+            yield (OP_IO_SUBMIT, [(number, WRITE, 0, number * 4096, 4096)])
+            yield (OP_IO_GETEVENTS, 1, 1)
+        yield (OP_RUN, 1000 * MS)
+
+    hints: list[bool] = []
+    select = placement.select_task_rq_fair
+
+    def spy(
+        cpu: Cpu, p: Task, prev: int, waker_cpu: int, waker_pid: int, sync: bool
+    ) -> tuple[int, int, int]:
+        hints.append(sync)
+        return select(cpu, p, prev, waker_cpu, waker_pid, sync)
+
+    monkeypatch.setattr(placement, "select_task_rq_fair", spy)
+    box = Box(
+        Job(writer, name="fio", disk="/xfs", cpu=3),
+        nr_cpus=4,
+        disk=scsi_debug(41 * US),
+        charges=costs(coherence_ns=100, dio_tail_ns=200, worker_sleep_ns=500, ipi_ns=100),
+        rules=Rules(completion_sync_hint=hint),
+    ).run(2 * MS)
+    assert hints == [hint] * 4
+    assert len(box.times("sched_migrate_task", pid=box.pid(0))) == 4

@@ -165,14 +165,6 @@ def test_waking_on_cpu_stays_and_needs_no_choice() -> None:
     assert p.nr_migrations == 0
 
 
-def test_ttwu_pending_is_said_from_5_8() -> None:
-    for version, said in (("5.6", False), ("5.10", True)):
-        cpu, _, _ = lone_cpu(0, 4, rules=rules_of(version))
-        assert not smp.ttwu_pending(cpu)
-        cpu.wake_list.append([500, 1])
-        assert smp.ttwu_pending(cpu) is said
-
-
 # -- idle=poll ----------------------------------------------------------------------------------
 
 
