@@ -441,10 +441,11 @@ def lone_cpu(
     charges: Costs | None = None,
     disk: DiskSpec | None = None,
     features: dict[str, bool] | None = None,
+    rules: Rules = Rules(),
 ) -> tuple[Cpu, FixedBoard, MemoryRing]:
     """Return one CPU of a machine, the board it reads, and its ring."""
     topology = machine(nr_cpus, hz=hz, llc=llc, core=core, node=node)
-    spec = box_spec(topology, charges or costs(), [], disk, features=features)
+    spec = box_spec(topology, charges or costs(), [], disk, features=features, rules=rules)
     board = FixedBoard(nr_cpus)
     ring = MemoryRing(f"cpu{cpu}", cpu)
     return Cpu(spec, cpu, board, ring, Scripts([])), board, ring
