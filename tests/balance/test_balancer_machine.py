@@ -230,13 +230,13 @@ class BalancerMachine(RuleBasedStateMachine):
 
     def collect(self) -> None:
         """Take what nodes have sent to where it waits."""
-        for node in (self.balancer, *self.cpus):
-            for message in node.outbox:
+        for outbox in (self.balancer.outbox, *(cpu.outbox for cpu in self.cpus)):
+            for message in outbox:
                 if message[3] == self.nr:
                     self.balancer.deliver(message)
                 elif message[3] >= 0:
                     self.later.append(message)
-            node.outbox.clear()
+            outbox.clear()
 
     def pump(self) -> None:
         """Let all that is under way come to its end; stoppers wait."""
