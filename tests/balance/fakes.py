@@ -8,6 +8,7 @@ from typing import Any
 
 from emulator import messages
 from emulator.balance.balancer import Balancer
+from emulator.rules import Rules
 from emulator.tracepoints import BOX_LB_IMBALANCE
 from emulator.types import (
     CPU_NEWLY_IDLE,
@@ -74,7 +75,14 @@ def machine(
 
 
 def box_spec(
-    spec: MachineSpec, *, pass_ns: int = 0, visit_ns: int = 0, coherence_ns: int = 0
+    spec: MachineSpec,
+    *,
+    pass_ns: int = 0,
+    visit_ns: int = 0,
+    coherence_ns: int = 0,
+    rules: Rules = Rules(),
+    features: dict[str, bool] | None = None,
+    sysctls: dict[str, int] | None = None,
 ) -> BoxSpec:
     """Return a box of this machine and nothing else."""
     numbers: dict[str, Any] = {f.name: 0 for f in fields(Costs) if f.type == "int"}
@@ -83,7 +91,7 @@ def box_spec(
         "nohz_cpu_ns": visit_ns,
         "coherence_ns": coherence_ns,
     }
-    kernel = KernelSpec("5.4", {"UTIL_EST": True}, {})
+    kernel = KernelSpec("5.4", {"UTIL_EST": True} | (features or {}), sysctls or {}, rules=rules)
     return BoxSpec("test", 1, 10**9, 0, spec, kernel, Costs(**numbers), (), (), ())
 
 
@@ -174,11 +182,11 @@ class FakeBox:
     Time that a run asks for is spent at once: what is asked and ``interrupted_ns[cpu]`` on top.
     """
 
-    def __init__(self, spec: MachineSpec, **costs: int) -> None:
+    def __init__(self, spec: MachineSpec, **given: Any) -> None:
         self.spec = spec
         self.board = FakeBoard(spec.nr_cpus)
         self.trace = FakeTrace()
-        self.balancer = Balancer(box_spec(spec, **costs), self.board, self.trace)
+        self.balancer = Balancer(box_spec(spec, **given), self.board, self.trace)
         self.queues: list[list[FakeTask]] = [[] for _ in range(spec.nr_cpus)]
         self.running: list[FakeTask | None] = [None] * spec.nr_cpus
         self.util = [1000] * spec.nr_cpus

@@ -41,6 +41,7 @@ from emulator.types import (
     ENV_LOOP_BREAK,
     ENV_LOOP_MAX,
     ENV_NEW_DST_CPU,
+    ENV_OTHERS_BOUND,
     LBF_ALL_PINNED,
     LBF_DST_PINNED,
     LBF_NEED_BREAK,
@@ -97,6 +98,7 @@ FIELDS = {
     "new_dst": ENV_NEW_DST_CPU,
     "hot": ENV_HOT_GAINED,
     "allowed": ENV_CURR_ALLOWED,
+    "others_bound": ENV_OTHERS_BOUND,
     "loop": ENV_LOOP,
     "loop_break": ENV_LOOP_BREAK,
 }

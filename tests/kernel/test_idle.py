@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from emulator import messages
-from emulator.kernel import core, frames, hrtimer, softirq
+from emulator.kernel import core, frames, hrtimer, idle, mail, softirq
 from emulator.kernel.cpu import Cpu
+from emulator.rules import Rules, rules_of
 from emulator.types import (
+    BAL_HEADER,
+    BAL_NEWIDLE_COST,
+    BALANCE_NEWIDLE,
     BALANCE_PERIODIC,
     CPU_IDLE,
     NEVER,
     NOHZ_ENTER,
     NOHZ_EXIT,
     NOHZ_NEWIDLE,
+    NOHZ_NEWIDLE_STATS,
+    NOHZ_NEWILB_KICK,
     NOHZ_STATS_KICK,
     OP_RUN,
     OP_SLEEP,
@@ -21,6 +29,7 @@ from emulator.types import (
     RQ_OVERLOAD_NS,
     RQF_IDLE,
     RQF_NOHZ,
+    RQF_TTWU_PENDING,
 )
 from tests.kernel.box import MS, US, Box, Job, Steps, balancer_facts, costs, facts, lone_cpu
 
@@ -233,10 +242,15 @@ def test_D_10_only_a_wakeup_ends_the_idle_span() -> None:
     assert cpu.rq.avg_idle == 1_000_000 + ((400 * US - 1_000_000) >> 3)
 
 
-def newidle_cpu(avg_idle: int, overloaded: bool) -> Cpu:
+def newidle_cpu(
+    avg_idle: int, overloaded: bool, rules: Rules = Rules(), *, cost: int = 0, **bal: int
+) -> Cpu:
     """Return a CPU whose only task has just blocked; the newidle decision is taken."""
-    cpu, board, _ = lone_cpu(0, 2, charges=costs(newidle_ns=100, balance_pass_ns=10 * US))
-    board.facts[2] = (0, *balancer_facts(2)[1:])
+    charges = costs(newidle_ns=100, balance_pass_ns=10 * US)
+    cpu, board, _ = lone_cpu(0, 2, charges=charges, rules=rules)
+    published = [0, *balancer_facts(2, **bal)[1:]]
+    published[BAL_HEADER + BAL_NEWIDLE_COST * 2] = cost
+    board.facts[2] = tuple(published)
     busy = list(facts(2))
     busy[RQ_OVERLOAD_NS] = 5 if overloaded else -1
     board.facts[1] = tuple(busy)
@@ -288,3 +302,79 @@ def test_D_10_only_the_first_early_return_after_a_busy_pass_is_told() -> None:
     cpu.rq.avg_idle = 0
     block_once(cpu)
     assert nohz_updates(cpu).count(NOHZ_NEWIDLE) == 1
+
+
+def test_D_10_from_5_17_on_the_lowest_domains_cost_decides_not_500_us() -> None:
+    for avg_idle, cost, version, asks in [
+        (499_999, 11_000, "5.15", 0),
+        (499_999, 11_000, "6.1", 1),
+        (11_000, 11_000, "6.1", 1),
+        (10_999, 11_000, "6.1", 0),
+        (500_000, 600_000, "5.15", 1),
+        (500_000, 600_000, "6.1", 0),
+    ]:
+        cpu = newidle_cpu(avg_idle, True, rules_of(version), cost=cost)
+        assert block_once(cpu).count(messages.BALANCE) == asks, (avg_idle, cost, version)
+        # A skipped look is told as ever.
+        assert nohz_updates(cpu).count(NOHZ_NEWIDLE) == 1 - asks
+    cpu = newidle_cpu(1_000_000, False, rules_of("6.1"), cost=11_000)
+    assert messages.BALANCE not in block_once(cpu)
+
+
+def test_D_10_a_pending_wakeup_ends_it_before_the_idle_stamp_from_5_12_on() -> None:
+    for version, stamp, looks in (("5.10", 1 * MS, True), ("5.15", 0, False)):
+        cpu = newidle_cpu(1_000_000, True, rules_of(version))
+        cpu.rq.clock = 1 * MS
+        cpu.rq.idle_stamp = 0
+        cpu.wake_list.append(77)
+        assert core.newidle_balance(cpu) is looks
+        assert cpu.rq.idle_stamp == stamp
+        cpu.publish()
+        assert cpu.board.read(0, cpu.now)[RQ_FLAGS] & RQF_TTWU_PENDING
+
+
+BLOCKED = {"has_blocked": 1, "next_blocked": 1}
+
+
+def test_D_10_up_to_5_11_a_newidle_that_returns_early_ages_blocked_load_itself() -> None:
+    for avg_idle, bal, told in [
+        (500_000, BLOCKED, 1),
+        (499_999, BLOCKED, 0),  # it will wake up very soon
+        (500_000, {"has_blocked": 0, "next_blocked": 1}, 0),
+        (500_000, {"has_blocked": 1, "next_blocked": 2}, 0),
+    ]:
+        cpu = newidle_cpu(avg_idle, False, rules_of("5.10"), **bal)
+        block_once(cpu)
+        assert nohz_updates(cpu).count(NOHZ_NEWIDLE_STATS) == told, (avg_idle, bal)
+
+
+def test_D_10_from_5_12_on_the_idle_loop_does_so() -> None:
+    cpu = newidle_cpu(500_000, False, rules_of("5.15"), **BLOCKED)
+    block_once(cpu)
+    order = [kind for kind in nohz_updates(cpu) if kind in (NOHZ_NEWIDLE_STATS, NOHZ_ENTER)]
+    assert order == [NOHZ_NEWIDLE_STATS]  # before the tick stops; it is a member already
+    assert cpu.nohz_flags == 0
+    cpu = newidle_cpu(499_999, False, rules_of("5.15"), **BLOCKED)
+    block_once(cpu)
+    assert NOHZ_NEWIDLE_STATS not in nohz_updates(cpu)
+    # A kick that is pending will do more than that.
+    cpu.nohz_flags = NOHZ_NEWILB_KICK | NOHZ_STATS_KICK
+    cpu.outbox.clear()
+    idle.nohz_run_idle_balance(cpu)
+    assert cpu.outbox == []
+    assert cpu.nohz_flags == NOHZ_STATS_KICK
+
+
+def test_a_flag_for_the_idle_loop_does_not_silence_a_kick() -> None:
+    cpu = newidle_cpu(500_000, False, rules_of("5.15"))
+    cpu.nohz_flags = NOHZ_NEWILB_KICK
+    mail.handle(cpu, (1 * MS, 1, 1, 0, messages.NOHZ_KICK, (NOHZ_STATS_KICK, 0)))
+    assert [irq[:2] for irq in cpu.irqs] == [(frames.IRQ_IPI, "kick")]
+
+
+def test_the_balancers_answer_brings_the_cost_of_the_dearest_walk() -> None:
+    cpu = newidle_cpu(500_000, True)
+    block_once(cpu)
+    done: tuple[Any, ...] = (BALANCE_NEWIDLE, 0, [10, 10, 600_000], [])
+    mail.handle(cpu, (cpu.now, 2, 1, 0, messages.BALANCE_DONE, done))
+    assert cpu.rq.max_idle_balance_cost == 600_000

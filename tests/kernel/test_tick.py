@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,15 +17,27 @@ from emulator.kernel.tick import (
     nohz_kick_needed,
     scheduler_tick,
 )
+from emulator.rules import Rules, rules_of
+from emulator.trace.memory import MemoryRing
+from emulator.tracepoints import (
+    BOX_NOHZ_KICK,
+    NOHZ_WHY_BLOCKED,
+    NOHZ_WHY_CAPACITY,
+    NOHZ_WHY_LLC_BUSY,
+    NOHZ_WHY_NR_RUNNING,
+)
 from emulator.types import (
     NEVER,
     NOHZ_BALANCE_KICK,
     NOHZ_EXIT,
     NOHZ_KICKED,
+    NOHZ_KICKED_FULL,
+    NOHZ_NEXT_KICK,
     NOHZ_STATS_KICK,
     OP_IO_SUBMIT,
     OP_RUN,
     OP_SLEEP,
+    RQ_CPU_CAPACITY,
     WRITE,
 )
 from tests.kernel.box import (
@@ -54,10 +67,16 @@ def hog() -> Steps:
 
 
 def kicker(
-    nr_cpus: int = 4, *, tasks: int = 1, llc: int = 0, core: int = 1, **bal: Any
+    nr_cpus: int = 4,
+    *,
+    tasks: int = 1,
+    llc: int = 0,
+    core: int = 1,
+    rules: Rules = Rules(),
+    **bal: Any,
 ) -> tuple[Cpu, FixedBoard]:
     """Return CPU 0, busy with so many tasks in jiffy 100, the others idle and in the nohz mask."""
-    cpu, board, _ = lone_cpu(0, nr_cpus, llc=llc, core=core, charges=costs(ipi_ns=500))
+    cpu, board, _ = lone_cpu(0, nr_cpus, llc=llc, core=core, charges=costs(ipi_ns=500), rules=rules)
     cpu.now = JIFFIES * MS
     run_task(cpu, sleeping_task(cpu, 500))
     for number in range(1, tasks):
@@ -317,3 +336,79 @@ def test_a_tick_that_ends_a_slice_switches_after_the_softirqs_of_its_exit() -> N
     switches = [t for t, previous, _ in box.switches() if previous != "idle"]
     assert switches
     assert {t % MS for t in switches} == {(5 + 3) * US}
+
+
+# -- By version -----------------------------------------------------------------------------------
+
+
+def updates(cpu: Cpu) -> list[int]:
+    """Return the kinds of nohz updates that a CPU sent."""
+    return [m[5][0] for m in cpu.outbox if m[4] == messages.NOHZ_UPDATE]
+
+
+def test_D_4_from_5_9_on_only_a_full_kick_sets_nohz_next_balance() -> None:
+    blocked: dict[str, Any] = {
+        "nohz_next": JIFFIES + 1,
+        "has_blocked": 1,
+        "next_blocked": JIFFIES - 1,
+    }
+    for version, stats, full in (("5.6", NOHZ_KICKED, NOHZ_KICKED), ("5.10", 0, NOHZ_KICKED_FULL)):
+        rules = rules_of(version)
+        cpu, board = kicker(tasks=2, rules=rules, **blocked)
+        assert kicks(cpu, board) == [(EFFECT, 1, NOHZ_STATS_KICK)]
+        assert updates(cpu) == ([stats] if stats else [])
+        cpu, board = kicker(tasks=2, rules=rules)
+        assert kicks(cpu, board) == [(EFFECT, 1, FULL)]
+        assert updates(cpu) == [full]
+
+
+def test_from_5_16_on_a_cpu_that_has_joined_is_reason_enough() -> None:
+    later = {"nohz_next": JIFFIES + 1, "needs_update": 1}
+    cpu, board = kicker(tasks=2, rules=rules_of("5.15"), **later)
+    assert kicks(cpu, board) == []
+    cpu, board = kicker(tasks=2, rules=rules_of("6.1"), **later)
+    assert kicks(cpu, board) == [(EFFECT, 1, NOHZ_NEXT_KICK)]
+    assert updates(cpu) == []
+    cpu, board = kicker(tasks=2, rules=rules_of("6.1"), needs_update=1)
+    assert kicks(cpu, board) == [(EFFECT, 1, FULL | NOHZ_NEXT_KICK)]
+
+
+def test_the_lowest_domains_pct_is_117_without_an_llc_from_5_10_on() -> None:
+    for version, capacity in (("5.6", 819), ("5.10", 875)):
+        cpu, board = kicker(tasks=1, llc=-1, rules=rules_of(version))
+        cpu.rq.cpu_capacity = capacity
+        assert nohz_kick_needed(cpu, board.facts[-1])
+        cpu.rq.cpu_capacity = capacity + 1
+        assert not nohz_kick_needed(cpu, board.facts[-1])
+
+
+def test_a_kick_is_recorded_with_the_condition_that_held() -> None:
+    blocked = {"nohz_next": JIFFIES + 1, "has_blocked": 1, "next_blocked": JIFFIES - 1}
+    cases: list[tuple[int, int, dict[str, Any], int, int]] = [
+        (1, 1024, blocked, NOHZ_WHY_BLOCKED, NOHZ_STATS_KICK),
+        (2, 100, {}, NOHZ_WHY_NR_RUNNING, FULL),
+        (1, 100, {}, NOHZ_WHY_CAPACITY, FULL),
+        (1, 1024, {"nohz_mask": 0b1010}, NOHZ_WHY_LLC_BUSY, FULL),
+    ]
+    for tasks, capacity, bal, why, flags in cases:
+        cpu, board = kicker(tasks=tasks, **bal)
+        cpu.rq.cpu_capacity = capacity
+        (kick,) = kicks(cpu, board)
+        ring = cpu.sink
+        assert isinstance(ring, MemoryRing)
+        records = [record for record in ring.records if record[1] == BOX_NOHZ_KICK]
+        assert [record[6:10] for record in records] == [(kick[1], tasks, why, flags)]
+
+
+def test_B_6_capacity_is_what_interrupts_leave_as_of_the_last_tick() -> None:
+    for accounting, capacity in ((False, 1024), (True, 724)):
+        cpu, board = kicker(tasks=1)
+        cpu.spec = replace(
+            cpu.spec, machine=replace(cpu.spec.machine, irq_time_accounting=accounting)
+        )
+        cpu.rq.avg_irq.util_avg = 300
+        cpu.level = frames.LEVEL_HARDIRQ
+        scheduler_tick(cpu)
+        assert cpu.rq.cpu_capacity == capacity
+        cpu.publish()
+        assert board.facts[0][RQ_CPU_CAPACITY] == capacity
