@@ -46,7 +46,7 @@ from emulator.types import CPU_NEWLY_IDLE
 WAITERS_MAX = 3
 
 #: What joins a record to the one that it led to, where that is not simply a "because".
-LINKS = {"box_nohz_kick": "it looked because"}
+LINKS = {"box_nohz_kick": "it looked because", "box_lb_imbalance": ""}
 
 #: How many records just before a decision are looked at for what was weighed.
 WEIGHED_MAX = 6
@@ -122,8 +122,13 @@ class Teller:
         who, runs = self.history.who(pid), self.history.who(curr)
         if why == PREEMPT_NO_GRANULARITY and vdiff <= 0:
             return f"{who} did not preempt {runs}: its own vruntime was {duration_ns(-vdiff)} ahead"
-        return phrases.preempt_phrase(why).format(
+        text = phrases.preempt_phrase(why).format(
             pid=who, curr=runs, vdiff=duration_ns(vdiff), gran=duration_ns(gran)
+        )
+        return (
+            text.replace(f"{duration_ns(vdiff)} earlier", f"{duration_ns(-vdiff)} later")
+            if vdiff < 0
+            else text
         )
 
     def _fields(self, entry: Entry) -> dict[str, str]:
@@ -191,8 +196,8 @@ class Teller:
 
     # A kick names who was kicked; a pass without one was the CPU's own.
     def _made_by(self, entry: Entry) -> str:
-        kick = self.history.at(entry.cause)
-        if kick is not None and kick.event == BOX_NOHZ_KICK:
+        kick = next((one for one in self.chain(entry.cause) if one.event == BOX_NOHZ_KICK), None)
+        if kick is not None:
             ilb = kick.args[0]
             return "" if ilb == entry.args[0] else f", made for it by CPU {ilb},"
         idle = IDLE_TYPES[entry.args[2]] if 0 <= entry.args[2] < len(IDLE_TYPES) else "?"
