@@ -290,7 +290,10 @@ class Teller:
         history = self.history
         queue = history.queue_at(cpu, time_ns)
         waiters = sorted(queue.waiting.items(), key=lambda item: (item[1], item[0]))
-        if not waiters or not queue.current:
+        if not queue.current:
+            return
+        if not waiters:
+            yield self._nobody(cpu, time_ns)
             return
         for pid, since_ns in waiters[:WAITERS_MAX]:
             fate = "it is bound to that CPU" if history.is_bound(pid) else "it was not moved"
@@ -301,6 +304,18 @@ class Teller:
             )
             yield Step(since_ns, f"CPU {cpu}", text, "there")
         yield from self.unserved(waiters[0][0], cpu, waiters[0][1], time_ns)
+
+    # With delayed dequeue a task that has gone to sleep may stay queued, and be counted.
+    def _nobody(self, cpu: int, time_ns: int) -> Step:
+        text = f"nobody waited for CPU {cpu}"
+        left = self.history.last((SCHED_SWITCH,), {}, time_ns, [self.history.readers[cpu]])
+        if left is not None and left.args[0] and "eevdf" in self.rules:
+            ago = duration_ns(time_ns - left.time_ns)
+            text += (
+                f": {self.history.who(left.args[0])} had gone to sleep {ago} before, and may still"
+            )
+            text += " be counted where its dequeue is delayed"
+        return Step(time_ns, f"CPU {cpu}", text, "but")
 
     def unserved(self, pid: int, cpu: int, since_ns: int, upto_ns: int) -> Iterator[Step]:
         """Yield why a task that became runnable did not get the CPU: the test, and who woke it."""
