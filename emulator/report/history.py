@@ -16,7 +16,16 @@ from typing import NamedTuple
 
 from emulator.report.extract import PER_CPU_KTHREADS
 from emulator.trace.layout import Record, split_cause
-from emulator.trace.reader import COLUMN_A, COLUMN_D, Piece, RingReader
+from emulator.trace.reader import (
+    COLUMN_A,
+    COLUMN_B,
+    COLUMN_C,
+    COLUMN_D,
+    COLUMN_E,
+    COLUMN_TIME,
+    Piece,
+    RingReader,
+)
 from emulator.tracepoints import (
     MIGRATE_WAKEUP,
     SCHED_MIGRATE_TASK,
@@ -36,6 +45,11 @@ STEP_RECORDS = 1 << 14
 QUEUE_NS_MAX = NSEC_PER_SEC
 
 _WAKEUPS = (SCHED_WAKEUP, SCHED_WAKEUP_NEW)
+
+#: Time, event and arguments of a record.
+Row = tuple[int, int, int, int, int, int, int]
+
+ARGUMENT_COLUMNS = (COLUMN_A, COLUMN_B, COLUMN_C, COLUMN_D, COLUMN_E)
 
 
 class Entry(NamedTuple):
@@ -171,31 +185,43 @@ class History:
         end = reader.position_at(time_ns) if end is None else end
         start = _idle_before(reader, end, time_ns - QUEUE_NS_MAX)
         start_ns = reader.time_at(start) if start < reader.position else 0
-        events = (SCHED_SWITCH, SCHED_MIGRATE_TASK, *_WAKEUPS)
-        entries = list(_entries(reader, events, start, end))
+        rows = _rows(reader, start, end)
         others = [other for other in self.cpus if other is not reader]
-        entries += [
-            entry
+        arrivals = [
+            (entry.time_ns, entry.event, *entry.args)
             for entry in self.between((SCHED_MIGRATE_TASK,), start_ns, time_ns, others)
             if entry.args[3] == cpu
         ]
-        entries.sort(key=lambda entry: entry.time_ns)
+        if arrivals:
+            rows = sorted(rows + arrivals, key=lambda row: row[0])
         queue = Queue(cpu)
-        for entry in entries:
-            _replay(queue, entry)
+        for row in rows:
+            _replay(queue, row)
         return queue
 
 
-def _replay(queue: Queue, entry: Entry) -> None:
-    time_ns, args = entry.time_ns, entry.args
-    if entry.event == SCHED_SWITCH:
+# A busy CPU that is never idle has many: columns are read at once, no object made per record.
+def _rows(reader: RingReader, start: int, end: int) -> list[Row]:
+    rows: list[Row] = []
+    for piece in reader.pieces(start, end):
+        indices = piece.select((SCHED_SWITCH, SCHED_MIGRATE_TASK, *_WAKEUPS))
+        events = [piece.events[index] for index in indices]
+        columns = [piece.gather(column, indices) for column in ARGUMENT_COLUMNS]
+        times = piece.gather(COLUMN_TIME, indices)
+        rows += zip(times, events, *columns, strict=True)
+    return rows
+
+
+def _replay(queue: Queue, row: Row) -> None:
+    time_ns, event, *args = row
+    if event == SCHED_SWITCH:
         prev, _prio, state, following = args[:4]
         queue.waiting.pop(prev, None)
         if prev and state in (TASK_RUNNING, TASK_PREEMPTED):
             queue.waiting[prev] = time_ns
         queue.waiting.pop(following, None)
         queue.current, queue.since_ns = following, time_ns
-    elif entry.event == SCHED_MIGRATE_TASK:
+    elif event == SCHED_MIGRATE_TASK:
         pid, _prio, source, target, why = args
         if source == queue.cpu:
             queue.waiting.pop(pid, None)

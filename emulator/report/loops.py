@@ -52,7 +52,7 @@ BACK_SHARE = 0.6
 TICK_SLACK = 0.02
 TICK_SHARE = 0.8
 #: How far a cause chain is followed to its completion.
-LINKS_MAX = 6
+LINKS_MAX = 10
 
 #: What a loop is called; ``task``, ``cpus`` as words.
 SENTENCES = {

@@ -23,7 +23,6 @@ from emulator.trace.ftrace import Lines
 from emulator.trace.reader import CAUSES_MAX, COLUMN_A, COLUMN_D, RingReader
 from emulator.tracepoints import (
     BOX_CHECK_PREEMPT,
-    BOX_LB_IMBALANCE,
     BOX_LOAD_BALANCE,
     BOX_NOHZ_KICK,
     BOX_SELECT_TASK_RQ,
@@ -47,7 +46,7 @@ from emulator.types import CPU_NEWLY_IDLE
 WAITERS_MAX = 3
 
 #: What joins a record to the one that it led to, where that is not simply a "because".
-LINKS = {"box_nohz_kick": "it looked because"}
+LINKS = {"box_nohz_kick": "it looked because", "box_lb_imbalance": ""}
 
 #: How many records just before a decision are looked at for what was weighed.
 WEIGHED_MAX = 6
@@ -125,8 +124,13 @@ class Teller:
         who, runs = self.history.who(pid), self.history.who(curr)
         if why == PREEMPT_NO_GRANULARITY and vdiff <= 0:
             return f"{who} did not preempt {runs}: its own vruntime was {duration_ns(-vdiff)} ahead"
-        return phrases.preempt_phrase(why).format(
+        text = phrases.preempt_phrase(why).format(
             pid=who, curr=runs, vdiff=duration_ns(vdiff), gran=duration_ns(gran)
+        )
+        return (
+            text.replace(f"{duration_ns(vdiff)} earlier", f"{duration_ns(-vdiff)} later")
+            if vdiff < 0
+            else text
         )
 
     def _fields(self, entry: Entry) -> dict[str, str]:
@@ -206,10 +210,8 @@ class Teller:
 
     # A kick names who was kicked; a pass without one was the CPU's own.
     def _made_by(self, entry: Entry) -> str:
-        kick = self.history.at(entry.cause)
-        if kick is not None and kick.event == BOX_LB_IMBALANCE:
-            kick = self.history.at(kick.cause)
-        if kick is not None and kick.event == BOX_NOHZ_KICK:
+        kick = next((one for one in self.chain(entry.cause) if one.event == BOX_NOHZ_KICK), None)
+        if kick is not None:
             ilb = kick.args[0]
             return "" if ilb == entry.args[0] else f", made for it by CPU {ilb},"
         idle = IDLE_TYPES[entry.args[2]] if 0 <= entry.args[2] < len(IDLE_TYPES) else "?"
@@ -302,7 +304,10 @@ class Teller:
         history = self.history
         queue = history.queue_at(cpu, time_ns)
         waiters = sorted(queue.waiting.items(), key=lambda item: (item[1], item[0]))
-        if not waiters or not queue.current:
+        if not queue.current:
+            return
+        if not waiters:
+            yield self._nobody(cpu, time_ns)
             return
         for pid, since_ns in waiters[:WAITERS_MAX]:
             fate = "it is bound to that CPU" if history.is_bound(pid) else "it was not moved"
@@ -313,6 +318,18 @@ class Teller:
             )
             yield Step(since_ns, f"CPU {cpu}", text, "there")
         yield from self.unserved(waiters[0][0], cpu, waiters[0][1], time_ns)
+
+    # With delayed dequeue a task that has gone to sleep may stay queued, and be counted.
+    def _nobody(self, cpu: int, time_ns: int) -> Step:
+        text = f"nobody waited for CPU {cpu}"
+        left = self.history.last((SCHED_SWITCH,), {}, time_ns, [self.history.readers[cpu]])
+        if left is not None and left.args[0] and "eevdf" in self.rules:
+            ago = duration_ns(time_ns - left.time_ns)
+            text += (
+                f": {self.history.who(left.args[0])} had gone to sleep {ago} before, and may still"
+            )
+            text += " be counted where its dequeue is delayed"
+        return Step(time_ns, f"CPU {cpu}", text, "but")
 
     def unserved(self, pid: int, cpu: int, since_ns: int, upto_ns: int) -> Iterator[Step]:
         """Yield why a task that became runnable did not get the CPU: the test, and who woke it."""

@@ -27,7 +27,7 @@ from emulator.tracepoints import (
     MIGRATE_NOHZ,
     MIGRATE_PERIODIC,
     MIGRATE_WAKEUP,
-    PREEMPT_NO_GRANULARITY,
+    PREEMPT_REFUSALS,
     SCHED_MIGRATE_TASK,
     SCHED_SWITCH,
     SCHED_WAKEUP,
@@ -251,7 +251,7 @@ def _taken(
     readers = [history.readers[cpu]]
     test = history.last((BOX_CHECK_PREEMPT,), {COLUMN_B: pid}, time_ns, readers)
     soon = test is not None and time_ns - test.time_ns <= RESCHED_NS_MAX
-    if test is not None and soon and test.args[4] != PREEMPT_NO_GRANULARITY:
+    if test is not None and soon and test.args[4] not in PREEMPT_REFUSALS:
         yield teller.step(test)
         yield from teller.steps(test.cause)
         # A tick serves who has waited longest: that is what there is to explain.

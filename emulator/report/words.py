@@ -13,9 +13,9 @@ _UNIT = re.compile(r"(?<=CPU) (?=\d)|(?<=\d) (?=(?:ns|µs|ms|s)\b)")
 def duration(us: float) -> str:
     """Return microseconds with three digits in the unit that reads best."""
     # From here on three digits would round up to 1e+03.
-    if us < 999.5:
+    if abs(us) < 999.5:
         return f"{us:.3g} µs"
-    return f"{us / 1000:.3g} ms" if us < 999_500 else f"{us / 1_000_000:.3g} s"
+    return f"{us / 1000:.3g} ms" if abs(us) < 999_500 else f"{us / 1_000_000:.3g} s"
 
 
 def duration_ns(ns: int) -> str:

@@ -14,8 +14,10 @@ from emulator.trace.reader import open_rings
 from emulator.tracepoints import (
     BOX_CHECK_PREEMPT,
     BOX_SELECT_TASK_RQ,
+    LB_ACTIVE,
     LB_BALANCED,
     LB_RESULTS,
+    MIGRATE_ACTIVE,
     MIGRATE_CAUSES,
     MIGRATE_HOTPLUG,
     PLACE_RULES,
@@ -214,6 +216,20 @@ def test_what_was_weighed_is_told_with_the_decision() -> None:
 
 
 TRACEPOINTS_BY_NAME = {point.name: number for number, point in TRACEPOINTS.items()}
+
+
+def test_a_push_with_nobody_waiting_says_so() -> None:
+    scene = Scene()
+    scene.switch(1, MS, 0, kworker(1))
+    scene.switch(1, 2 * MS, kworker(1), FIO, 1)
+    cause = scene.balance(3 * MS, 2, 1, LB_ACTIVE, 5)
+    scene.migrate(1, 3 * MS + 10, 21, 2, MIGRATE_ACTIVE, cause)
+    assert "but nobody waited for CPU 1" in told(scene)
+    teller = Teller(scene.teller.history, frozenset({"eevdf"}))
+    assert explain(teller, FIO).steps[-1].text == (
+        "nobody waited for CPU 1: kworker/1:1 had gone to sleep 1 ms before, and may still be "
+        "counted where its dequeue is delayed"
+    )
 
 
 # -- Phrases ------------------------------------------------------------------------------------
