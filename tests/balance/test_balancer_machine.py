@@ -27,7 +27,13 @@ from emulator.balance.env import LbEnv
 from emulator.balance.run import PH_PASS, PH_WAIT, Run
 from emulator.kernel import fair, mail, stop_machine
 from emulator.kernel.cpu import Cpu
-from emulator.kernel.sched import DEQUEUE_SLEEP, KTHREAD_IS_PER_CPU, PF_KTHREAD, Task
+from emulator.kernel.sched import (
+    DEQUEUE_SLEEP,
+    DEQUEUE_SPECIAL,
+    KTHREAD_IS_PER_CPU,
+    PF_KTHREAD,
+    Task,
+)
 from emulator.rules import POLICIES, VERSIONS, changed, rules_of
 from emulator.trace.memory import MemoryRing
 from emulator.tracepoints import (
@@ -340,7 +346,7 @@ class BalancerMachine(RuleBasedStateMachine):
             p.flags |= PF_KTHREAD
             if cpu.rq.rules.kworker_per_cpu:
                 p.kthread_flags = KTHREAD_IS_PER_CPU
-        p.avg.load_avg = p.avg.runnable_load_avg = load
+        p.avg.load_avg = p.avg.runnable_avg = load
         p.avg.util_avg = util
         p.state = TASK_RUNNING
         cpu.rq.fair.enqueue_task(cpu.rq, p, 0)
@@ -365,7 +371,7 @@ class BalancerMachine(RuleBasedStateMachine):
         cpu.now = self.now
         fair.update_rq_clock(cpu.rq, self.now)
         p.state = TASK_INTERRUPTIBLE
-        cpu.rq.fair.dequeue_task(cpu.rq, p, DEQUEUE_SLEEP)
+        cpu.rq.fair.dequeue_task(cpu.rq, p, DEQUEUE_SLEEP | DEQUEUE_SPECIAL)
         self.settle(cpu)
         del cpu.tasks[p.pid]
         del self.alive[p.pid]

@@ -36,7 +36,7 @@ from emulator.types import (
     MIGRATION_LOAD,
     MIGRATION_TASK,
     MIGRATION_UTIL,
-    RQ_RUNNABLE_LOAD_AVG,
+    RQ_RUNNABLE_AVG,
     MachineSpec,
 )
 from tests.balance.fakes import FakeBoard, machine, rq_facts
@@ -48,7 +48,7 @@ V56, V510, V515, V61, V66, V612 = map(rules_of, ("5.6", "5.10", "5.15", "6.1", "
 def waiting(nr: int, load: int, util: int, runnable: int) -> Facts:
     """Facts of a runqueue with a given runnable_avg."""
     facts = list(rq_facts(nr, load, util))
-    facts[RQ_RUNNABLE_LOAD_AVG] = runnable
+    facts[RQ_RUNNABLE_AVG] = runnable
     return tuple(facts)
 
 

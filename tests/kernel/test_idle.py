@@ -326,7 +326,7 @@ def test_D_10_a_pending_wakeup_ends_it_before_the_idle_stamp_from_5_12_on() -> N
         cpu = newidle_cpu(1_000_000, True, rules_of(version))
         cpu.rq.clock = 1 * MS
         cpu.rq.idle_stamp = 0
-        cpu.wake_list.append(77)
+        cpu.wake_list.append([77, 0])
         assert core.newidle_balance(cpu) is looks
         assert cpu.rq.idle_stamp == stamp
         cpu.publish()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from emulator import messages
-from emulator.kernel import fair, load_balance, pelt
+from emulator.kernel import fair, load_balance, util_est
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.load_balance import can_migrate_task, detach_one_task, detach_tasks
 from emulator.kernel.sched import KTHREAD_IS_PER_CPU, PF_KTHREAD, Task
@@ -61,7 +61,7 @@ def source(rules: Rules = V54, *, loads: tuple[int, ...] = (1024,), cold: bool =
     run_task(cpu, sleeping_task(cpu, 500))
     for number, load in enumerate(loads):
         p = sleeping_task(cpu, 501 + number)
-        p.avg.load_avg = p.avg.runnable_load_avg = load
+        p.avg.load_avg = p.avg.runnable_avg = load
         p.avg.util_avg = load
         p.state = 0
         fair.enqueue_task_fair(cpu.rq, p, 0)
@@ -163,7 +163,7 @@ def test_table_D_8_a_load_is_at_least_1_from_5_10_on() -> None:
 )
 def test_table_D_8_util(rules: Rules, failed: int, moved: bool) -> None:
     cpu = source(rules, loads=(401,))
-    util = pelt.task_util_est(cpu.tasks[501])
+    util = util_est.task_util_est(cpu.rq, cpu.tasks[501])
     assert util == 401
     env = env_for(imbalance=400, failed=failed, kind=MIGRATION_UTIL)
     assert bool(detach_tasks(cpu, env)) is moved

@@ -20,6 +20,7 @@ from emulator.tracepoints import (
     MIGRATE_ACTIVE,
     MIGRATE_NOHZ,
     MIGRATE_WAKEUP,
+    NOHZ_WHY_NR_RUNNING,
     PLACE_RECENT,
     PREEMPT_NO_GRANULARITY,
     PREEMPT_TICK_VRUNTIME,
@@ -107,7 +108,7 @@ class Scene:
 
     def kick(self, cpu: int, time_ns: int) -> int:
         """Record that a tick kicks CPU 0."""
-        return self.emit(cpu, time_ns, BOX_NOHZ_KICK, FIO, 0, 0, 2)
+        return self.emit(cpu, time_ns, BOX_NOHZ_KICK, FIO, 0, 0, 2, NOHZ_WHY_NR_RUNNING, 3)
 
     def balance(
         self,

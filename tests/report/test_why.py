@@ -205,7 +205,7 @@ def test_what_was_weighed_is_told_with_the_decision() -> None:
     scene.emit(3, MS, BOX_CHECK_PREEMPT, 0, 0, 2, 0, 0, 0, 0)
     entry = scene.entry(scene.balance(MS, 2, 1, LB_BALANCED, 0))
     assert list(scene.teller.weighed(entry)) == []
-    scene.emit(3, 2 * MS, TRACEPOINTS_BY_NAME["box_nohz_kick"], 0, 0, 2, 7)
+    scene.emit(3, 2 * MS, TRACEPOINTS_BY_NAME["box_nohz_kick"], 0, 0, 2, 7, 1, 3)
     entry = scene.entry(scene.balance(2 * MS, 2, 1, LB_BALANCED, 0))
     assert [step.text for step in scene.teller.weighed(entry)] == [
         (
