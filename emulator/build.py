@@ -25,7 +25,6 @@ from emulator.types import (
     Program,
     TraceSink,
     WorkloadSpec,
-    cpumask_first,
 )
 from emulator.workload import make_program, unpack_books, unpack_program
 
@@ -95,19 +94,22 @@ def node_of(spec: BoxSpec, node_id: int, board: HistoryBoard, ring: TraceSink) -
         return Disk(spec, node_id - nr_cpus - 1, ring)
     cpu = Cpu(spec, node_id, board, ring, BoxPrograms(spec))
     for index, workload in enumerate(spec.workloads):
-        if node_id == home_of(spec, workload):
+        if workload.pinned_to or node_id == workload.home:
+            of = [f"of:{workload.pinned_to}"] if workload.pinned_to else []
             for copy in range(workload.count):
-                words = ["spawn", index, FIRST_USER_PID + 100 * index + copy]
+                words = ["spawn", index, *of, FIRST_USER_PID + 100 * index + copy]
                 cpu.deliver((workload.start_ns, COORDINATOR, index, node_id, COMMAND, (words,)))
     return cpu
 
 
-def home_of(spec: BoxSpec, workload: WorkloadSpec) -> int:
-    """Return the CPU on which a workload's tasks are forked."""
-    del spec
-    if workload.start_cpu >= 0:
-        return workload.start_cpu
-    return cpumask_first(workload.cpus_allowed)
+def figure_pids(spec: BoxSpec) -> list[int]:
+    """Return the pids of the tasks that count as submitters in the figures."""
+    return [
+        FIRST_USER_PID + 100 * index + copy
+        for index, workload in enumerate(spec.workloads)
+        if workload.figure
+        for copy in range(workload.count)
+    ]
 
 
 def latencies(spec: BoxSpec) -> Latencies:

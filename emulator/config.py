@@ -78,6 +78,12 @@ def _cpulist(value: object) -> int:
     return cpulist_parse(text)
 
 
+def _cpulist_or_task(value: object) -> int | str:
+    if isinstance(value, str) and value.startswith("of:") and len(value) > 3:
+        return value
+    return _cpulist(value)
+
+
 def _version(value: object) -> object:
     if isinstance(value, float):
         raise ValueError(f'quote the version: "{value}" (YAML reads 5.10 as the number 5.1)')
@@ -95,6 +101,11 @@ DurationOrNs = Annotated[
 ]
 Size = Annotated[int, Field(gt=0), BeforeValidator(_size, json_schema_input_type=_SizeText | int)]
 CpuList = Annotated[int, BeforeValidator(_cpulist, json_schema_input_type=_CpuListText | _Count)]
+_TaskText = Annotated[str, Field(pattern="^of:.+$", title="`of:NAME`")]
+CpuListOrTask = Annotated[
+    int | str,
+    BeforeValidator(_cpulist_or_task, json_schema_input_type=_CpuListText | _TaskText | _Count),
+]
 Version = Annotated[str, BeforeValidator(_version, json_schema_input_type=str)]
 
 
@@ -252,7 +263,11 @@ class Workload(_Model):
     params: dict[str, int | str] = Field(default_factory=dict, description="the program's own")
     name: str | None = Field(None, min_length=1, max_length=15, description="comm of the tasks")
     nice: int | None = Field(None, ge=-20, le=19, description="wins over the job file's")
-    cpus_allowed: CpuList | None = Field(None, description="wins over the job file's")
+    cpus_allowed: CpuListOrTask | None = Field(
+        None,
+        description="wins over the job file's; `of:NAME`: the CPU on which that task is then "
+        "(programs with a `start`)",
+    )
     count: int = Field(1, ge=1, le=4096, description="how many of it")
     start: Duration | None = Field(
         None, description="when it starts; left out: the seed says, within 8 ticks of boot"

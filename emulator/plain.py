@@ -170,6 +170,7 @@ def _workload_to_plain(workload: WorkloadSpec) -> list[Any]:
         workload.start_cpu,
         workload.figure,
         workload.kthread,
+        workload.pinned_to,
     ]
     assert len(plain) == len(fields(WorkloadSpec)), "WorkloadSpec has a field that plain.py forgets"
     return plain

@@ -28,6 +28,7 @@ from rich.console import Console
 
 from emulator import __version__, engines, wire
 from emulator.agents.host import host_facts
+from emulator.build import figure_pids
 from emulator.config import Box, load_box
 from emulator.describe import describe, expectations
 from emulator.engine.inline import RunOutcome
@@ -216,7 +217,8 @@ def judge(box: Box, spec: BoxSpec, directory: RunDirectory, clocked: Clocked) ->
     outcome = clocked.outcome
     end_ns = min(outcome.reached_ns, spec.duration_ns)
     start_ns = spec.warmup_ns if spec.warmup_ns < end_ns else 0
-    data = RunData(open_rings(directory.path), start_ns, max(end_ns, 1), books=outcome.books)
+    rings = open_rings(directory.path)
+    data = RunData(rings, start_ns, max(end_ns, 1), figure_pids(spec), outcome.books)
     found = figures(data)
     checks = check_expectations(found, expectations(box))
     complete = outcome.status == 0 and outcome.reached_ns >= spec.duration_ns

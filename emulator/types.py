@@ -187,6 +187,9 @@ OP_WRITEBACK = (
 
 OP_RCU_FQS = 9  #: (OP_RCU_FQS, gp_seq)           whether the grace period is over: returns 0 or 1
 OP_RCU_GP_INIT = 10  #: (OP_RCU_GP_INIT, gp_seq)      begin a grace period
+OP_PIPE_READ = 11  #: (OP_PIPE_READ, pipe)          read() of one number; returns it
+OP_PIPE_WRITE = 12  #: (OP_PIPE_WRITE, pipe, number)  write() of one number
+OP_SETAFFINITY = 13  #: (OP_SETAFFINITY, cpu)        sched_setaffinity() of itself, to one CPU
 
 READ = 0
 WRITE = 1
@@ -304,6 +307,8 @@ class Costs:
     verify_ps_per_byte: dict[str, int] = field(default_factory=dict)  #: per verify= algorithm
     verify_base_ns: int = 0  #: per verified unit, whatever its size
     switch_from_user_ns: int = 0  #: further cost of the first switch away from a user task
+    pipe_read_ns: int = 0  #: read() of a pipe, system call not counted; again after it has slept
+    pipe_write_ns: int = 0  #: write() to a pipe up to the wakeup, system call not counted
     pick_fair_ns: int = 0  #: schedule() that ends in a fair task, on top of context_switch_ns
 
 
@@ -375,6 +380,12 @@ class WorkloadSpec:
     start_cpu: int  #: CPU on which the task is first enqueued, -1: fork placement
     figure: bool  #: counts as a submitter in the figures
     kthread: bool = False
+    pinned_to: str = ""  #: name of a task: it is bound to the CPU on which that one is at the start
+
+    @property
+    def home(self) -> int:
+        """Return the CPU on which its tasks are forked (unless ``pinned_to`` says where)."""
+        return self.start_cpu if self.start_cpu >= 0 else cpumask_first(self.cpus_allowed)
 
 
 @dataclass(frozen=True, slots=True)

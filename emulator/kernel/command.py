@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import cpuhp, fair, kthread
+from emulator.kernel import cpuhp, fair, kthread, mail
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -36,11 +36,11 @@ def handle(cpu: Cpu, args: tuple[Any, ...]) -> None:
     """Carry out a command line at its emulated time: (words[, in whose place[, act here]])."""
     words = list(args[0])
     place = args[1] if len(args) > 1 else NOBODY
-    if words[0] == "spawn":
+    if words[0] == "spawn" and not isinstance(words[2], str):
         spawn(cpu, words)
     elif words[0] == SET_LOAD:
         end_load(cpu, words)
-    elif words[0] == "cpu" and str(words[2]).startswith("of:") and len(args) < 3:
+    elif words[0] in ("cpu", "spawn") and str(words[2]).startswith("of:") and len(args) < 3:
         find(cpu, words, place)
     else:
         act(cpu, words, place)
@@ -53,7 +53,9 @@ def find(cpu: Cpu, words: list[Any], place: int) -> None:
     """Act if the named task is here, or pass the command on to where it is going."""
     pid = first_pid(cpu, str(words[2]).removeprefix("of:"))
     if pid in cpu.tasks:
-        if cpu.node_id == 0 and words[1] in ("offline", "kill") and cpu.nr_cpus > 1:
+        if words[0] == "spawn":
+            spawn(cpu, [words[0], words[1], words[3]], cpu.node_id)
+        elif cpu.node_id == 0 and words[1] in ("offline", "kill") and cpu.nr_cpus > 1:
             send_command(cpu, 1, (words, place if place >= 0 else 0, 1), cpu.now)
         else:
             act(cpu, words, place)
@@ -63,7 +65,7 @@ def find(cpu: Cpu, words: list[Any], place: int) -> None:
     if pid in cpu.forward and (place >= 0 or arrival_ns >= cpu.now):
         target = cpu.forward[pid][1]
         send_command(cpu, target, (words, place if place >= 0 else cpu.node_id), arrival_ns + 1)
-    else:
+    elif words[0] != "spawn":  # nobody asked for that, so nobody waits for an answer
         cpu.answer(words, "", place)
 
 
@@ -172,8 +174,12 @@ def end_load(cpu: Cpu, words: list[Any]) -> None:
         send_command(cpu, cpu.forward[pid][1], (words,), cpu.arrivals.get(pid, -1) + 1)
 
 
-def spawn(cpu: Cpu, words: list[Any]) -> None:
-    """Start a task of the box's workloads: words = ["spawn", workload index, pid]."""
+def spawn(cpu: Cpu, words: list[Any], bound_to: int = -1) -> None:
+    """Start a task of the box's workloads: words = ["spawn", workload index, pid].
+
+    ``bound_to`` is the CPU to which a task is bound that is bound to where another one is; those
+    begin as ["spawn", index, "of:NAME", pid].
+    """
     _spawn, index, pid = words
     workload = cpu.spec.workloads[index]
     kthread.fork(
@@ -181,9 +187,10 @@ def spawn(cpu: Cpu, words: list[Any]) -> None:
         pid,
         workload.name,
         workload.nice,
-        workload.cpus_allowed,
+        1 << bound_to if bound_to >= 0 else workload.cpus_allowed,
         cpu.programs.make(index),
         workload.kthread,
         workload.figure,
-        workload.start_cpu,
+        bound_to if bound_to >= 0 else workload.start_cpu,
     )
+    mail.deliver_held(cpu, pid)  # its pipes may have been written to before it was there

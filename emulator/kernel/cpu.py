@@ -30,7 +30,6 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
     aio,
-    cpuhp,
     driver,
     fair,
     frames,
@@ -39,6 +38,7 @@ from emulator.kernel import (
     iomap,
     kthread,
     mail,
+    pipe,
     promises,
     rcu,
     snapshot,
@@ -156,6 +156,8 @@ class Cpu:
         "online",
         "outbox",
         "pid_seq",
+        "piped",
+        "pipes",
         "pools",
         "programs",
         "published_nr",
@@ -268,6 +270,9 @@ class Cpu:
         self.wakeups: list[tuple[int, bool]] = []
         self.pid_seq = 0
         self.load_pid = 0
+        #: The box's pipes, and of each what was written here less what was read here.
+        self.pipes = pipe.pipe_table(spec, kthread.FIRST_USER_PID)
+        self.piped: dict[int, int] = {}
         self.scan_cost = 0  # sd_llc->avg_scan_cost of this CPU
         # Hotplug.
         self.online = True
@@ -446,7 +451,7 @@ class Cpu:
         if kind == frames.SOFTIRQ_RCU:
             return self.rcu.driven
         if kind == frames.STOPPER_WORK:
-            return bool(self.stop_works[0][0] == cpuhp.TAKE_CPU_DOWN)
+            return bool(self.stop_works[0][0] < 0)  # what is no push looks for a CPU
         return True
 
     # -- Frames ---------------------------------------------------------------------------------

@@ -187,7 +187,8 @@ def take_cpu_down(cpu: Cpu) -> None:
     cpu.online = False
     walk(cpu, STEPS[:FIRST_AT_COMMAND], down=True)
     for push_cpu, _env, _cause in cpu.stop_works:
-        stop_aborted(cpu, push_cpu)
+        if push_cpu >= 0:
+            stop_aborted(cpu, push_cpu)
     cpu.stop_works.clear()
     cpu.publish()
     assert cpu.rq.nr_running == 1, cpu.story("tasks are left on a dead CPU's queue")

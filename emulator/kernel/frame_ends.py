@@ -14,6 +14,7 @@ from emulator.kernel import (
     hrtimer,
     idle,
     iomap,
+    pipe,
     rcu,
     softirq,
     stop_machine,
@@ -83,6 +84,11 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.SOFTIRQ_RCU_END] = rcu.rcu_core_end
     table[frames.RCU_FQS] = syscall.rcu_fqs_end
     table[frames.SOFTIRQ_DONE] = softirq.round_done
+    table[frames.SETAFFINITY] = syscall.setaffinity
+    table[frames.PIPE_READ] = pipe.pipe_read
+    table[frames.PIPE_WRITE] = pipe.pipe_write
+    table[frames.PIPE_WRITTEN] = pipe.pipe_written
+    table[frames.PIPE_SELECT] = pipe.select_end
     return table
 
 

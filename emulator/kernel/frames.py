@@ -78,6 +78,12 @@ SOFTIRQ_RCU = 53  # rcu_core()
 SOFTIRQ_DONE = 54  # the round is over, ksoftirqd has been woken
 SOFTIRQ_RCU_END = 55  # rcu_core(), after the wakeup of rcu_sched
 RCU_FQS = 56  # rcu_sched looks which CPUs are idle
+# Pipes.
+PIPE_READ = 57  # read() of a pipe up to where it looks
+PIPE_WRITE = 58  # write() to a pipe up to where the number is in it
+PIPE_WRITTEN = 59  # write() after the wakeup of the reader
+PIPE_SELECT = 60  # try_to_wake_up() of a reader elsewhere, up to select_task_rq()
+SETAFFINITY = 61  # sched_setaffinity() of the current task
 
 
 #: Kinds in which a pending reschedule is acted on when an interrupt returns to them.
@@ -99,7 +105,8 @@ READS = frozenset(
         STOPPER_WORK,
         SOFTIRQ_RCU,
         RCU_FQS,
+        PIPE_SELECT,
     )
 )
 
-NR_KINDS = 57
+NR_KINDS = 62

@@ -26,6 +26,7 @@ from emulator.kernel import (
     iomap,
     kthread,
     load_balance,
+    pipe,
     placement,
     rcu,
     smp,
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
 #: Messages whose handling may read what other nodes published.
-READING = frozenset((messages.DIO_DONE, messages.COMMAND, messages.ADOPT, messages.RCU_REPORT))
+READING = frozenset(
+    (messages.DIO_DONE, messages.COMMAND, messages.ADOPT, messages.RCU_REPORT, messages.PIPE_DATA)
+)
 
 #: Messages that are interrupts: whoever is sent one has something to execute.
 INTERRUPTING = frozenset((messages.NOHZ_KICK, messages.CALL_COMPLETE))
@@ -234,6 +237,8 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.DETACH: handle_detach,
     messages.DIO_DONE: handle_dio_done,
     messages.NOHZ_KICK: handle_nohz_kick,
+    messages.PIPE_DATA: pipe.handle_data,
+    messages.PIPE_WAIT: pipe.handle_wait,
     messages.PUBLISH_DOMAINS: handle_publish_domains,
     messages.RCU_REPORT: handle_rcu_report,
     messages.RING_DOORBELLS: handle_ring_doorbells,

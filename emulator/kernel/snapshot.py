@@ -92,6 +92,7 @@ def pack(cpu: Cpu) -> list[Any]:
         [[pid, arrival_ns] for pid, arrival_ns in cpu.arrivals.items()],
         [[cookie, other] for cookie, other in cpu.handed.items()],
         cpu.rcu.pack(),
+        [[pipe, nr] for pipe, nr in cpu.piped.items()],
     ]
 
 
@@ -134,6 +135,7 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     cpu.arrivals = dict(data[21])
     cpu.handed = dict(data[22])
     cpu.rcu.unpack(data[23])
+    cpu.piped = dict(data[24])
 
 
 def pack_queue(q: BlockQueue) -> list[Any]:

@@ -4,6 +4,8 @@
 and nothing preempts it.  Its works are the push of an active balance
 (:func:`active_load_balance_cpu_stop`, D.9) and taking the CPU down (:mod:`cpuhp`).
 
+A task that binds itself elsewhere is moved by the stopper too (:func:`migration_cpu_stop`).
+
 Departures from the kernel: the CPU that queues a stop work is the balancer's asker; the wakeup of
 the stopper takes effect here at the message's stamp, and costs this CPU one reschedule IPI.
 """
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import core, cpuhp, fair, frames, load_balance
+from emulator.kernel import core, cpuhp, fair, frames, load_balance, placement
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.sched import TASK_WAKING, Task
 from emulator.types import (
@@ -29,6 +31,9 @@ from emulator.types import (
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
+#: Instead of the CPU to push to: a task moves itself.
+MIGRATE_ITSELF = -2
+
 
 def enqueue_task_stop(cpu: Cpu, p: Task) -> None:
     """``enqueue_task_stop()``."""
@@ -42,6 +47,11 @@ def dequeue_task_stop(cpu: Cpu, p: Task) -> None:
     cpu.rq.stop_queued = 0
     cpu.rq.nr_running -= 1
     p.on_rq = 0
+
+
+def stop_this_task(cpu: Cpu, p: Task) -> None:
+    """``stop_one_cpu(migration_cpu_stop)`` of the current task."""
+    stop_one_cpu_nowait(cpu, (MIGRATE_ITSELF, [p.pid], cpu.cause))
 
 
 def stop_one_cpu_nowait(cpu: Cpu, args: tuple[Any, ...]) -> None:
@@ -76,6 +86,10 @@ def work_end(cpu: Cpu, _arg: object) -> None:
         cpuhp.take_cpu_down(cpu)
         cpu_stopper_thread(cpu, None)
         return
+    if push_cpu == MIGRATE_ITSELF:
+        migration_cpu_stop(cpu, env[0])
+        cpu.start(frames.STOPPER_TAIL, cpu.costs.stopper_tail_ns)
+        return
     result, hot = active_load_balance_cpu_stop(cpu, push_cpu, env)
     cpu.send(
         cpu.bal_node,
@@ -85,6 +99,23 @@ def work_end(cpu: Cpu, _arg: object) -> None:
         cpu.costs.coherence_ns,
     )
     cpu.start(frames.STOPPER_TAIL, cpu.costs.stopper_tail_ns)
+
+
+def migration_cpu_stop(cpu: Cpu, pid: int) -> None:
+    """``migration_cpu_stop()``: move a queued task to the CPU that it has bound itself to."""
+    p = cpu.tasks.get(pid)
+    if p is None or not p.on_rq or p.cpus_mask >> cpu.node_id & 1:
+        return
+    fair.update_rq_clock(cpu.rq, cpu.now)
+    target = p.cpus_mask.bit_length() - 1
+    if not placement.is_cpu_allowed(cpu, p, target):
+        target = placement.select_fallback_rq(cpu, p, cpu.node_id)
+        if target == cpu.node_id:
+            return
+    cpu.rq.fair.dequeue_task(cpu.rq, p, 0)
+    core.set_task_cpu(cpu, p, target, tp.MIGRATE_AFFINITY)
+    core.send_task(cpu, p, target, cpu.now + cpu.costs.stopper_tail_ns, 0, cpu.node_id)
+    cpu.publish()
 
 
 def active_load_balance_cpu_stop(cpu: Cpu, push_cpu: int, env: list[Any]) -> tuple[int, int]:

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.types import OP_RUN, OP_SLEEP, Books, Op
+from emulator.types import OP_RUN, OP_SETAFFINITY, OP_SLEEP, Books, Op
 from emulator.workload.params import Setting, check_params
 from emulator.workload.tally import Tally
 
+#: ``bind_cpu``: the CPU to which the task binds itself first, -1: none.
 PERIODIC_PARAMS: dict[str, Any] = {
     "period_ns": None,
     "run_ns": None,
     "offset_ns": 0,
+    "bind_cpu": -1,
     "stats_from_ns": 0,
 }
 
@@ -37,6 +39,7 @@ class PeriodicProgram:
     aio_events = 0
 
     __slots__ = (
+        "bind_cpu",
         "due_ns",
         "offset_ns",
         "pc",
@@ -46,13 +49,16 @@ class PeriodicProgram:
         "tally",
     )
 
-    def __init__(self, period_ns: int, run_ns: int, offset_ns: int, stats_from_ns: int) -> None:
+    def __init__(
+        self, period_ns: int, run_ns: int, offset_ns: int, stats_from_ns: int, bind_cpu: int = -1
+    ) -> None:
         if period_ns <= 0 or run_ns <= 0 or offset_ns < 0:
             raise ValueError("periodic needs period_ns > 0, run_ns > 0 and offset_ns >= 0")
         self.period_ns = period_ns
         self.run_ns = run_ns
         self.offset_ns = offset_ns
         self.stats_from_ns = stats_from_ns
+        self.bind_cpu = bind_cpu  #: -1: none, or done
         self.pc = PC_START
         self.due_ns = 0
         self.tally = self._new_tally()
@@ -62,11 +68,18 @@ class PeriodicProgram:
         """Build the task from its parameters, :data:`PERIODIC_PARAMS`."""
         option = check_params(cls.name, params, PERIODIC_PARAMS)
         return cls(
-            option["period_ns"], option["run_ns"], option["offset_ns"], option["stats_from_ns"]
+            option["period_ns"],
+            option["run_ns"],
+            option["offset_ns"],
+            option["stats_from_ns"],
+            option["bind_cpu"],
         )
 
     def next(self, now_ns: int, result: Any) -> Op:
         """Return the sleep until the next activation, or the work of the one that is due."""
+        if self.bind_cpu >= 0:
+            bind_cpu, self.bind_cpu = self.bind_cpu, -1
+            return (OP_SETAFFINITY, bind_cpu)
         if self.pc == PC_WOKEN:
             self._record("wake_ns", now_ns)
             self.pc = PC_RAN
@@ -105,7 +118,7 @@ class PeriodicProgram:
         """Return the whole state as plain data."""
         return [
             self.name,
-            [self.period_ns, self.run_ns, self.offset_ns, self.stats_from_ns],
+            [self.period_ns, self.run_ns, self.offset_ns, self.stats_from_ns, self.bind_cpu],
             [self.pc, self.due_ns],
         ]
 

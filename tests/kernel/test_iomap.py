@@ -239,7 +239,7 @@ def test_vector_D_7_11_raw_block_device_write() -> None:
     ],
 )
 def test_D_6_unaligned(fs: str, block: int, offset: int, length: int, serial: bool) -> None:
-    assert unaligned(FileFacts(0, fs, block, 0), offset, length) is serial
+    assert unaligned(FileFacts(0, fs, block, 0, fs == "xfs"), offset, length) is serial
 
 
 def story(box: Box) -> list[str]:
