@@ -189,6 +189,7 @@ OP_RCU_FQS = 9  #: (OP_RCU_FQS, gp_seq)           whether the grace period is ov
 OP_RCU_GP_INIT = 10  #: (OP_RCU_GP_INIT, gp_seq)      begin a grace period
 OP_PIPE_READ = 11  #: (OP_PIPE_READ, pipe)          read() of one number; returns it
 OP_PIPE_WRITE = 12  #: (OP_PIPE_WRITE, pipe, number)  write() of one number
+OP_BURN = 14  #: (OP_BURN, ns)                    run until its own CPU clock has gone on so far
 OP_SETAFFINITY = 13  #: (OP_SETAFFINITY, cpu)        sched_setaffinity() of itself, to one CPU
 
 READ = 0

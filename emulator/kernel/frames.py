@@ -86,6 +86,9 @@ PIPE_SELECT = 60  # try_to_wake_up() of a reader elsewhere, up to select_task_rq
 SETAFFINITY = 61  # sched_setaffinity() of the current task
 
 
+#: Argument of USER: the code watches its CPU clock, which goes on while the CPU is without the host.
+BURNING = 1
+
 #: Kinds in which a pending reschedule is acted on when an interrupt returns to them.
 PREEMPTIBLE = frozenset((USER, HALT))
 

@@ -27,6 +27,7 @@ PLAIN = (
     "cause",
     "wants_view",
     "stalled",
+    "stalled_at",
     "seq",
     "waking",
     "pid_seq",

@@ -13,6 +13,7 @@ from emulator.kernel import aio, core, fair, frames, hrtimer, kthread, pipe, rcu
 from emulator.kernel.process import WAIT_TIMER
 from emulator.types import (
     NEVER,
+    OP_BURN,
     OP_EXIT,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
@@ -62,6 +63,9 @@ def next_operation(cpu: Cpu, result: Any) -> None:
         cpu.start(frames.NANOSLEEP, cpu.costs.nanosleep_ns, op[1])
     elif code == OP_SLEEP_JIFFIES:
         cpu.start(frames.NANOSLEEP, cpu.costs.nanosleep_ns, -op[1])
+    elif code == OP_BURN:
+        cpu.start(frames.USER, op[1] + p.run.refill_ns, frames.BURNING)
+        p.run.refill_ns = 0
     elif code == OP_PIPE_READ:
         pipe.sys_read(cpu, op[1])
     elif code == OP_PIPE_WRITE:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from emulator.types import (
+    OP_BURN,
     OP_EXIT,
     OP_PIPE_READ,
     OP_PIPE_WRITE,
-    OP_RUN,
     OP_SETAFFINITY,
     OP_SLEEP,
     Books,
@@ -97,7 +97,7 @@ class LoopProgram:
         self.at = (self.at + 1) % len(self.steps)
         what, argument = self.steps[self.at]
         if what == RUN:
-            return (OP_RUN, argument)
+            return (OP_BURN, argument)
         if what == PERIOD:
             self.due_ns += argument
             return (OP_SLEEP, self.due_ns)

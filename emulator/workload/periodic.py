@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.types import OP_RUN, OP_SETAFFINITY, OP_SLEEP, Books, Op
+from emulator.types import OP_BURN, OP_SETAFFINITY, OP_SLEEP, Books, Op
 from emulator.workload.params import Setting, check_params
 from emulator.workload.tally import Tally
 
@@ -83,7 +83,7 @@ class PeriodicProgram:
         if self.pc == PC_WOKEN:
             self._record("wake_ns", now_ns)
             self.pc = PC_RAN
-            return (OP_RUN, self.run_ns)
+            return (OP_BURN, self.run_ns)
         if self.pc == PC_START:
             self.due_ns = now_ns + self.offset_ns
         else:
