@@ -13,7 +13,10 @@ lost it, and its due timers wait.  The holder gives the host up
   divided by the number of CPUs.
 
 The next holder is the next CPU in order that is not halted or has a timer due; a round begins with
-the lowest, and anew whenever a timer has expired.  While nobody else wants the host, giving it up at
+the lowest, and anew whenever a timer has expired.  A timer that is earlier than all pending shortens
+the slices of the rest of the round: where all CPUs tick at once, the first to set its next tick ends
+an instant in which no timer is pending at all, and the last would get the whole period.  (There it
+depends on how each CPU's timer happened to be rounded whether that one does.)  While nobody else wants the host, giving it up at
 the end of a slice changes nothing, so the slices are counted only once somebody does
 (:meth:`TurnsBox._count_slices`).  A disk has no timers here: its completions are known ahead.
 
@@ -80,6 +83,7 @@ class TurnsBox(InlineBox):
         "_deadline_ns",
         "_holder",
         "_last",
+        "_rearmed",
         "_round_ns",
         "_slice_end_ns",
         "_slice_ns",
@@ -99,6 +103,7 @@ class TurnsBox(InlineBox):
         self._slice_end_ns = 0
         self._slice_ns = 1  # of this round
         self._round_ns = 0  # when it began
+        self._rearmed = False  # the host was given up for a timer earlier than all
         self._alone = False  # nobody but the holder wants the host
         self._deadline_ns = 0
         self.handovers = 0
@@ -154,7 +159,8 @@ class TurnsBox(InlineBox):
             return now_ns
         cpu = self._cpus[holder]
         now_ns = max(now_ns, cpu.now)
-        if cpu.is_halted() or now_ns < cpu.next_timer_ns() < self._deadline_ns:
+        self._rearmed = now_ns < cpu.next_timer_ns() < self._deadline_ns
+        if self._rearmed or cpu.is_halted():
             self._release_host(now_ns)
         return now_ns
 
@@ -175,8 +181,10 @@ class TurnsBox(InlineBox):
         self._deadline_ns = self._next_deadline_ns(now_ns, timers)
         if self._alone and candidate > self._last:
             self._count_slices(now_ns - 1)  # the round goes on with the slices of its kind
-        if candidate <= self._last:
+        if candidate <= self._last or self._rearmed:
             self._slice_ns = max((self._deadline_ns - now_ns) // nr_cpus, 1)
+            self._rearmed = False
+        if candidate <= self._last:
             self._round_ns = now_ns
         self._alone = candidate <= self._last and wants.count(True) == 1
         self._holder = self._last = candidate
