@@ -145,6 +145,9 @@ class Machine(_Model):
     take_turns: bool = Field(
         False, description="all CPUs share one host thread, as in QEMU's TCG (inline engine only)"
     )
+    turn: Duration = Field(
+        0, description="with `take_turns`: a timer that serves nobody expires so often"
+    )
     idle: Literal["poll", "halt"] = Field("halt", description="what the idle loop does")
     irq_time_accounting: bool = Field(
         False, description="hard and soft interrupt time is not task time"

@@ -91,13 +91,14 @@ def _machine_to_plain(machine: MachineSpec) -> list[Any]:
         machine.take_turns,
         machine.idle_polls,
         machine.irq_time_accounting,
+        machine.turn_ns,
     ]
     assert len(plain) == len(fields(MachineSpec)), "MachineSpec has a field that plain.py forgets"
     return plain
 
 
 def _machine_from_plain(plain: list[Any]) -> MachineSpec:
-    nr_cpus, hz, core, llc, die, node, distance, take_turns, idle_polls, irq_time = plain
+    nr_cpus, hz, core, llc, die, node, distance, take_turns, idle_polls, irq_time, turn = plain
     return MachineSpec(
         nr_cpus=nr_cpus,
         hz=hz,
@@ -109,6 +110,7 @@ def _machine_from_plain(plain: list[Any]) -> MachineSpec:
         take_turns=take_turns,
         idle_polls=idle_polls,
         irq_time_accounting=irq_time,
+        turn_ns=turn,
     )
 
 

@@ -329,6 +329,9 @@ class MachineSpec:
     take_turns: bool = False  #: all CPUs share one host thread (inline engine only)
     idle_polls: bool = False  #: the idle loop polls need_resched instead of halting
     irq_time_accounting: bool = False  #: hard and soft interrupt time is not task time
+    turn_ns: int = (
+        0  #: with take_turns: period of a timer that only makes the host look up, 0: none
+    )
 
 
 @dataclass(frozen=True, slots=True)

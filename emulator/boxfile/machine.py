@@ -38,6 +38,8 @@ def resolve_machine(machine: Machine, report: Report) -> MachineSpec | None:
         _nested(llc, die, "one last-level cache", ("machine", "llc"), report)
         _nested(llc, node, "one last-level cache", ("machine", "nodes"), report)
     _host_cpus(machine, report)
+    if machine.turn and not machine.take_turns:
+        report.at(("machine", "turn"), "needs take_turns")
     if len(report.problems) > before:
         return None
     return MachineSpec(
@@ -51,6 +53,7 @@ def resolve_machine(machine: Machine, report: Report) -> MachineSpec | None:
         take_turns=machine.take_turns,
         idle_polls=machine.idle == "poll",
         irq_time_accounting=machine.irq_time_accounting,
+        turn_ns=machine.turn,
     )
 
 

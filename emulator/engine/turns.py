@@ -13,12 +13,15 @@ lost it, and its due timers wait.  The holder gives the host up
   divided by the number of CPUs.
 
 The next holder is the next CPU in order that is not halted or has a timer due; a round begins with
-the lowest, and anew whenever a timer has expired.  A timer that is earlier than all pending shortens
-the slices of the rest of the round: where all CPUs tick at once, the first to set its next tick ends
-an instant in which no timer is pending at all, and the last would get the whole period.  (There it
-depends on how each CPU's timer happened to be rounded whether that one does.)  While nobody else wants the host, giving it up at
+the lowest, and anew whenever a timer has expired.  While nobody else wants the host, giving it up at
 the end of a slice changes nothing, so the slices are counted only once somebody does
 (:meth:`TurnsBox._count_slices`).  A disk has no timers here: its completions are known ahead.
+
+With ``turn_ns`` there is one timer more, which interrupts no CPU: it keeps the slices short where
+several CPUs are busy.  Some of the measurements had such a one.  Without it, of several busy CPUs
+whose ticks fall together the last has the host from tick to tick, every time: the first to set its
+next tick ends an instant in which no timer was pending, and the round goes on with slices that have
+no end.  There it depends on how each CPU's timer happens to be rounded whether that is so.
 
 A message makes no turn.  What it does to a runqueue it does at its stamp, host or no host; an
 interrupt that it raises waits for the host.
@@ -68,10 +71,22 @@ class TurnCpu(Node, Protocol):
 
 
 def run_turns(
-    plan: Plan, on_progress: OnProgress | None = None, *, strict: bool = False
+    plan: Plan,
+    on_progress: OnProgress | None = None,
+    *,
+    strict: bool = False,
+    turn_ns: int = 0,
 ) -> RunOutcome:
     """Build and run a box whose CPUs take turns, in this process."""
-    return run_box(plan, TurnsBox, on_progress, strict=strict)
+
+    def make_box(
+        nodes: list[Node], nr_cpus: int, boards: list[HistoryBoard], latencies: Latencies
+    ) -> TurnsBox:
+        box = TurnsBox(nodes, nr_cpus, boards, latencies)
+        box.turn_ns = turn_ns
+        return box
+
+    return run_box(plan, make_box, on_progress, strict=strict)
 
 
 class TurnsBox(InlineBox):
@@ -83,11 +98,11 @@ class TurnsBox(InlineBox):
         "_deadline_ns",
         "_holder",
         "_last",
-        "_rearmed",
         "_round_ns",
         "_slice_end_ns",
         "_slice_ns",
         "handovers",
+        "turn_ns",
     )
 
     def __init__(
@@ -103,10 +118,10 @@ class TurnsBox(InlineBox):
         self._slice_end_ns = 0
         self._slice_ns = 1  # of this round
         self._round_ns = 0  # when it began
-        self._rearmed = False  # the host was given up for a timer earlier than all
         self._alone = False  # nobody but the holder wants the host
         self._deadline_ns = 0
         self.handovers = 0
+        self.turn_ns = 0  #: period of a timer beside the CPUs' own, 0: none
         for cpu in self._cpus:
             cpu.timer_watch_ns = -1
             cpu.stall(0)
@@ -159,8 +174,7 @@ class TurnsBox(InlineBox):
             return now_ns
         cpu = self._cpus[holder]
         now_ns = max(now_ns, cpu.now)
-        self._rearmed = now_ns < cpu.next_timer_ns() < self._deadline_ns
-        if self._rearmed or cpu.is_halted():
+        if cpu.is_halted() or now_ns < cpu.next_timer_ns() < self._deadline_ns:
             self._release_host(now_ns)
         return now_ns
 
@@ -181,10 +195,8 @@ class TurnsBox(InlineBox):
         self._deadline_ns = self._next_deadline_ns(now_ns, timers)
         if self._alone and candidate > self._last:
             self._count_slices(now_ns - 1)  # the round goes on with the slices of its kind
-        if candidate <= self._last or self._rearmed:
-            self._slice_ns = max((self._deadline_ns - now_ns) // nr_cpus, 1)
-            self._rearmed = False
         if candidate <= self._last:
+            self._slice_ns = max((self._deadline_ns - now_ns) // nr_cpus, 1)
             self._round_ns = now_ns
         self._alone = candidate <= self._last and wants.count(True) == 1
         self._holder = self._last = candidate
@@ -222,6 +234,8 @@ class TurnsBox(InlineBox):
     def _next_deadline_ns(self, now_ns: int, timers: list[int]) -> int:
         # Timers that are due already have fired: they wait for their CPU to get the host.
         deadline = now_ns + DEADLINE_MAX_NS
+        if self.turn_ns:
+            deadline = (now_ns // self.turn_ns + 1) * self.turn_ns
         for timer_ns in timers:
             if now_ns < timer_ns < deadline:
                 deadline = timer_ns
