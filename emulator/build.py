@@ -6,6 +6,7 @@ nodes are made of.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ class BoxPrograms:
     def make(self, workload: int) -> Program:
         """Build the program of a workload."""
         return self._make(self.spec.workloads[workload])
+
+    def make_bound(self, workload: int, cpu: int) -> Program:
+        """Build the program of a workload whose task first binds itself to a CPU."""
+        one = self.spec.workloads[workload]
+        return self._make(replace(one, params=one.params | {"bind_cpu": cpu}))
 
     def load(self, percent: int, now_ns: int) -> Program:
         """Build the program of ``cpu load``."""

@@ -384,7 +384,7 @@ class WorkloadSpec:
     start_cpu: int  #: CPU on which the task is first enqueued, -1: fork placement
     figure: bool  #: counts as a submitter in the figures
     kthread: bool = False
-    pinned_to: str = ""  #: name of a task: it is bound to the CPU on which that one is at the start
+    pinned_to: str = ""  #: name of a task: it binds itself to the CPU on which that one is then
 
     @property
     def home(self) -> int:

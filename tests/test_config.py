@@ -643,7 +643,7 @@ def test_the_schema_knows_how_values_are_written() -> None:
     assert schema["properties"]["duration"]["pattern"].endswith("(ns|us|ms|s|m|h)$")
     assert "tick_ns" in schema["$defs"]["CostsChoice"]["properties"]
     allowed = schema["$defs"]["Workload"]["properties"]["cpus_allowed"]["anyOf"]
-    assert [one.get("type") for one in allowed] == ["string", "integer", "null"]
+    assert [one.get("type") for one in allowed] == ["string", "string", "integer", "null"]
 
 
 def test_plain_files_are_read_as_strictly(tmp_path: Path) -> None:

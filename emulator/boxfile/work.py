@@ -392,13 +392,15 @@ def _cpus_allowed(workload: Workload, path: Path, around: Surroundings) -> int:
     return mask & around.every
 
 
-# The task to whose CPU a program is bound when it starts: one that has started by then.
+# The task to whose CPU a program binds itself when it starts: one that has started by then.
 def _pinned_to(workload: Workload, path: Path, around: Surroundings) -> str:
     if not isinstance(workload.cpus_allowed, str):
         return ""
     name = workload.cpus_allowed.removeprefix("of:")
     at = (*path, "cpus_allowed")
     begun = around.begun.get(name)
+    if "bind_cpu" not in PARAMS[workload.program or ""]:
+        around.report.at(at, f"{workload.program} cannot bind itself")
     if begun is None:
         hint = did_you_mean(name, around.begun) or "; the workloads before it count"
         around.report.at(at, f"no task is called {name!r}{hint}")

@@ -174,23 +174,24 @@ def end_load(cpu: Cpu, words: list[Any]) -> None:
         send_command(cpu, cpu.forward[pid][1], (words,), cpu.arrivals.get(pid, -1) + 1)
 
 
-def spawn(cpu: Cpu, words: list[Any], bound_to: int = -1) -> None:
+def spawn(cpu: Cpu, words: list[Any], bind_to: int = -1) -> None:
     """Start a task of the box's workloads: words = ["spawn", workload index, pid].
 
-    ``bound_to`` is the CPU to which a task is bound that is bound to where another one is; those
-    begin as ["spawn", index, "of:NAME", pid].
+    ``bind_to`` is the CPU to which the task binds itself, as one does that is to be where another
+    task is; those begin as ["spawn", index, "of:NAME", pid].
     """
     _spawn, index, pid = words
     workload = cpu.spec.workloads[index]
+    programs = cpu.programs
     kthread.fork(
         cpu,
         pid,
         workload.name,
         workload.nice,
-        1 << bound_to if bound_to >= 0 else workload.cpus_allowed,
-        cpu.programs.make(index),
+        workload.cpus_allowed,
+        programs.make(index) if bind_to < 0 else programs.make_bound(index, bind_to),
         workload.kthread,
         workload.figure,
-        bound_to if bound_to >= 0 else workload.start_cpu,
+        workload.start_cpu,
     )
     mail.deliver_held(cpu, pid)  # its pipes may have been written to before it was there

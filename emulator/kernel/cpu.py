@@ -84,6 +84,10 @@ class Programs(Protocol):
         """Build the program of one of the box's workloads."""
         ...
 
+    def make_bound(self, workload: int, cpu: int) -> Program:
+        """Build the program of a workload whose task first binds itself to a CPU."""
+        ...
+
     def load(self, percent: int, now_ns: int) -> Program:
         """Build the program of ``cpu load``."""
         ...

@@ -4,9 +4,9 @@ Theory of operation
 -------------------
 Activation *n* is due at ``start + offset_ns + n * period_ns``.  The task sleeps until then, takes
 the time between due and running (wake latency), burns ``run_ns`` of its own CPU time and takes the
-time between due and done (response time).  An activation that is already late starts at once, so
-no period is ever skipped; one whose response exceeds its period counts as a miss.  This is the
-``periodic`` program of the measured cases.
+time between due and done (response time).  Activations that have become due by then are skipped and
+count as missed, as the ``periodic`` program of the measured cases does: beside a hog whose slice is
+11 ms it runs every third period of 4 ms, not twice in a row.
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ class PeriodicProgram:
             self.due_ns = now_ns + self.offset_ns
         else:
             self._record("response_ns", now_ns)
-            self.tally.counts["missed"] += now_ns - self.due_ns > self.period_ns
-            self.due_ns += self.period_ns
+            periods = max(1, -(-(now_ns - self.due_ns) // self.period_ns))
+            self.tally.counts["missed"] += periods - 1
+            self.due_ns += periods * self.period_ns
         self.pc = PC_WOKEN
         return (OP_SLEEP, self.due_ns)
 
@@ -111,7 +112,7 @@ class PeriodicProgram:
         return self.tally
 
     def books(self) -> dict[str, Any]:
-        """Return wake latency and response time in ns, and the activations that missed."""
+        """Return wake latency and response time in ns, and the activations missed."""
         return self.tally.books()
 
     def pack(self) -> list[Any]:

@@ -238,6 +238,10 @@ class Scripts:
         job.script = Script(job.steps())
         return job.script
 
+    def make_bound(self, workload: int, cpu: int) -> Script:
+        """Refuse: these boxes have no task that goes where another one is."""
+        raise AssertionError(workload, cpu)
+
     def load(self, percent: int, now_ns: int) -> Script:
         """Refuse: these boxes have no ``cpu load``."""
         raise AssertionError(percent, now_ns)
