@@ -426,7 +426,7 @@ def test_impossible_machines_and_workloads(tmp_path: Path, old: str, new: str, s
         ("kernel: {sysctl: {kernel.sched_latency_ns: 6ms}}", "'6ms' is not a whole number"),
         ("kernel: {policies: [kthread-stak]}", "did you mean kthread-stack?"),
         ("kernel: {policies: [renice-kworkers=30]}", "'30' is not a nice level"),
-        ("costs: {preset: laptop}", "no such preset; there are icount, server"),
+        ("costs: {preset: laptop}", "no such preset; there are icount, icount-half, server"),
         ("costs: {context_switch: 5}", "no such cost; did you mean context_switch_ns?"),
         ("costs: {tick_ns: -5}", "-5 is not a whole number from 0"),
         ("costs: {tick_ns: 5us}", "'5us' is not a whole number"),

@@ -100,10 +100,12 @@ def pipe_balance(cpu: Cpu, tasks: list[Task]) -> list[list[int]]:
         if p.run.pipes is not None:
             for pipe, unread in p.run.pipes.unread.items():
                 balance[pipe] = balance.get(pipe, 0) - len(unread)
-    for message in inbox(cpu):
-        if message[4] == messages.PIPE_DATA:
-            pipe = message[5][2]
-            balance[pipe] = balance.get(pipe, 0) - 1
+    on_the_way = [message[5][2] for message in inbox(cpu) if message[4] == messages.PIPE_DATA]
+    for kind, arg in [(cpu.f_kind, cpu.f_arg), *((frame[0], frame[2]) for frame in cpu.stack)]:
+        if kind == frames.PIPE_SELECT:
+            on_the_way.append(arg[0])
+    for pipe in on_the_way:
+        balance[pipe] = balance.get(pipe, 0) - 1
     return [[pipe, nr] for pipe, nr in balance.items() if nr]
 
 

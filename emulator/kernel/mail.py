@@ -203,6 +203,16 @@ def handle_rcu_report(cpu: Cpu, message: Message) -> None:
     rcu.handle_report(cpu, message)
 
 
+def handle_pipe_data(cpu: Cpu, message: Message) -> None:
+    """What a task elsewhere has written to a pipe."""
+    pipe.handle_data(cpu, message)
+
+
+def handle_pipe_wait(cpu: Cpu, message: Message) -> None:
+    """A task elsewhere sleeps until a pipe is written to."""
+    pipe.handle_wait(cpu, message)
+
+
 def handle_ring_doorbells(cpu: Cpu, message: Message) -> None:
     """A period of doorbells is over: they leave for the device's log."""
     (index,) = message[5]
@@ -237,8 +247,8 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.DETACH: handle_detach,
     messages.DIO_DONE: handle_dio_done,
     messages.NOHZ_KICK: handle_nohz_kick,
-    messages.PIPE_DATA: pipe.handle_data,
-    messages.PIPE_WAIT: pipe.handle_wait,
+    messages.PIPE_DATA: handle_pipe_data,
+    messages.PIPE_WAIT: handle_pipe_wait,
     messages.PUBLISH_DOMAINS: handle_publish_domains,
     messages.RCU_REPORT: handle_rcu_report,
     messages.RING_DOORBELLS: handle_ring_doorbells,

@@ -255,7 +255,7 @@ def handle_data(cpu: Cpu, message: Message) -> None:
     if not waits_for(reader, pipe):
         return
     cpu.cause = cause
-    if decision and decision[0] == reader.run.wait_since and not reader.on_rq:
+    if still_holds(reader, decision):
         wake_as_decided(cpu, reader, decision, writer_cpu)
     else:
         core.try_to_wake_up(cpu, reader, sync=True, waker=(writer_cpu, writer_pid))
@@ -289,6 +289,16 @@ def waits_for(reader: Task, pipe: int) -> bool:
         return False
     ends = ends_of(reader)
     return ends.next_read[pipe] in ends.unread[pipe]
+
+
+def still_holds(reader: Task, decision: list[int]) -> bool:
+    """Whether a wakeup was decided, for this very sleep, and for a CPU where the reader may run.
+
+    Where all CPUs of its mask have gone offline its affinity must be broken, which is done here.
+    """
+    if not decision or decision[0] != reader.run.wait_since or reader.on_rq:
+        return False
+    return bool(reader.cpus_mask >> decision[1] & 1)
 
 
 def wake_as_decided(cpu: Cpu, p: Task, decision: list[int], waker_cpu: int) -> None:

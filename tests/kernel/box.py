@@ -105,6 +105,8 @@ class Job:
     start_ns: int = 0
     disk: str = ""  #: its file (number 0, 1 … by position) is on this mount
     kthread: bool = False
+    reads: tuple[int, ...] = ()  #: pipes
+    writes: tuple[int, ...] = ()
     script: Script | None = field(default=None, init=False)
 
 
@@ -186,7 +188,7 @@ def box_spec(
         WorkloadSpec(
             name=job.name,
             program="script",
-            params={"filesystem": job.disk, "file": index} if job.disk else {},
+            params=params_of(job, index),
             count=1,
             nice=job.nice,
             cpus_allowed=job.mask or everyone,
@@ -216,6 +218,13 @@ def box_spec(
         filesystems=tuple(FilesystemSpec(name, kind, "sda", size) for name, kind, size in mounts),
         workloads=workloads,
     )
+
+
+def params_of(job: Job, index: int) -> dict[str, Any]:
+    """Return what the kernel reads of a workload's parameters: its file, its pipes."""
+    pipes = {"reads": job.reads, "writes": job.writes}
+    params: dict[str, Any] = {name: list(ends) for name, ends in pipes.items() if ends}
+    return params | ({"filesystem": job.disk, "file": index} if job.disk else {})
 
 
 class Scripts:
