@@ -274,6 +274,7 @@ class Box:
         features: dict[str, bool] | None = None,
         rcu_callbacks: bool = False,
         rcu_needs_cpu: bool = False,
+        rules: Rules = Rules(),
     ) -> None:
         topology = machine(nr_cpus, hz=hz, llc=llc, core=core, node=node)
         self.jobs = list(jobs)
@@ -287,6 +288,7 @@ class Box:
             features,
             rcu_callbacks,
             rcu_needs_cpu,
+            rules,
         )
         nr_nodes = nr_cpus + 1 + len(self.spec.disks)
         board = HistoryBoard(nr_nodes)
