@@ -6,6 +6,7 @@ nodes are made of.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from emulator.types import (
     Program,
     TraceSink,
     WorkloadSpec,
-    cpumask_first,
 )
 from emulator.workload import make_program, unpack_books, unpack_program
 
@@ -47,6 +47,11 @@ class BoxPrograms:
     def make(self, workload: int) -> Program:
         """Build the program of a workload."""
         return self._make(self.spec.workloads[workload])
+
+    def make_bound(self, workload: int, cpu: int) -> Program:
+        """Build the program of a workload whose task first binds itself to a CPU."""
+        one = self.spec.workloads[workload]
+        return self._make(replace(one, params=one.params | {"bind_cpu": cpu}))
 
     def load(self, percent: int, now_ns: int) -> Program:
         """Build the program of ``cpu load``."""
@@ -95,19 +100,22 @@ def node_of(spec: BoxSpec, node_id: int, board: HistoryBoard, ring: TraceSink) -
         return Disk(spec, node_id - nr_cpus - 1, ring)
     cpu = Cpu(spec, node_id, board, ring, BoxPrograms(spec))
     for index, workload in enumerate(spec.workloads):
-        if node_id == home_of(spec, workload):
+        if workload.pinned_to or node_id == workload.home:
+            of = [f"of:{workload.pinned_to}"] if workload.pinned_to else []
             for copy in range(workload.count):
-                words = ["spawn", index, FIRST_USER_PID + 100 * index + copy]
+                words = ["spawn", index, *of, FIRST_USER_PID + 100 * index + copy]
                 cpu.deliver((workload.start_ns, COORDINATOR, index, node_id, COMMAND, (words,)))
     return cpu
 
 
-def home_of(spec: BoxSpec, workload: WorkloadSpec) -> int:
-    """Return the CPU on which a workload's tasks are forked."""
-    del spec
-    if workload.start_cpu >= 0:
-        return workload.start_cpu
-    return cpumask_first(workload.cpus_allowed)
+def figure_pids(spec: BoxSpec) -> list[int]:
+    """Return the pids of the tasks that count as submitters in the figures."""
+    return [
+        FIRST_USER_PID + 100 * index + copy
+        for index, workload in enumerate(spec.workloads)
+        if workload.figure
+        for copy in range(workload.count)
+    ]
 
 
 def latencies(spec: BoxSpec) -> Latencies:

@@ -320,15 +320,20 @@ def why(run_word: str, pid: int | None, task: str, at: int) -> None:
 @click.option(
     "--seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Runs per case."
 )
-def validate(cases: tuple[str, ...], seeds: int) -> None:
+@click.option("--list", "listing", is_flag=True, help="Only say which cases there are.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def validate(cases: tuple[str, ...], seeds: int, listing: bool, as_json: bool) -> None:
     """Compare emulated cases with the figures of a real kernel; all cases if none is named.
 
     CASE is a case such as W1-tuned, or a batch of them such as W1.
     """
-    from emulator.validation import CaseError, validate_cases
+    from emulator.validation import CaseError, list_cases, validate_cases
 
     with mistakes_of(CaseError):
-        status = validate_cases(cases, seeds)
+        if listing:
+            list_cases(cases)
+            return
+        status = validate_cases(cases, seeds, as_json)
     sys.exit(status)
 
 

@@ -79,6 +79,12 @@ def _cpulist(value: object) -> int:
     return cpulist_parse(text)
 
 
+def _cpulist_or_task(value: object) -> int | str:
+    if isinstance(value, str) and value.startswith("of:") and len(value) > 3:
+        return value
+    return _cpulist(value)
+
+
 def _version(value: object) -> object:
     if isinstance(value, float):
         raise ValueError(f'quote the version: "{value}" (YAML reads 5.10 as the number 5.1)')
@@ -96,6 +102,11 @@ DurationOrNs = Annotated[
 ]
 Size = Annotated[int, Field(gt=0), BeforeValidator(_size, json_schema_input_type=_SizeText | int)]
 CpuList = Annotated[int, BeforeValidator(_cpulist, json_schema_input_type=_CpuListText | _Count)]
+_TaskText = Annotated[str, Field(pattern="^of:.+$", title="`of:NAME`")]
+CpuListOrTask = Annotated[
+    int | str,
+    BeforeValidator(_cpulist_or_task, json_schema_input_type=_CpuListText | _TaskText | _Count),
+]
 Version = Annotated[str, BeforeValidator(_version, json_schema_input_type=str)]
 
 
@@ -137,6 +148,9 @@ class Machine(_Model):
     )
     take_turns: bool = Field(
         False, description="all CPUs share one host thread, as in QEMU's TCG (inline engine only)"
+    )
+    turn: Duration = Field(
+        0, description="with `take_turns`: a timer that serves nobody expires so often"
     )
     idle: Literal["poll", "halt"] = Field("halt", description="what the idle loop does")
     irq_time_accounting: bool = Field(
@@ -259,7 +273,11 @@ class Workload(_Model):
     policy: Literal["normal", "batch", "idle"] = Field(
         "normal", description="scheduling policy, as chrt sets it"
     )
-    cpus_allowed: CpuList | None = Field(None, description="wins over the job file's")
+    cpus_allowed: CpuListOrTask | None = Field(
+        None,
+        description="wins over the job file's; `of:NAME`: the CPU on which that task is then "
+        "(programs with a `start`)",
+    )
     slice: Duration | None = Field(
         None,
         description="slice that its tasks ask for with `sched_setattr()`, 100us to 100ms, from 6.12 "

@@ -102,8 +102,10 @@ def _run_processes(job: Job) -> RunOutcome:
 
 
 def _run_inline(job: Job) -> RunOutcome:
-    run_in_turn = run_turns if job.spec.machine.take_turns else run_inline
-    return run_in_turn(plan_of(job), job.on_progress, strict=job.strict)
+    machine = job.spec.machine
+    if machine.take_turns:
+        return run_turns(plan_of(job), job.on_progress, strict=job.strict, turn_ns=machine.turn_ns)
+    return run_inline(plan_of(job), job.on_progress, strict=job.strict)
 
 
 ENGINES: dict[str, Callable[[Job], RunOutcome]] = {

@@ -51,6 +51,14 @@ NOHZ_KICK = _op(18, "nohz_kick", "cpu", "cpu", "flags cause")
 CALL_COMPLETE = _op(19, "call_complete", "cpu", "cpu", "request cause")
 ADOPT = _op(20, "adopt", "cpu", "cpu", "tasks state")
 RCU_REPORT = _op(21, "rcu_report", "cpu", "cpu", "gp_seq waker_pid cause")
+PIPE_DATA = _op(
+    22,
+    "pipe_data",
+    "cpu",
+    "cpu",
+    "pid moves pipe number value writer_pid writer_moves writer_cpu decision cause",
+)
+PIPE_WAIT = _op(23, "pipe_wait", "cpu", "cpu", "pid moves pipe reader_moves reader_cpu since task")
 # CPU and balancer.
 BALANCE = _op(32, "balance", "cpu", "balancer", "kind value avg_idle cause")
 BALANCE_DONE = _op(33, "balance_done", "balancer", "cpu", "kind pulled facts kicked")
@@ -110,6 +118,8 @@ __all__ = [
     "NOHZ_UPDATE",
     "OPS",
     "PASSIVE_OPS_END",
+    "PIPE_DATA",
+    "PIPE_WAIT",
     "PUBLISH_DOMAINS",
     "RCU_REPORT",
     "RING_DOORBELLS",

@@ -92,13 +92,15 @@ def _machine_to_plain(machine: MachineSpec) -> list[Any]:
         machine.idle_polls,
         machine.irq_time_accounting,
         _masks_to_plain(machine.cluster),
+        machine.turn_ns,
     ]
     assert len(plain) == len(fields(MachineSpec)), "MachineSpec has a field that plain.py forgets"
     return plain
 
 
 def _machine_from_plain(plain: list[Any]) -> MachineSpec:
-    nr_cpus, hz, core, llc, die, node, distance, take_turns, idle_polls, irq_time, cluster = plain
+    *first, cluster, turn = plain
+    nr_cpus, hz, core, llc, die, node, distance, take_turns, idle_polls, irq_time = first
     return MachineSpec(
         nr_cpus=nr_cpus,
         hz=hz,
@@ -111,6 +113,7 @@ def _machine_from_plain(plain: list[Any]) -> MachineSpec:
         idle_polls=idle_polls,
         irq_time_accounting=irq_time,
         cluster=_masks_from_plain(cluster),
+        turn_ns=turn,
     )
 
 
@@ -174,6 +177,7 @@ def _workload_to_plain(workload: WorkloadSpec) -> list[Any]:
         workload.kthread,
         workload.policy,
         workload.slice_ns,
+        workload.pinned_to,
     ]
     assert len(plain) == len(fields(WorkloadSpec)), "WorkloadSpec has a field that plain.py forgets"
     return plain

@@ -299,6 +299,16 @@ class Rules:
         "5.15+", "the fallback on the same node asks is_cpu_allowed(), not cpu_active() (5.15)"
     )
 
+    # -- Direct IO (XFS) ---------------------------------------------------------------------------
+    xfs_unaligned_wait: bool = _rule(
+        "5.6-5.10",
+        "a sub-block write waits for its own IO, whose end wakes it without a worker (5.5)",
+    )
+    xfs_unaligned_overwrite: bool = _rule(
+        "5.15+",
+        "a sub-block write of written blocks shares the lock and is asynchronous as any other (5.12)",
+    )
+
     # -- Traces ------------------------------------------------------------------------------------
     trace_pid_wide: bool = _rule("5.10+", "ftrace prints pids seven wide (5.9)")
     trace_migrate_disable: bool = _rule("5.15+", "ftrace prints a fifth flag (5.15)")

@@ -28,6 +28,7 @@ from rich.console import Console
 
 from emulator import __version__, engines, wire
 from emulator.agents.host import host_facts
+from emulator.build import figure_pids
 from emulator.config import Box, load_box
 from emulator.describe import describe, expectations
 from emulator.engine.inline import RunOutcome
@@ -223,7 +224,8 @@ def judge(box: Box, spec: BoxSpec, directory: RunDirectory, clocked: Clocked) ->
         open_rings(directory.path),
         start_ns,
         max(end_ns, 1),
-        books=outcome.books,
+        figure_pids(spec),
+        outcome.books,
         tick_ns=NSEC_PER_SEC // spec.machine.hz,
     )
     found = figures(data)

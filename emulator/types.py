@@ -190,6 +190,10 @@ OP_RCU_GP_INIT = 10  #: (OP_RCU_GP_INIT, gp_seq)      begin a grace period
 OP_EXEC = (
     11  #: (OP_EXEC,)                       execve() of a program that goes on as this one does
 )
+OP_PIPE_READ = 12  #: (OP_PIPE_READ, pipe)          read() of one number; returns it
+OP_PIPE_WRITE = 13  #: (OP_PIPE_WRITE, pipe, number)  write() of one number
+OP_BURN = 15  #: (OP_BURN, ns)                    run until its own CPU clock has gone on so far
+OP_SETAFFINITY = 14  #: (OP_SETAFFINITY, cpu)        sched_setaffinity() of itself, to one CPU
 
 READ = 0
 WRITE = 1
@@ -307,6 +311,8 @@ class Costs:
     verify_ps_per_byte: dict[str, int] = field(default_factory=dict)  #: per verify= algorithm
     verify_base_ns: int = 0  #: per verified unit, whatever its size
     switch_from_user_ns: int = 0  #: further cost of the first switch away from a user task
+    pipe_read_ns: int = 0  #: read() of a pipe, system call not counted; again after it has slept
+    pipe_write_ns: int = 0  #: write() to a pipe up to the wakeup, system call not counted
     pick_fair_ns: int = 0  #: schedule() that ends in a fair task, on top of context_switch_ns
 
 
@@ -327,6 +333,9 @@ class MachineSpec:
     idle_polls: bool = False  #: the idle loop polls need_resched instead of halting
     irq_time_accounting: bool = False  #: hard and soft interrupt time is not task time
     cluster: tuple[int, ...] = ()  #: per CPU, the mask of its cluster (a shared L2); empty: none
+    turn_ns: int = (
+        0  #: with take_turns: period of a timer that only makes the host look up, 0: none
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +390,12 @@ class WorkloadSpec:
     kthread: bool = False
     policy: str = "normal"  #: normal, batch or idle: SCHED_OTHER, SCHED_BATCH, SCHED_IDLE
     slice_ns: int = 0  #: slice that the task asks for (EEVDF), 0: none
+    pinned_to: str = ""  #: name of a task: it binds itself to the CPU on which that one is then
+
+    @property
+    def home(self) -> int:
+        """Return the CPU on which its tasks are forked (unless ``pinned_to`` says where)."""
+        return self.start_cpu if self.start_cpu >= 0 else cpumask_first(self.cpus_allowed)
 
 
 @dataclass(frozen=True, slots=True)

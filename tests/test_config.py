@@ -438,7 +438,7 @@ def test_impossible_machines_and_workloads(tmp_path: Path, old: str, new: str, s
         ("kernel: {sysctl: {kernel.sched_latency_ns: 6ms}}", "'6ms' is not a whole number"),
         ("kernel: {policies: [kthread-stak]}", "did you mean kthread-stack?"),
         ("kernel: {policies: [renice-kworkers=30]}", "'30' is not a nice level"),
-        ("costs: {preset: laptop}", "no such preset; there are icount, server"),
+        ("costs: {preset: laptop}", "no such preset; there are icount, icount-half, server"),
         ("costs: {context_switch: 5}", "no such cost; did you mean context_switch_ns?"),
         ("costs: {tick_ns: -5}", "-5 is not a whole number from 0"),
         ("costs: {tick_ns: 5us}", "'5us' is not a whole number"),
@@ -692,7 +692,7 @@ def test_the_schema_knows_how_values_are_written() -> None:
     assert schema["properties"]["duration"]["pattern"].endswith("(ns|us|ms|s|m|h)$")
     assert "tick_ns" in schema["$defs"]["CostsChoice"]["properties"]
     allowed = schema["$defs"]["Workload"]["properties"]["cpus_allowed"]["anyOf"]
-    assert [one.get("type") for one in allowed] == ["string", "integer", "null"]
+    assert [one.get("type") for one in allowed] == ["string", "string", "integer", "null"]
 
 
 def test_plain_files_are_read_as_strictly(tmp_path: Path) -> None:

@@ -401,6 +401,35 @@ def test_grace_periods_are_the_same_across_processes(tmp_path: Path) -> None:
     assert any(wakers), "no report has ever woken rcu_sched"
 
 
+# -- Pipes ------------------------------------------------------------------------------------------
+
+PIPES = """
+description: pipes between tasks that move, and hogs in their way
+duration: 60ms
+machine: {cpus: 4, hz: 250}
+workloads:
+  - {program: fanout, params: {workers: 6, period_ns: 1ms, work_ns: 150us}}
+  - {program: xwake, params: {gap_ns: 300us, waker_cpu: 0, wakee_cpu: 1}}
+  - {program: pingpong, params: {rounds: 60}, start: 5ms}
+  - {program: hog, count: 2, params: {begin_ns: 10ms}, start: 1ms}
+  - {program: periodic, params: {period_ns: 2ms, run_ns: 500us}, start: 20ms, cpus_allowed: "of:hog"}
+events:
+  - {at: 30ms, do: cpu offline 1}
+  - {at: 45ms, do: cpu online 1}
+"""
+
+
+@pytest.mark.box
+@pytest.mark.timeout(120)
+def test_pipes_are_the_same_across_processes(tmp_path: Path) -> None:
+    box = tmp_path / "pipes.yaml"
+    box.write_text(PIPES)
+    ways = [Way(INLINE), Way(STRICT), Way(PROCESSES)]
+    directory, held = assert_identical(str(box), "60ms", ways, tmp_path)
+    assert held >= {"wakeup", "affinity", "hotplug", "cpu offline"}
+    assert count(directory, tp.SCHED_WAKING) > 500
+
+
 # -- null_blk ---------------------------------------------------------------------------------------
 
 NULL_BLK = """

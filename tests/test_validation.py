@@ -1,15 +1,24 @@
 """The command ``validate``: which cases it runs, how, and what its status says."""
 
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from emulator import validation
 from emulator.apart import Errand, Report
-from emulator.config import find_config_dir
+from emulator.config import find_config_dir, load_costs
 from emulator.report.validate import RealCase, real_case
-from emulator.validation import CaseError, chosen, load_cases, validate_cases
+from emulator.validation import (
+    CaseError,
+    batch_of,
+    chosen,
+    list_cases,
+    load_cases,
+    validate_cases,
+)
 
 DATA = {"window_s": 1.0, "figures": {"iops": {"real": 1000, "tolerance": "iops"}}}
 CASES = {name: real_case(name, DATA) for name in ("W30", "W1-default", "W1-tuned", "W1b-tuned")}
@@ -82,3 +91,50 @@ def test_a_run_without_results_is_told_and_makes_the_verdict_unknown(
     _run_with(monkeypatch, {})
     assert validate_cases(["W1b"], 1) == 2
     assert "oracle/W1b-tuned: it broke" in capsys.readouterr().err
+
+
+def test_batches_are_summed_up_and_what_missed_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run_with(monkeypatch, {"W1-default": 1000.0, "W1-tuned": 1100.0, "W1b-tuned": 990.0})
+    assert validate_cases(["W1", "W1b"], 1) == 1
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "W1 1 1 1 1 0 0" in shown
+    assert "W1b 1 0 1 0 0 0" in shown
+    assert "all 2 1 2 1 0 0" in shown
+    assert "missed: W1-tuned: iops" in shown
+
+
+def test_json_holds_every_row_and_no_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run_with(monkeypatch, {"W1-default": 1000.0, "W1-tuned": 1100.0})
+    assert validate_cases(["W1"], 2, as_json=True) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["verdict"], answer["seeds"]) == (False, 2)
+    assert answer["cases"]["W1-default"]["verdict"] is True
+    assert answer["cases"]["W1-tuned"]["figures"]["iops"] == {
+        "real": 1000.0,
+        "emulated": 1100.0,
+        "low": 1100.0,
+        "high": 1100.0,
+        "tolerance": "iops",
+        "calibrated": False,
+        "verdict": "miss",
+    }
+
+
+def test_the_list_names_every_case_under_its_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    list_cases(["W1", "D54s2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.index("W1") < lines.index("D54s2")
+    for name in load_cases():
+        listed = any(line.split()[:1] == [name] for line in lines)
+        assert listed == (batch_of(name) in ("W1", "D54s2")), name
+
+
+def test_half_speed_costs_are_those_of_icount_times_two() -> None:
+    whole, half = asdict(load_costs("icount")), asdict(load_costs("icount-half"))
+    verify = whole.pop("verify_ps_per_byte")
+    assert half.pop("verify_ps_per_byte") == {name: 2 * cost for name, cost in verify.items()}
+    assert half == {name: 2 * cost for name, cost in whole.items()}

@@ -46,6 +46,8 @@ def resolve_machine(machine: Machine, report: Report) -> MachineSpec | None:
     if machine.idle == "poll" and machine.take_turns:
         report.at(("machine", "idle"), "a polling CPU would never give the host to the others")
     _host_cpus(machine, report)
+    if machine.turn and not machine.take_turns:
+        report.at(("machine", "turn"), "needs take_turns")
     if len(report.problems) > before:
         return None
     return MachineSpec(
@@ -60,6 +62,7 @@ def resolve_machine(machine: Machine, report: Report) -> MachineSpec | None:
         idle_polls=machine.idle == "poll",
         irq_time_accounting=machine.irq_time_accounting,
         cluster=cluster,
+        turn_ns=machine.turn,
     )
 
 

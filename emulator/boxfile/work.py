@@ -19,7 +19,7 @@ from emulator.boxfile.problems import Path, Place, Problem, Report
 from emulator.boxfile.storage import disk_bytes
 from emulator.types import DiskSpec, FilesystemSpec, WorkloadSpec, cpulist_format
 from emulator.units import duration_format, duration_parse, size_parse
-from emulator.workload import PARAMS
+from emulator.workload import PARAMS, TEAMS
 from emulator.workload.fio_job import (
     FioJob,
     JobProblem,
@@ -61,6 +61,11 @@ PROGRAMS: dict[str, ProgramRule] = {
     "periodic": ProgramRule("periodic", False, "burns run_ns every period_ns"),
     "rcu_gp": ProgramRule("rcu_sched", True, "the kthread that drives RCU grace periods under IO"),
     "fio_main": ProgramRule("fio", False, "fio's main process, which looks every 10 ms"),
+    "pingpong": ProgramRule("ping", False, "two tasks exchange a number through two pipes"),
+    "xwake": ProgramRule("waker", False, "a task burns gap_ns, then wakes another by a pipe"),
+    "fanout": ProgramRule(
+        "messenger", False, "a task wakes workers each period_ns, one pipe each; they burn work_ns"
+    ),
     "flusher": ProgramRule("kworker/u8:0", True, "writes a file back in plugged batches"),
 }
 
@@ -103,8 +108,10 @@ class Surroundings:
     any_mount: bool = False  #: file systems are not known: take any
     custom_slice: bool = True  #: tasks may ask for slices
     files: int = 0  #: fio files so far; also the id of the last
+    pipes: int = 0  #: pipes so far; also the id of the next
     bytes_on: dict[str, int] = field(default_factory=dict)  #: per file system, bytes of fio's files
     filenames: set[str] = field(default_factory=set)
+    begun: dict[str, int] = field(default_factory=dict)  #: tasks so far, and when they start
 
     @property
     def every(self) -> int:
@@ -118,6 +125,7 @@ def resolve_workloads(
     """Return every workload; ``jobs`` holds the job file of the workloads that name one."""
     found: list[WorkloadSpec] = []
     for index, workload in enumerate(workloads):
+        around.begun = {one.name: one.start_ns for one in reversed(found)}
         path: Path = ("workloads", index)
         if (workload.fio is None) == (workload.program is None):
             around.report.at(path, "needs either fio: or program:")
@@ -146,6 +154,12 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
         if getattr(workload, key) is not None:
             report.at_key((*path, key), "belongs to fio: workloads")
     params = _params(workload, workload.program, path, report)
+    if workload.program in TEAMS:
+        yield from _team(workload, params, path, around)
+        return
+    if params.get("bind_cpu", -1) >= around.cpus:
+        message = f"there is no CPU {params['bind_cpu']} (cpus: {around.cpus})"
+        report.at((*path, "params", "bind_cpu"), message)
     own_file = workload.program == "flusher"
     if own_file:
         params["filesystem"] = _filesystem(workload, path, "", around)
@@ -169,7 +183,41 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
             kthread=rule.kthread,
             policy=workload.policy,
             slice_ns=slice_ns,
+            pinned_to=_pinned_to(workload, path, around),
         )
+
+
+# Each task of a team is a workload of its own.
+def _team(
+    workload: Workload, params: dict[str, Any], path: Path, around: Surroundings
+) -> Iterator[WorkloadSpec]:
+    assert workload.program is not None
+    for key in ("name", "cpus_allowed", "start_cpu"):
+        if getattr(workload, key) is not None:
+            around.report.at_key((*path, key), f"{workload.program} is several tasks")
+    option = PARAMS[workload.program] | params
+    if None in option.values():
+        return
+    for _ in range(workload.count):
+        team = list(TEAMS[workload.program](option, around.pipes))
+        for member in team:
+            if member.cpu >= around.cpus:
+                message = f"there is no CPU {member.cpu} (cpus: {around.cpus})"
+                around.report.at((*path, "params"), message)
+                return
+            made = member.params() | {"stats_from_ns": around.warmup_ns}
+            yield WorkloadSpec(
+                name=member.comm,
+                program="loop",
+                params=made,
+                count=1,
+                nice=workload.nice or 0,
+                cpus_allowed=around.every,
+                start_ns=_start_ns(workload, path, around),
+                start_cpu=-1,
+                figure=bool(workload.figure),
+            )
+        around.pipes += sum(len(member.params()["reads"]) for member in team)
 
 
 def _params(workload: Workload, program: str, path: Path, report: Report) -> dict[str, Any]:
@@ -256,6 +304,8 @@ def _instances(
     job: FioJob, workload: Workload, path: Path, around: Surroundings
 ) -> Iterator[WorkloadSpec]:
     mount = _filesystem(workload, path, job.filename or job.directory, around)
+    if isinstance(workload.cpus_allowed, str):
+        around.report.at((*path, "cpus_allowed"), "of:NAME is for programs")
     allowed = _cpus_allowed(workload, path, around)
     if workload.count > 1 and job.filename:
         around.report.at((*path, "count"), f"the job names one file, {job.filename}")
@@ -344,13 +394,32 @@ def _filesystem(workload: Workload, path: Path, file: str, around: Surroundings)
 
 def _cpus_allowed(workload: Workload, path: Path, around: Surroundings) -> int:
     mask = workload.cpus_allowed
-    if mask is None:
+    if mask is None or isinstance(mask, str):
         return 0
     outside = mask & ~around.every
     if outside:
         message = f"CPU {cpulist_format(outside)} is outside the machine (cpus: {around.cpus})"
         around.report.at((*path, "cpus_allowed"), message)
     return mask & around.every
+
+
+# The task to whose CPU a program binds itself when it starts: one that has started by then.
+def _pinned_to(workload: Workload, path: Path, around: Surroundings) -> str:
+    if not isinstance(workload.cpus_allowed, str):
+        return ""
+    name = workload.cpus_allowed.removeprefix("of:")
+    at = (*path, "cpus_allowed")
+    begun = around.begun.get(name)
+    if "bind_cpu" not in PARAMS[workload.program or ""]:
+        around.report.at(at, f"{workload.program} cannot bind itself")
+    if begun is None:
+        hint = did_you_mean(name, around.begun) or "; the workloads before it count"
+        around.report.at(at, f"no task is called {name!r}{hint}")
+    elif workload.start is None or workload.start <= begun:
+        around.report.at(at, f"needs a start later than that of {name}")
+    if workload.start_cpu is not None:
+        around.report.at_key((*path, "start_cpu"), "cpus_allowed says where it starts")
+    return name
 
 
 # All tasks of one entry of the box file start together, as fio's jobs do.
@@ -381,7 +450,7 @@ def _start_cpu(workload: Workload, path: Path, around: Surroundings) -> int:
     if cpu >= around.cpus:
         message = f"there is no CPU {cpu} (cpus: {around.cpus})"
         around.report.at((*path, "start_cpu"), message)
-    elif workload.cpus_allowed is not None and not workload.cpus_allowed >> cpu & 1:
+    elif isinstance(workload.cpus_allowed, int) and not workload.cpus_allowed >> cpu & 1:
         around.report.at((*path, "start_cpu"), f"CPU {cpu} is not in cpus_allowed")
     return cpu
 

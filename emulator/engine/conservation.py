@@ -150,6 +150,7 @@ def audit_books(books: Books) -> list[str]:
         *_audit_ios(books),
         *_audit_requests(books),
         *_audit_tags(books),
+        *_audit_pipes(books),
         *(
             f"the AIO context of task {pid} lacks {missing} credits"
             for book in books.values()
@@ -195,3 +196,11 @@ def _audit_tags(books: Books) -> list[str]:
                 f"disk {index} has {disk['tags']} tags: {disk['free_tags']} are free and {held} leased"
             )
     return problems
+
+
+def _audit_pipes(books: Books) -> list[str]:
+    missing: Counter[int] = Counter()
+    for book in books.values():
+        for pipe, nr in book.get("pipes", ()):
+            missing[pipe] += nr
+    return [f"pipe {pipe} has lost {nr} writes" for pipe, nr in missing.items() if nr]

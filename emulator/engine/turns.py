@@ -17,6 +17,12 @@ the lowest, and anew whenever a timer has expired.  While nobody else wants the 
 the end of a slice changes nothing, so the slices are counted only once somebody does
 (:meth:`TurnsBox._count_slices`).  A disk has no timers here: its completions are known ahead.
 
+With ``turn_ns`` there is one timer more, which interrupts no CPU: it keeps the slices short where
+several CPUs are busy.  Some of the measurements had such a one.  Without it, of several busy CPUs
+whose ticks fall together the last has the host from tick to tick, every time: the first to set its
+next tick ends an instant in which no timer was pending, and the round goes on with slices that have
+no end.  There it depends on how each CPU's timer happens to be rounded whether that is so.
+
 A message makes no turn.  What it does to a runqueue it does at its stamp, host or no host; an
 interrupt that it raises waits for the host.
 
@@ -65,10 +71,22 @@ class TurnCpu(Node, Protocol):
 
 
 def run_turns(
-    plan: Plan, on_progress: OnProgress | None = None, *, strict: bool = False
+    plan: Plan,
+    on_progress: OnProgress | None = None,
+    *,
+    strict: bool = False,
+    turn_ns: int = 0,
 ) -> RunOutcome:
     """Build and run a box whose CPUs take turns, in this process."""
-    return run_box(plan, TurnsBox, on_progress, strict=strict)
+
+    def make_box(
+        nodes: list[Node], nr_cpus: int, boards: list[HistoryBoard], latencies: Latencies
+    ) -> TurnsBox:
+        box = TurnsBox(nodes, nr_cpus, boards, latencies)
+        box.turn_ns = turn_ns
+        return box
+
+    return run_box(plan, make_box, on_progress, strict=strict)
 
 
 class TurnsBox(InlineBox):
@@ -84,6 +102,7 @@ class TurnsBox(InlineBox):
         "_slice_end_ns",
         "_slice_ns",
         "handovers",
+        "turn_ns",
     )
 
     def __init__(
@@ -102,6 +121,7 @@ class TurnsBox(InlineBox):
         self._alone = False  # nobody but the holder wants the host
         self._deadline_ns = 0
         self.handovers = 0
+        self.turn_ns = 0  #: period of a timer beside the CPUs' own, 0: none
         for cpu in self._cpus:
             cpu.timer_watch_ns = -1
             cpu.stall(0)
@@ -214,6 +234,8 @@ class TurnsBox(InlineBox):
     def _next_deadline_ns(self, now_ns: int, timers: list[int]) -> int:
         # Timers that are due already have fired: they wait for their CPU to get the host.
         deadline = now_ns + DEADLINE_MAX_NS
+        if self.turn_ns:
+            deadline = (now_ns // self.turn_ns + 1) * self.turn_ns
         for timer_ns in timers:
             if now_ns < timer_ns < deadline:
                 deadline = timer_ns

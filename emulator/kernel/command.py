@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import cpuhp, fair, kthread, migration
+from emulator.kernel import cpuhp, fair, kthread, mail, migration
 from emulator.kernel.sched import POLICIES
 from emulator.types import cpulist_parse
 
@@ -38,11 +38,11 @@ def handle(cpu: Cpu, args: tuple[Any, ...]) -> None:
     """Carry out a command line at its emulated time: (words[, in whose place[, act here]])."""
     words = list(args[0])
     place = args[1] if len(args) > 1 else NOBODY
-    if words[0] == "spawn":
+    if words[0] == "spawn" and not isinstance(words[2], str):
         spawn(cpu, words)
     elif words[0] == SET_LOAD:
         end_load(cpu, words)
-    elif words[0] == "cpu" and str(words[2]).startswith("of:") and len(args) < 3:
+    elif words[0] in ("cpu", "spawn") and str(words[2]).startswith("of:") and len(args) < 3:
         find(cpu, words, place, str(words[2]).removeprefix("of:"))
     elif words[0] == "task" and len(args) < 3:
         find(cpu, words, place, str(words[2]))
@@ -57,7 +57,9 @@ def find(cpu: Cpu, words: list[Any], place: int, name: str) -> None:
     """Act if the first task of that name is here, or pass the command on to where it is going."""
     pid = first_pid(cpu, name)
     if pid in cpu.tasks:
-        if cpu.node_id == 0 and words[1] in ("offline", "kill") and cpu.nr_cpus > 1:
+        if words[0] == "spawn":
+            spawn(cpu, [words[0], words[1], words[3]], cpu.node_id)
+        elif cpu.node_id == 0 and words[1] in ("offline", "kill") and cpu.nr_cpus > 1:
             send_command(cpu, 1, (words, place if place >= 0 else 0, 1), cpu.now)
         else:
             act(cpu, words, place)
@@ -67,7 +69,7 @@ def find(cpu: Cpu, words: list[Any], place: int, name: str) -> None:
     if pid in cpu.forward and (place >= 0 or arrival_ns >= cpu.now):
         target = cpu.forward[pid][1]
         send_command(cpu, target, (words, place if place >= 0 else cpu.node_id), arrival_ns + 1)
-    else:
+    elif words[0] != "spawn":  # nobody asked for that, so nobody waits for an answer
         cpu.answer(words, "", place)
 
 
@@ -92,7 +94,7 @@ def send_command(cpu: Cpu, target: int, args: tuple[Any, ...], soonest_ns: int) 
 def act(cpu: Cpu, words: list[Any], place: int) -> None:
     """Do here what the command says, and answer unless the CPU goes down for it."""
     cpu.cause = cpu.emit(tp.BOX_COMMAND, cpu.sink.intern(" ".join(str(word) for word in words)))
-    verb = words[0] if words[0] == "sysctl" else words[1]
+    verb = words[1] if words[0] in ("cpu", "task") else words[0]
     if verb in ("offline", "kill"):
         answer = cpuhp.cpu_down(cpu, verb == "kill")
         if not answer:
@@ -186,20 +188,26 @@ def end_load(cpu: Cpu, words: list[Any]) -> None:
         send_command(cpu, cpu.forward[pid][1], (words,), cpu.arrivals.get(pid, -1) + 1)
 
 
-def spawn(cpu: Cpu, words: list[Any]) -> None:
-    """Start a task of the box's workloads: words = ["spawn", workload index, pid]."""
+def spawn(cpu: Cpu, words: list[Any], bind_to: int = -1) -> None:
+    """Start a task of the box's workloads: words = ["spawn", workload index, pid].
+
+    ``bind_to`` is the CPU to which the task binds itself, as one does that is to be where another
+    task is; those begin as ["spawn", index, "of:NAME", pid].
+    """
     _spawn, index, pid = words
     workload = cpu.spec.workloads[index]
+    programs = cpu.programs
     kthread.fork(
         cpu,
         pid,
         workload.name,
         workload.nice,
         workload.cpus_allowed,
-        cpu.programs.make(index),
+        programs.make(index) if bind_to < 0 else programs.make_bound(index, bind_to),
         workload.kthread,
         workload.figure,
         workload.start_cpu,
         POLICIES[workload.policy],
         workload.slice_ns,
     )
+    mail.deliver_held(cpu, pid)  # its pipes may have been written to before it was there

@@ -582,6 +582,11 @@ def set_task_cpu(cpu: Cpu, p: Task, target: int, why: int) -> None:
     if p.sched_class == FAIR_CLASS:
         cpu.rq.fair.migrate_task_rq(cpu.rq, p, p.state == TASK_WAKING)
     p.run.cause = cpu.emit(tp.SCHED_MIGRATE_TASK, p.pid, p.prio, p.cpu, target, why)
+    change_task_cpu(cpu, p, target)
+
+
+def change_task_cpu(cpu: Cpu, p: Task, target: int) -> None:
+    """``__set_task_cpu()``: the task is the target's from now on; its cache is not."""
     p.nr_migrations += 1
     p.run.refill_ns = (
         cpu.costs.cache_refill_ns if cpu.llc_mask >> target & 1 else cpu.costs.cache_refill_far_ns

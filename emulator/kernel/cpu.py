@@ -39,6 +39,7 @@ from emulator.kernel import (
     iomap,
     kthread,
     mail,
+    pipe,
     promises,
     rcu,
     snapshot,
@@ -84,6 +85,10 @@ class Programs(Protocol):
 
     def make(self, workload: int) -> Program:
         """Build the program of one of the box's workloads."""
+        ...
+
+    def make_bound(self, workload: int, cpu: int) -> Program:
+        """Build the program of a workload whose task first binds itself to a CPU."""
         ...
 
     def load(self, percent: int, now_ns: int) -> Program:
@@ -161,6 +166,8 @@ class Cpu:
         "online",
         "outbox",
         "pid_seq",
+        "piped",
+        "pipes",
         "pools",
         "programs",
         "published_nr",
@@ -182,6 +189,7 @@ class Cpu:
         "spec",
         "stack",
         "stalled",
+        "stalled_at",
         "stop_works",
         "tasks",
         "tick_at",
@@ -247,6 +255,7 @@ class Cpu:
         self.wants_view = False
         self.edge = 0  # no message, timer or tick is earlier; 0: look
         self.stalled = False
+        self.stalled_at = 0
         #: On machines that take turns, while this CPU has the host: an earlier timer gives it up.
         self.timer_watch_ns = -1
         # Messages.
@@ -287,6 +296,9 @@ class Cpu:
         self.delayed_wakes: list[int] = []  # pids of kthreads that wake at the next schedule()
         self.pid_seq = 0
         self.load_pid = 0
+        #: The box's pipes, and of each what was written here less what was read here.
+        self.pipes = pipe.pipe_table(spec, kthread.FIRST_USER_PID)
+        self.piped: dict[int, int] = {}
         self.scan_cost = 0  # sd_llc->avg_scan_cost of this CPU
         # Hotplug.
         self.online = True
@@ -525,6 +537,7 @@ class Cpu:
         """Take the host away: nothing of this CPU's own goes on (machines that take turns)."""
         assert not self.stalled
         self.stalled = True
+        self.stalled_at = now_ns
         if self.f_end < NEVER:
             self.f_end -= now_ns  # the time left, until resume()
 
@@ -532,10 +545,21 @@ class Cpu:
         """Give the host back: what ran goes on with the time it had left."""
         assert self.stalled
         self.stalled = False
+        self.burnt(now_ns - self.stalled_at)
         if self.f_end < NEVER:
             self.f_end = max(self.f_end, 0) + now_ns
         if now_ns > self.now:
             self.now = now_ns
+
+    def burnt(self, ns: int) -> None:
+        """A task that watches its CPU clock notices that it went on without the host."""
+        if not self.stack:
+            if self.f_kind == frames.USER and self.f_arg == frames.BURNING:
+                self.f_end -= ns
+            return
+        kind, left, arg, level, irqs_on = self.stack[0]
+        if kind == frames.USER and arg == frames.BURNING:
+            self.stack[0] = (kind, max(0, left - ns), arg, level, irqs_on)
 
     def is_halted(self) -> bool:
         """Whether the CPU sits in the idle loop's halt with nothing to do and no IPI on its way."""

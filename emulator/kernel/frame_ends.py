@@ -15,6 +15,7 @@ from emulator.kernel import (
     idle,
     iomap,
     migration,
+    pipe,
     rcu,
     softirq,
     stop_machine,
@@ -85,6 +86,11 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.RCU_FQS] = syscall.rcu_fqs_end
     table[frames.EXEC] = migration.sched_exec
     table[frames.SOFTIRQ_DONE] = softirq.round_done
+    table[frames.SETAFFINITY] = syscall.setaffinity
+    table[frames.PIPE_READ] = pipe.pipe_read
+    table[frames.PIPE_WRITE] = pipe.pipe_write
+    table[frames.PIPE_WRITTEN] = pipe.pipe_written
+    table[frames.PIPE_SELECT] = pipe.select_end
     return table
 
 

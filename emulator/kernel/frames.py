@@ -79,7 +79,16 @@ SOFTIRQ_DONE = 54  # the round is over, ksoftirqd has been woken
 SOFTIRQ_RCU_END = 55  # rcu_core(), after the wakeup of rcu_sched
 RCU_FQS = 56  # rcu_sched looks which CPUs are idle
 EXEC = 57  # execve() up to sched_exec()
+# Pipes.
+PIPE_READ = 58  # read() of a pipe up to where it looks
+PIPE_WRITE = 59  # write() to a pipe up to where the number is in it
+PIPE_WRITTEN = 60  # write() after the wakeup of the reader
+PIPE_SELECT = 61  # try_to_wake_up() of a reader elsewhere, up to select_task_rq()
+SETAFFINITY = 62  # sched_setaffinity() of the current task
 
+
+#: Argument of USER: the code watches its CPU clock, which goes on while the CPU is without the host.
+BURNING = 1
 
 #: Kinds in which a pending reschedule is acted on when an interrupt returns to them.
 PREEMPTIBLE = frozenset((USER, HALT))
@@ -106,7 +115,8 @@ READS = frozenset(
         SCHEDULE,
         NEWIDLE_DONE,
         EXEC,
+        PIPE_SELECT,
     )
 )
 
-NR_KINDS = 58
+NR_KINDS = 63

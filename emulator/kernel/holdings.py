@@ -9,6 +9,7 @@ Nothing may be lost or done twice, so at any instant between two events, over al
   those carries an IO that somebody waits for;
 * every request made has been freed or is somewhere;
 * every driver tag is free at the device, leased, or held by a request;
+* what was written to a pipe has been read, is in the pipe, or in a message;
 * a context's credits are free, held by an IO or by an event that user space has not consumed.
 
 A CPU says here what it has of each, its inbox included; the engine adds up
@@ -47,6 +48,7 @@ def holdings(cpu: Cpu) -> dict[str, Any]:
         "carried": sorted([*carried(cpu, requests), *mail_ios(cpu)]),
         "requests": [cpu.io_seq, cpu.ended, len(requests)],
         "tags": [tags(cpu, index, requests) for index in range(len(cpu.queues))],
+        "pipes": pipe_balance(cpu, tasks),
         "credits": [[p.pid, missing] for p in tasks if (missing := credits_missing(p))],
     }
 
@@ -89,6 +91,22 @@ def credits_missing(p: Task) -> int:
     known = ctx.reqs_available + sum(ctx.cpu_credits.values()) + iocbs + ctx.completed_events
     missing = ctx.nr_events - 1 - known
     return 0 if missing == 1 and p.run.submit else missing
+
+
+def pipe_balance(cpu: Cpu, tasks: list[Task]) -> list[list[int]]:
+    """Return, per pipe, the writes less the reads here, less what is in the pipe or on its way."""
+    balance = dict(cpu.piped)
+    for p in tasks:
+        if p.run.pipes is not None:
+            for pipe, unread in p.run.pipes.unread.items():
+                balance[pipe] = balance.get(pipe, 0) - len(unread)
+    on_the_way = [message[5][2] for message in inbox(cpu) if message[4] == messages.PIPE_DATA]
+    for kind, arg in [(cpu.f_kind, cpu.f_arg), *((frame[0], frame[2]) for frame in cpu.stack)]:
+        if kind == frames.PIPE_SELECT:
+            on_the_way.append(arg[0])
+    for pipe in on_the_way:
+        balance[pipe] = balance.get(pipe, 0) - 1
+    return [[pipe, nr] for pipe, nr in balance.items() if nr]
 
 
 # -- Requests -----------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ Theory of operation
 A direct write holds the inode's IO lock shared if it is aligned to file system blocks.  One that is
 not takes the lock alone, waits until no direct IO of the inode is in flight, submits, and waits
 again for its own: ``io_submit()`` sleeps, and it is the completion *worker* that wakes it (D.6).
+From v5.5 on the end of the bio wakes it, without a worker (``rules.xfs_unaligned_wait``); from v5.12
+on a sub-block overwrite is not serialised at all (``rules.xfs_unaligned_overwrite``).
 
 When the last bio of a dio ends, a synchronous waiter is woken, a read is completed on the spot, and
 an asynchronous write queues ``iomap_dio_complete_work()`` on the CPU where it ended (D.2).  The
@@ -34,15 +36,19 @@ if TYPE_CHECKING:
 
 
 class FileFacts:
-    """What a task's file is: its disk, its file system's type and block size, its first byte."""
+    """What a task's file is: its disk, its file system's type and block size, its first byte.
 
-    __slots__ = ("block_size", "disk", "fs", "start")
+    ``serialises`` is whether writes of less than blocks take the inode's lock alone.
+    """
 
-    def __init__(self, disk: int, fs: str, block_size: int, start: int) -> None:
+    __slots__ = ("block_size", "disk", "fs", "serialises", "start")
+
+    def __init__(self, disk: int, fs: str, block_size: int, start: int, serialises: bool) -> None:
         self.disk = disk
         self.fs = fs
         self.block_size = block_size
         self.start = start
+        self.serialises = serialises
 
 
 def file_table(spec: BoxSpec) -> dict[int, FileFacts]:
@@ -60,14 +66,17 @@ def file_table(spec: BoxSpec) -> dict[int, FileFacts]:
             continue
         mount = mounts[name]
         disk = disks[mount.disk]
-        files[workload.params["file"]] = FileFacts(disk, mount.type, mount.block_size, used[disk])
+        serialises = mount.type == "xfs" and not spec.kernel.rules.xfs_unaligned_overwrite
+        files[workload.params["file"]] = FileFacts(
+            disk, mount.type, mount.block_size, used[disk], serialises
+        )
         used[disk] += workload.params.get("size", 0)
     return files
 
 
 def unaligned(facts: FileFacts, offset: int, length: int) -> bool:
-    """Whether XFS of v5.4 must serialise this write (D.6)."""
-    return facts.fs == "xfs" and bool((offset | length) % facts.block_size)
+    """Whether XFS must serialise this write (D.6)."""
+    return facts.serialises and bool((offset | length) % facts.block_size)
 
 
 def dio_bio_end_io(cpu: Cpu, rq: Request) -> bool:
@@ -76,10 +85,18 @@ def dio_bio_end_io(cpu: Cpu, rq: Request) -> bool:
         state = cpu.rq.curr.run.iocbs[rq.iocb]
         state[2], state[3] = rq.error or state[2], 0
         return False
-    if rq.rw == READ or cpu.files[rq.file].fs == "none":
+    facts = cpu.files[rq.file]
+    if rq.rw == READ or facts.fs == "none" or waits_for_itself(cpu, facts, rq):
         dio_complete(cpu, rq)
         return False
     return workqueue.queue_work(cpu, workqueue.WQ_DIO, workqueue.FN_DIO_COMPLETE, rq, cpu.work_id())
+
+
+def waits_for_itself(cpu: Cpu, facts: FileFacts, rq: Request) -> bool:
+    """Whether the submitter waits for this very dio: the end of its bio wakes it."""
+    if not cpu.rq.rules.xfs_unaligned_wait:
+        return False
+    return unaligned(facts, rq.sector * 512 - facts.start, rq.nr_sector * 512)
 
 
 def submitter_holds(cpu: Cpu, rq: Request) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import affinity, core, eevdf, fair, frames, placement, workqueue
+from emulator.kernel import affinity, core, eevdf, fair, frames, pipe, placement, workqueue
 from emulator.kernel.process import WAIT_WORK, Kioctx, TaskRun
 from emulator.kernel.sched import (
     DEQUEUE_DELAYED,
@@ -131,6 +131,8 @@ def fork(
         p.flags |= PF_KTHREAD
     if program.aio_events:
         p.run.ctx = Kioctx(program.aio_events, cpu.nr_cpus)  # io_setup()
+    if cpu.pipes:
+        pipe.open_pipes(cpu, p)
     p.figure = int(figure)
     eevdf.setparam_fair(p, slice_ns)
     rq = cpu.rq
@@ -169,5 +171,6 @@ def do_exit(cpu: Cpu, _arg: Any) -> None:
     assert not p.run.outstanding(), cpu.story(f"{p.comm}/{p.pid} exits before its IOs have ended")
     cpu.emit(tp.SCHED_PROCESS_EXIT, p.pid, p.prio)
     cpu.exited.append(p.pid)
+    pipe.close_pipes(cpu, p)
     p.state = tp.TASK_DEAD
     core.schedule(cpu)

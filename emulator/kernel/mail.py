@@ -26,6 +26,7 @@ from emulator.kernel import (
     iomap,
     kthread,
     load_balance,
+    pipe,
     rcu,
     smp,
     stop_machine,
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
 #: Messages whose handling may read what other nodes published.
-READING = frozenset((messages.DIO_DONE, messages.COMMAND, messages.ADOPT, messages.RCU_REPORT))
+READING = frozenset(
+    (messages.DIO_DONE, messages.COMMAND, messages.ADOPT, messages.RCU_REPORT, messages.PIPE_DATA)
+)
 
 #: Messages that are interrupts: whoever is sent one has something to execute.
 INTERRUPTING = frozenset((messages.NOHZ_KICK, messages.CALL_COMPLETE))
@@ -201,6 +204,16 @@ def handle_rcu_report(cpu: Cpu, message: Message) -> None:
     rcu.handle_report(cpu, message)
 
 
+def handle_pipe_data(cpu: Cpu, message: Message) -> None:
+    """What a task elsewhere has written to a pipe."""
+    pipe.handle_data(cpu, message)
+
+
+def handle_pipe_wait(cpu: Cpu, message: Message) -> None:
+    """A task elsewhere sleeps until a pipe is written to."""
+    pipe.handle_wait(cpu, message)
+
+
 def handle_ring_doorbells(cpu: Cpu, message: Message) -> None:
     """A period of doorbells is over: they leave for the device's log."""
     (index,) = message[5]
@@ -235,6 +248,8 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.DETACH: handle_detach,
     messages.DIO_DONE: handle_dio_done,
     messages.NOHZ_KICK: handle_nohz_kick,
+    messages.PIPE_DATA: handle_pipe_data,
+    messages.PIPE_WAIT: handle_pipe_wait,
     messages.PUBLISH_DOMAINS: handle_publish_domains,
     messages.RCU_REPORT: handle_rcu_report,
     messages.RING_DOORBELLS: handle_ring_doorbells,

@@ -89,7 +89,13 @@ def migration_cpu_stop(cpu: Cpu, pid: int, destination: int, why: int) -> None:
         return
     if not p.on_rq:
         p.wake_cpu = destination
-    elif affinity.is_cpu_allowed(cpu, p, destination):
+        return
+    if not affinity.is_cpu_allowed(cpu, p, destination):
+        if p.cpus_mask >> cpu.node_id & 1:
+            return
+        # sched_setaffinity() would have refused a CPU that is down; a task here binds itself unasked.
+        destination = affinity.select_fallback_rq(cpu, p, cpu.node_id)
+    if destination != cpu.node_id:
         move_queued_task(cpu, p, destination, why, cpu.costs.stopper_tail_ns)
 
 

@@ -38,9 +38,47 @@ WAIT_TIMER = 3  # clock_nanosleep(), schedule_timeout()
 WAIT_TAG = 4  # blk_mq_get_tag()
 WAIT_RW = 5  # pread()/pwrite(): the IO itself
 WAIT_WORK = 6  # an idle worker, a parked thread
+WAIT_PIPE = 7  # pipe_read(): wait_arg = pipe
 #: Sleeps that mail can end.
 MAIL_WAITS = frozenset((WAIT_RING, WAIT_DIO, WAIT_RW))
-WAIT_NAMES = ("nothing", "aio ring", "inode dio", "timer", "tag", "io", "work")
+WAIT_NAMES = ("nothing", "aio ring", "inode dio", "timer", "tag", "io", "work", "pipe")
+
+
+class PipeEnds:
+    """A task's ends of pipes: what it has not read, what it has written, who waits for it.
+
+    All by pipe.  ``peers`` is where the task at the other end was last: (residence, CPU).
+    ``waiters`` are the wait queues: when the reader went to sleep, and what it looked like then.
+    """
+
+    __slots__ = ("next_read", "next_write", "peers", "unread", "waiters")
+
+    def __init__(self) -> None:
+        self.unread: dict[int, dict[int, int]] = {}  # number of the write -> what was written
+        self.next_read: dict[int, int] = {}
+        self.next_write: dict[int, int] = {}
+        self.peers: dict[int, tuple[int, int]] = {}
+        self.waiters: dict[int, list[Any]] = {}
+
+    def pack(self) -> list[Any]:
+        """Return the ends as plain data."""
+        return [
+            [[pipe, dict(unread)] for pipe, unread in self.unread.items()],
+            dict(self.next_read),
+            dict(self.next_write),
+            [[pipe, *peer] for pipe, peer in self.peers.items()],
+            [[pipe, list(entry)] for pipe, entry in self.waiters.items()],
+        ]
+
+    @classmethod
+    def unpack(cls, data: list[Any]) -> PipeEnds:
+        """Rebuild what :meth:`pack` returned."""
+        ends = cls()
+        unread, ends.next_read, ends.next_write, peers, waiters = data
+        ends.unread = {pipe: dict(numbers) for pipe, numbers in unread}
+        ends.peers = {pipe: (moves, cpu) for pipe, moves, cpu in peers}
+        ends.waiters = {pipe: list(entry) for pipe, entry in waiters}
+        return ends
 
 
 class Kioctx:
@@ -172,6 +210,7 @@ class TaskRun:
         "iocbs",
         "kind",
         "left",
+        "pipes",
         "plug",
         "program",
         "refill_ns",
@@ -210,6 +249,7 @@ class TaskRun:
         self.remote_ios = 0
         #: it writes less than a block at a time: each io_submit() waits for its own IO
         self.unaligned = False
+        self.pipes: PipeEnds | None = None
         self.refill_ns = 0  # cache refill after a move, added to the next user segment
         #: while a delayed task is being moved, the timer that ends its sleep: [ns, 0] or [0, jiffy]
         self.timer: list[int] = []
@@ -240,6 +280,7 @@ class TaskRun:
             [rq.pack() for rq in self.plug],
             self.timer,
             self.unaligned,
+            None if self.pipes is None else self.pipes.pack(),
         ]
 
     @classmethod
@@ -266,11 +307,13 @@ class TaskRun:
             plug,
             run.timer,
             run.unaligned,
+            pipes,
         ) = data
         run.program = None if program is None else unpack_program(program)
         run.ctx = None if ctx is None else Kioctx.unpack(ctx)
         run.iocbs = {iocb: state for iocb, *state in iocbs}
         run.plug = [Request.unpack(rq) for rq in plug]
+        run.pipes = None if pipes is None else PipeEnds.unpack(pipes)
         return run
 
 

@@ -50,6 +50,11 @@ SENDING = frozenset(
         frames.KSOFTIRQD,
         frames.WORKER_CREATE,
         frames.EXEC,
+        frames.PIPE_READ,
+        frames.PIPE_WRITE,
+        frames.PIPE_WRITTEN,
+        frames.PIPE_SELECT,
+        frames.SETAFFINITY,
     )
 )
 #: Frames of a submitter's system calls: what comes after them is its program's to bound.
@@ -253,7 +258,8 @@ def submitter_blocks_ns(cpu: Cpu, p: Task, kind: int, soonest: int) -> int:
             return soonest
         events -= argument[1]
     zeroes = any(
-        file in run.dio_count and facts.block_size > 512 for file, facts in cpu.files.items()
+        file in run.dio_count and facts.serialises and facts.block_size > 512
+        for file, facts in cpu.files.items()
     )
     if zeroes and run.submit and unaligned_submit(cpu, p):
         return soonest
@@ -267,7 +273,7 @@ def submitter_blocks_ns(cpu: Cpu, p: Task, kind: int, soonest: int) -> int:
 def unaligned_submit(cpu: Cpu, p: Task) -> bool:
     """Whether the io_submit() under way has a write that waits for the inode's IO."""
     return any(
-        (offset | length) % cpu.files[file].block_size
+        cpu.files[file].serialises and (offset | length) % cpu.files[file].block_size
         for _data, _rw, file, offset, length in p.run.submit[0]
     )
 

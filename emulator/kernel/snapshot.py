@@ -28,6 +28,7 @@ PLAIN = (
     "cause",
     "wants_view",
     "stalled",
+    "stalled_at",
     "seq",
     "waking",
     "pid_seq",
@@ -97,6 +98,7 @@ def pack(cpu: Cpu) -> list[Any]:
         [[cookie, other] for cookie, other in cpu.handed.items()],
         cpu.rcu.pack(),
         cpu.domains.active_mask,
+        [[pipe, nr] for pipe, nr in cpu.piped.items()],
     ]
 
 
@@ -140,6 +142,7 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     cpu.handed = dict(data[22])
     cpu.rcu.unpack(data[23])
     cpu.domains = DomainMap(cpu.spec.machine, cpu.rq.rules, data[24])
+    cpu.piped = dict(data[25])
 
 
 def pack_queue(q: BlockQueue) -> list[Any]:

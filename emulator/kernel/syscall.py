@@ -9,18 +9,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import aio, core, fair, frames, hrtimer, kthread, rcu
+from emulator.kernel import (
+    aio,
+    core,
+    fair,
+    frames,
+    hrtimer,
+    kthread,
+    migration,
+    pipe,
+    rcu,
+    stop_machine,
+)
 from emulator.kernel.process import WAIT_TIMER
 from emulator.types import (
     NEVER,
+    OP_BURN,
     OP_EXEC,
     OP_EXIT,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
+    OP_PIPE_READ,
+    OP_PIPE_WRITE,
     OP_RCU_FQS,
     OP_RCU_GP_INIT,
     OP_RUN,
     OP_RW,
+    OP_SETAFFINITY,
     OP_SLEEP,
     OP_SLEEP_JIFFIES,
     OP_WRITEBACK,
@@ -60,6 +75,15 @@ def next_operation(cpu: Cpu, result: Any) -> None:
         cpu.start(frames.NANOSLEEP, cpu.costs.nanosleep_ns, op[1])
     elif code == OP_SLEEP_JIFFIES:
         cpu.start(frames.NANOSLEEP, cpu.costs.nanosleep_ns, -op[1])
+    elif code == OP_BURN:
+        cpu.start(frames.USER, op[1] + p.run.refill_ns, frames.BURNING)
+        p.run.refill_ns = 0
+    elif code == OP_PIPE_READ:
+        pipe.sys_read(cpu, op[1])
+    elif code == OP_PIPE_WRITE:
+        pipe.sys_write(cpu, op[1], op[2])
+    elif code == OP_SETAFFINITY:
+        cpu.start(frames.SETAFFINITY, cpu.costs.syscall_ns, op[1])
     elif code == OP_RW:
         aio.sys_rw(cpu, p, op[1], op[2], op[3], op[4])
     elif code == OP_WRITEBACK:
@@ -117,3 +141,19 @@ def nanosleep(cpu: Cpu, until_ns: int) -> None:
     since = cpu.now
     hrtimer.add_jiffy_timer(cpu, cpu.jiffies() - until_ns, hrtimer.WHEEL_SLEEP, [p.pid, since])
     core.block(cpu, p, state, frames.RET_USER, cpu.costs.syscall_ns, 0)
+
+
+def setaffinity(cpu: Cpu, target: int) -> None:
+    """``__set_cpus_allowed_ptr()`` of the current task: where it must leave, the stopper moves it."""
+    p = cpu.rq.curr
+    p.cpus_mask = 1 << target
+    p.nr_cpus_allowed = 1
+    if target == cpu.node_id:
+        return_to_user(cpu, 0)
+        return
+    p.run.kind = frames.RET_USER
+    p.run.left = 0
+    p.run.arg = 0
+    work = [migration.MIGRATION_CPU_STOP, [p.pid, target, tp.MIGRATE_AFFINITY], cpu.cause]
+    stop_machine.queue_stop_work(cpu, work)
+    core.schedule(cpu)  # stop_one_cpu() gives way to the stopper of its own CPU at once

@@ -135,6 +135,10 @@ class Extract:
         """Return the comm of a pid, or ``<...>``."""
         return self.comms.get(pid, "<...>")
 
+    def is_per_cpu_kthread(self, pid: int) -> bool:
+        """Return whether a task is one of the kernel threads that exist once per CPU."""
+        return self.comm(pid).partition("/")[0] in PER_CPU_KTHREADS
+
     def kind(self, pid: int) -> str:
         """Return what tasks like this one are called: their comm, or the per-CPU kthread's kind."""
         comm = self.comm(pid) if pid else "swapper"

@@ -15,6 +15,13 @@ ones that make sense for a single task.
 * ``…_wake_to_run_us``: ``sched_waking`` to the switch in.  A waking of a task that was still on
   its CPU is not one, and of several wakings before a run the first counts.
 * ``run_length_us``: from switch in to switch out, by comm; per-CPU kthreads by kind.
+* ``task_cpu_share``: the share of one CPU that each task of a comm got: n, their sum, the least and
+  the greatest; of tasks that do not belong to one CPU.
+* ``user_migrations``: changes of CPU that such a task notices, between two stretches that it runs:
+  the sum over the tasks of a comm, and the most of one of them.
+* ``programs``: what the programs measured themselves, by comm: ``wake_us`` from the time for which a
+  wakeup was due until the program runs in user space, ``response_us`` and ``round_us`` from there
+  until the work of the period, or the round, is done; counts as the programs name them.
 
 Distributions are ``{n, mean, p10, p50, p90, p99, max}``, in us.
 """
@@ -65,10 +72,9 @@ Figures = dict[str, Any]
 class RunData:
     """What figures are made of: the rings of a run, its window, its submitters, its books.
 
-    ``submitters`` are the pids that count as submitters: the tasks marked as figure that are there at
-    the end, and whoever completed AIOs, unless it is there and not marked.  ``books`` are the final
-    books of the nodes by node id; they say which tasks are marked. ``tick_ns`` is the
-    length of a tick, 0 if nothing is to be said about it.
+    ``submitters`` are the pids that count as submitters (the tasks marked as figure); without any,
+    whoever completed AIOs is one.  ``books`` are the final books of the nodes by node id;
+    ``tick_ns`` is the length of a tick, 0 if nothing is to be said about it.
     """
 
     __slots__ = ("books", "end_ns", "readers", "start_ns", "submitters", "tick_ns")
@@ -93,7 +99,8 @@ class RunData:
 def figures(run: RunData) -> Figures:
     """Return every figure of a run under its name in ``results.json``."""
     found = extract(run.readers, run.start_ns, run.end_ns)
-    pids = sorted(run.submitters) or _marked(run.books, found)
+    known = [pid for pid in sorted(run.submitters) if pid in found.comms]
+    pids = known or sorted(found.aio)
     window_s = (run.end_ns - run.start_ns) / NSEC_PER_SEC
     programs = _programs(run.books)
     return {
@@ -106,6 +113,7 @@ def figures(run: RunData) -> Figures:
         "balance": _balance(run, found),
         "slat_us": _latency(programs, pids, "slat_ns"),
         "clat_us": _latency(programs, pids, "clat_ns"),
+        "programs": _program_figures(found, run.books),
         "submitters": {
             f"{found.comm(pid)}/{pid}": _submitter(found, pid, window_s, programs) for pid in pids
         },
@@ -130,15 +138,6 @@ def lookup(figures_: Mapping[str, Any], path: str) -> Any:
             return None
         value = value[part]
     return value
-
-
-def _marked(books: Mapping[int, Mapping[str, Any]], found: Extract) -> list[int]:
-    there: set[int] = set()
-    marked: set[int] = set()
-    for book in books.values():
-        there.update(book.get("tasks", ()))
-        marked.update(book.get("figure_pids", ()))
-    return sorted(marked | (set(found.aio) - there))
 
 
 def _io_figures(found: Extract, pids: list[int], window_s: float) -> Figures:
@@ -213,7 +212,52 @@ def _task_figures(found: Extract, pids: list[int], window_s: float) -> Figures:
             for share, pid in shares
             if share >= TASK_CPU_MIN
         },
+        "task_cpu_share": _shares_by_comm(found, window_ns),
+        "user_migrations": _user_migrations(found),
     }
+
+
+def _shares_by_comm(found: Extract, window_ns: int) -> Figures:
+    by_comm: dict[str, list[float]] = {}
+    for pid, ns in sorted(found.cpu_ns.items()):
+        if pid and not found.is_per_cpu_kthread(pid):
+            by_comm.setdefault(found.comm(pid), []).append(ns / window_ns)
+    return {
+        comm: {
+            "n": len(shares),
+            "total": round(sum(shares), 4),
+            "min": round(min(shares), 4),
+            "max": round(max(shares), 4),
+        }
+        for comm, shares in by_comm.items()
+    }
+
+
+def _user_migrations(found: Extract) -> Figures:
+    moves: dict[int, list[Migration]] = {}
+    for migration in found.migrations:
+        moves.setdefault(migration.pid, []).append(migration)
+    by_comm: dict[str, list[int]] = {}
+    for pid in sorted(found.cpu_ns):
+        if pid and not found.is_per_cpu_kthread(pid):
+            noticed = _noticed(moves.get(pid, []), found.ins.get(pid, []))
+            by_comm.setdefault(found.comm(pid), []).append(noticed)
+    return {comm: {"total": sum(one), "max": max(one)} for comm, one in by_comm.items()}
+
+
+# Of the moves between two runs only where they led counts, and only if that is another CPU.
+def _noticed(moves: list[Migration], ins: list[int]) -> int:
+    if not moves:
+        return 0
+    count, index = 0, 0
+    ran_on = cpu = moves[0].orig_cpu
+    for time_ns in ins:
+        while index < len(moves) and moves[index].time_ns <= time_ns:
+            cpu = moves[index].dest_cpu
+            index += 1
+        count += cpu != ran_on
+        ran_on = cpu
+    return count
 
 
 def _submitter(
@@ -356,6 +400,30 @@ def _programs(books: Mapping[int, Mapping[str, Any]]) -> dict[int, Mapping[str, 
         for pid, part in book.get("programs", {}).items():
             parts.setdefault(int(pid), []).append(part)
     return {pid: merge_books(found) for pid, found in parts.items()}
+
+
+#: What programs measure, besides fio: their names, and those of the figures.
+_PROGRAM_STATS = {"wake_ns": "wake_us", "response_ns": "response_us", "round_ns": "round_us"}
+
+
+# By comm; the parts that the CPUs and the tasks of one comm keep make one whole.
+def _program_figures(found: Extract, books: Mapping[int, Mapping[str, Any]]) -> Figures:
+    parts: dict[tuple[str, str], list[list[Any]]] = {}
+    for book in books.values():
+        for pid, part in book.get("programs", {}).items():
+            parts.setdefault((found.comm(int(pid)), part[0]), []).append(part)
+    result: Figures = {}
+    for (comm, _program), kept in sorted(parts.items()):
+        whole = merge_books(kept)
+        stats = {
+            figure: distribution_of_summary(dict(whole[name]))
+            for name, figure in _PROGRAM_STATS.items()
+            if name in whole
+        }
+        if stats:
+            counts = {name: value for name, value in whole.items() if isinstance(value, int)}
+            result[comm] = stats | counts
+    return result
 
 
 # A program keeps a latency as one summary in ns, or as one per direction: the busier one counts.

@@ -121,6 +121,37 @@ def render_comparisons(comparisons: Sequence[Comparison], console: Console) -> N
     console.print(Text(", ".join(counts)))
 
 
+def render_summary(
+    batches: Mapping[str, Mapping[str, Sequence[Comparison]]], console: Console
+) -> None:
+    """Print, per batch and in all, how many cases and rows hold, and which cases do not."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("batch", "cases ok", "missed", "rows ok", "missed", "unknown", "not judged"):
+        table.add_column(name, justify="left" if name == "batch" else "right", no_wrap=True)
+    everything: list[Sequence[Comparison]] = []
+    for batch, cases in batches.items():
+        table.add_row(batch, *_summary_cells(list(cases.values())))
+        everything += cases.values()
+    table.add_row("all", *_summary_cells(everything), style="bold")
+    console.print(table)
+    for cases in batches.values():
+        for name, rows in cases.items():
+            missed = [row.figure.path for row in rows if row.verdict == MISS]
+            if missed:
+                console.print(Text(f"missed: {name}: {', '.join(missed)}", style="red"))
+
+
+def _summary_cells(cases: Sequence[Sequence[Comparison]]) -> list[str]:
+    verdicts = [row.verdict for rows in cases for row in rows]
+    missed = sum(any(row.verdict == MISS for row in rows) for rows in cases)
+    unknown = sum(
+        all(row.verdict != MISS for row in rows) and any(row.verdict == UNKNOWN for row in rows)
+        for rows in cases
+    )
+    counts = [len(cases) - missed - unknown, missed]
+    return [str(n) for n in (*counts, *(verdicts.count(one) for one in (OK, MISS, UNKNOWN, INFO)))]
+
+
 # -- In words -----------------------------------------------------------------------------------
 
 

@@ -167,7 +167,9 @@ def count_slack(figure: RealFigure, window_s: float) -> float:
 
 def is_ratio(path: str) -> bool:
     """Whether a figure does not grow with the length of a run."""
-    return not path.startswith(CAUSES) and path not in ("migrations", "switches", "ios", "works")
+    if path.startswith((CAUSES, "user_migrations.")) or path.endswith(".n"):
+        return False
+    return path not in ("migrations", "switches", "ios", "works")
 
 
 def _ok(hit: bool) -> str:

@@ -20,6 +20,15 @@ from emulator.workload.fio_params import FIO_PARAMS
 from emulator.workload.flusher import FLUSHER_PARAMS, FlusherProgram
 from emulator.workload.hog import HOG_PARAMS, HogProgram
 from emulator.workload.load import LOAD_PARAMS, LoadProgram
+from emulator.workload.loop import (
+    FANOUT_PARAMS,
+    LOOP_PARAMS,
+    PINGPONG_PARAMS,
+    TEAMS,
+    XWAKE_PARAMS,
+    LoopProgram,
+    Member,
+)
 from emulator.workload.params import Setting
 from emulator.workload.periodic import PERIODIC_PARAMS, PeriodicProgram
 from emulator.workload.rcu_gp import RCU_GP_PARAMS, RcuGpProgram
@@ -65,11 +74,12 @@ PROGRAMS: dict[str, ProgramClass] = {
     "flusher": FlusherProgram,
     "hog": HogProgram,
     "load": LoadProgram,
+    "loop": LoopProgram,
     "periodic": PeriodicProgram,
     "rcu_gp": RcuGpProgram,
 }
 
-#: Per program, its parameters and their defaults; None: must be given.
+#: Per program (and per team of them), its parameters and their defaults; None: must be given.
 PARAMS: dict[str, dict[str, Any]] = {
     "execs": EXECS_PARAMS,
     "fio": FIO_PARAMS,
@@ -77,6 +87,10 @@ PARAMS: dict[str, dict[str, Any]] = {
     "flusher": FLUSHER_PARAMS,
     "hog": HOG_PARAMS,
     "load": LOAD_PARAMS,
+    "loop": LOOP_PARAMS,
+    "pingpong": PINGPONG_PARAMS,
+    "xwake": XWAKE_PARAMS,
+    "fanout": FANOUT_PARAMS,
     "periodic": PERIODIC_PARAMS,
     "rcu_gp": RCU_GP_PARAMS,
 }
@@ -110,7 +124,9 @@ def merge_books(parts: Iterable[list[Any]]) -> dict[str, Any]:
 __all__ = [
     "PARAMS",
     "PROGRAMS",
+    "TEAMS",
     "BookedProgram",
+    "Member",
     "make_program",
     "merge_books",
     "unpack_books",

@@ -151,6 +151,15 @@ def test_a_slice_is_the_time_to_the_next_timer_shared_by_all_cpus() -> None:
     assert cpus[1].done == [(1_100, "timer"), (1_210, "halt")]
 
 
+def test_a_timer_that_serves_nobody_shortens_the_slices() -> None:
+    box, cpus = turns([(600, "halt", 0)], [(600, "halt", 0)])
+    box.turn_ns = 400
+    box.run(10_000)
+    # Without it CPU 0 would run to its end; now slices of 200, 100 … until the timer, then anew.
+    assert 1_000 < cpus[0].done[0][0] <= 1_200
+    assert cpus[1].done == [(1_200, "halt")]
+
+
 def test_arming_a_timer_earlier_than_all_others_gives_up_the_host() -> None:
     box, cpus = turns([(100, "arm", 5_000), (300, "halt", 0)], [(50, "halt", 0)])
     box.run(10_000)

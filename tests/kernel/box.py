@@ -118,6 +118,8 @@ class Job:
     disk: str = ""  #: its file (number 0, 1 … by position) is on this mount
     kthread: bool = False
     policy: str = "normal"
+    reads: tuple[int, ...] = ()  #: pipes
+    writes: tuple[int, ...] = ()
     script: Script | None = field(default=None, init=False)
 
 
@@ -199,7 +201,7 @@ def box_spec(
         WorkloadSpec(
             name=job.name,
             program="script",
-            params={"filesystem": job.disk, "file": index} if job.disk else {},
+            params=params_of(job, index),
             count=1,
             nice=job.nice,
             cpus_allowed=job.mask or everyone,
@@ -232,6 +234,13 @@ def box_spec(
     )
 
 
+def params_of(job: Job, index: int) -> dict[str, Any]:
+    """Return what the kernel reads of a workload's parameters: its file, its pipes."""
+    pipes = {"reads": job.reads, "writes": job.writes}
+    params: dict[str, Any] = {name: list(ends) for name, ends in pipes.items() if ends}
+    return params | ({"filesystem": job.disk, "file": index} if job.disk else {})
+
+
 class Scripts:
     """The programs of a box of scripts."""
 
@@ -251,6 +260,10 @@ class Scripts:
         job = self.jobs[workload]
         job.script = Script(job.steps())
         return job.script
+
+    def make_bound(self, workload: int, cpu: int) -> Script:
+        """Refuse: these boxes have no task that goes where another one is."""
+        raise AssertionError(workload, cpu)
 
     def load(self, percent: int, now_ns: int) -> Script:
         """Refuse: these boxes have no ``cpu load``."""

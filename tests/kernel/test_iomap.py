@@ -6,6 +6,7 @@ import pytest
 
 from emulator.kernel import workqueue
 from emulator.kernel.iomap import FileFacts, unaligned
+from emulator.rules import Rules, rules_of
 from emulator.types import (
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
@@ -58,6 +59,7 @@ def one_io(
     nr_cpus: int = 1,
     spin: bool = False,
     cpu: int = 0,
+    rules: Rules = Rules(),
 ) -> Box:
     """Run one IO on a quiet box; ``spin`` keeps the submitter busy instead of asleep."""
 
@@ -79,6 +81,7 @@ def one_io(
         block_size=block_size,
         charges=costs(dio_complete_ns=400, dio_tail_ns=200, worker_sleep_ns=500, **remote),
         sysctls=QUIET,
+        rules=rules,
     ).run(3 * MS)
 
 
@@ -183,6 +186,36 @@ def test_vector_D_7_5_aio_write_512_on_512_byte_blocks() -> None:
     assert not fio_slept_in_submit(box)
 
 
+def test_vector_D_7_6_on_5_6_the_end_of_the_bio_wakes_the_submitter() -> None:
+    box = one_io(submit(WRITE, 512, 512), rules=rules_of("5.6"))
+    assert (completer(box), dio_works(box)) == ("fio", 0)
+    assert fio_slept_in_submit(box)
+
+
+@pytest.mark.parametrize("version", ["5.15", "6.1"])
+def test_vector_D_7_7_on_5_14_an_overwrite_is_asynchronous(version: str) -> None:
+    box = one_io(submit(WRITE, 512, 512), rules=rules_of(version))
+    assert (completer(box), dio_works(box)) == ("kworker", 1)
+    assert not fio_slept_in_submit(box)
+
+
+def test_D_6_on_5_14_sub_block_writes_are_in_flight_together() -> None:
+    def steps() -> Steps:
+        for n in range(3):
+            yield (OP_IO_SUBMIT, [(n, WRITE, 0, 512 * (n + 1), 512)])
+        yield (OP_IO_GETEVENTS, 3, 3)
+
+    box = Box(
+        Job(steps, disk="/xfs", start_ns=BEGIN),
+        hz=100,
+        disk=scsi_debug(41 * US),
+        charges=costs(io_submit_ns=1000),
+        sysctls=QUIET,
+        rules=rules_of("6.1"),
+    ).run(3 * MS)
+    assert max(box.times("block_rq_issue")) < min(box.times("block_rq_complete"))
+
+
 def test_vector_D_7_9_aio_write_of_100_bytes() -> None:
     box = one_io(submit(WRITE, 0, 100))
     assert (completer(box), dio_works(box)) == ("fio", 0)
@@ -239,7 +272,7 @@ def test_vector_D_7_11_raw_block_device_write() -> None:
     ],
 )
 def test_D_6_unaligned(fs: str, block: int, offset: int, length: int, serial: bool) -> None:
-    assert unaligned(FileFacts(0, fs, block, 0), offset, length) is serial
+    assert unaligned(FileFacts(0, fs, block, 0, fs == "xfs"), offset, length) is serial
 
 
 def story(box: Box) -> list[str]:

@@ -13,6 +13,7 @@ from emulator.tracepoints import (
     SCHED_WAKING,
 )
 from emulator.workload.fio_books import FioBooks
+from emulator.workload.tally import Tally
 from tests.report.rings import (
     FIO,
     KWORKERS,
@@ -150,3 +151,42 @@ def test_latencies_come_from_the_programs_own_books() -> None:
     assert found["slat_us"]["mean"] == 5.0
     assert found["clat_us"]["n"] == 0
     assert found["submitters"]["fio/288"]["slat_us"] == found["slat_us"]
+
+
+def test_a_task_notices_moves_only_between_two_runs() -> None:
+    rings = new_rings(2)
+    switch(rings[0], 10_000, 0, FIO)
+    switch(rings[0], 20_000, FIO, 0)
+    migrate(rings[0], 21_000, 0, 0, 1, MIGRATE_NEWIDLE)
+    migrate(rings[1], 22_000, 0, 1, 0, MIGRATE_NEWIDLE)  # back before it ran
+    switch(rings[0], 30_000, 0, FIO)
+    switch(rings[0], 40_000, FIO, 0)
+    migrate(rings[0], 41_000, 0, 0, 1, MIGRATE_PERIODIC)
+    switch(rings[1], 50_000, 0, FIO)
+    switch(rings[1], 75_000, FIO, 0)
+    found = figures(RunData(readers_of(rings), 0, 100_000, [FIO]))
+    assert found["migrations"] == 3
+    assert found["user_migrations"] == {"fio": {"total": 1, "max": 1}}
+    assert found["task_cpu_share"]["fio"] == {"n": 1, "total": 0.45, "min": 0.45, "max": 0.45}
+
+
+def test_what_programs_measured_is_told_by_comm_over_all_cpus() -> None:
+    rings = new_rings(2)
+    parts = []
+    for wake_ns in (5_000, 7_000):
+        tally = Tally("periodic", ("missed",), ("wake_ns", "response_ns"))
+        tally.counts["missed"] = 2
+        tally.stats["wake_ns"].add(wake_ns)
+        parts.append(tally.pack())
+    books = {cpu: {"programs": {FIO: part}} for cpu, part in enumerate(parts)}
+    found = figures(RunData(readers_of(rings), 0, 1_000, [], books))["programs"]["fio"]
+    assert (found["missed"], found["wake_us"]["n"], found["wake_us"]["mean"]) == (4, 2, 6.0)
+    assert found["response_us"]["n"] == 0
+    assert "round_us" not in found
+
+
+def test_submitters_are_the_tasks_marked_even_without_io() -> None:
+    rings = new_rings(2)
+    switch(rings[0], 10_000, 0, FIO)
+    found = figures(RunData(readers_of(rings), 0, 100_000, [FIO, 99]))
+    assert list(found["submitters"]) == [f"fio/{FIO}"]

@@ -11,10 +11,14 @@ from emulator.types import (
     NEVER,
     NSEC_PER_MSEC,
     NSEC_PER_SEC,
+    OP_BURN,
     OP_EXIT,
+    OP_PIPE_READ,
+    OP_PIPE_WRITE,
     OP_RCU_FQS,
     OP_RCU_GP_INIT,
     OP_RUN,
+    OP_SETAFFINITY,
     OP_SLEEP,
     OP_SLEEP_JIFFIES,
     OP_WRITEBACK,
@@ -26,6 +30,7 @@ from emulator.types import (
 from emulator.workload import (
     PARAMS,
     PROGRAMS,
+    TEAMS,
     BookedProgram,
     make_program,
     merge_books,
@@ -52,6 +57,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "flusher": {"size": 100 * 4096},
     "hog": {"run_ns": 5 * NSEC_PER_SEC // 2},
     "load": {"percent": 30},
+    "loop": {"steps": [["run", MS], ["write", 0], ["period", 3 * MS], ["read", 1]], "rounds": 7},
     "periodic": {"period_ns": 4 * MS, "run_ns": MS, "offset_ns": 100},
     "rcu_gp": {},
 }
@@ -76,7 +82,8 @@ def play(program: Program, now_ns: int, result: Any) -> tuple[Op, int, Any]:
 
 
 def test_tables_agree() -> None:
-    assert set(PROGRAMS) == set(PARAMS) == set(EXAMPLES)
+    assert set(PROGRAMS) == set(EXAMPLES)
+    assert set(PROGRAMS) | set(TEAMS) == set(PARAMS)
 
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "fio"])
@@ -144,7 +151,7 @@ def test_hog_ends_after_its_cpu_time() -> None:
 def test_periodic_keeps_wake_latency_and_response() -> None:
     task = make("periodic", period_ns=4 * MS, run_ns=MS, offset_ns=500)
     assert task.next(1000, None) == (OP_SLEEP, 1500)
-    assert task.next(1700, 0) == (OP_RUN, MS)
+    assert task.next(1700, 0) == (OP_BURN, MS)
     assert task.next(1700 + 2 * MS, 0) == (OP_SLEEP, 1500 + 4 * MS)
     books = task.books()
     assert (books["wake_ns"]["min"], books["wake_ns"]["max"]) == (200, 200)
@@ -152,15 +159,68 @@ def test_periodic_keeps_wake_latency_and_response() -> None:
     assert books["missed"] == 0
 
 
-def test_late_periodic_skips_no_period() -> None:
+def test_late_periodic_skips_what_has_become_due() -> None:
     task = make("periodic", period_ns=4 * MS, run_ns=MS)
     task.next(0, None)
     task.next(0, 0)
-    assert task.next(9 * MS, 0) == (OP_SLEEP, 4 * MS)
-    assert task.next(9 * MS, 0) == (OP_RUN, MS)
-    assert task.next(10 * MS, 0) == (OP_SLEEP, 8 * MS)
+    assert task.next(9 * MS, 0) == (OP_SLEEP, 12 * MS)
+    assert task.next(12 * MS, 0) == (OP_BURN, MS)
+    assert task.next(16 * MS, 0) == (OP_SLEEP, 16 * MS), "due now: it starts at once"
     assert isinstance(task, PeriodicProgram)
     assert task.books()["missed"] == 2
+
+
+def test_a_periodic_task_binds_itself_first() -> None:
+    task = make("periodic", period_ns=4 * MS, run_ns=MS, bind_cpu=2)
+    assert task.next(5, None) == (OP_SETAFFINITY, 2)
+    assert task.next(10, 0) == (OP_SLEEP, 10)
+
+
+def test_a_hog_waits_for_the_common_start() -> None:
+    hog = make("hog", begin_ns=MS, bind_cpu=1)
+    assert hog.quiet_ns(0) == 0
+    assert hog.next(0, None) == (OP_SETAFFINITY, 1)
+    assert hog.next(10, 0) == (OP_SLEEP, 100_010)
+    assert hog.next(MS - 1, 0) == (OP_SLEEP, MS - 1 + 100_000)
+    assert hog.next(MS, 0) == (OP_RUN, NSEC_PER_SEC)
+
+
+def team(program: str, pipe: int = 0, **params: Any) -> dict[str, Any]:
+    members = TEAMS[program](PARAMS[program] | params, pipe)
+    return {member.comm: make("loop", **member.params()) for member in members}
+
+
+def test_ping_writes_the_time_and_measures_a_round() -> None:
+    tasks = team("pingpong", pipe=4, rounds=2, ping_cpu=3)
+    ping, pong = tasks["ping"], tasks["pong"]
+    assert ping.next(0, None) == (OP_SETAFFINITY, 3)
+    assert ping.next(100, 0) == (OP_PIPE_WRITE, 4, 100)
+    assert pong.next(0, None) == (OP_PIPE_READ, 4)
+    assert pong.next(107, 100) == (OP_PIPE_WRITE, 5, 107)
+    assert ping.next(103, 0) == (OP_PIPE_READ, 5)
+    assert ping.next(116, 107) == (OP_PIPE_WRITE, 4, 116)
+    assert ping.books()["round_ns"]["max"] == 16
+    assert ping.books()["wake_ns"]["max"] == 9
+    assert ping.next(120, 0) == (OP_PIPE_READ, 5)
+    assert ping.next(140, 130) == (OP_EXIT,)
+    assert ping.books()["rounds"] == 2
+
+
+def test_a_messenger_keeps_its_periods_and_writes_to_all() -> None:
+    messenger = team("fanout", workers=2, period_ns=MS, work_ns=300)["messenger"]
+    assert messenger.next(50, None) == (OP_SLEEP, 50 + MS)
+    assert messenger.next(60 + MS, 0) == (OP_PIPE_WRITE, 0, 60 + MS)
+    assert messenger.next(70 + MS, 0) == (OP_PIPE_WRITE, 1, 70 + MS)
+    assert messenger.next(80 + MS, 0) == (OP_SLEEP, 50 + 2 * MS)
+
+
+def test_a_waker_burns_its_gap_between_writes() -> None:
+    tasks = team("xwake", gap_ns=500)
+    assert tasks["waker"].next(0, None) == (OP_BURN, 500)
+    assert tasks["waker"].next(500, 0) == (OP_PIPE_WRITE, 0, 500)
+    assert tasks["wakee"].next(0, None) == (OP_PIPE_READ, 0)
+    assert tasks["wakee"].next(505, 500) == (OP_PIPE_READ, 0)
+    assert tasks["wakee"].books()["wake_ns"]["max"] == 5
 
 
 def test_periodic_leaves_out_its_warm_up() -> None:
