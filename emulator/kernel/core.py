@@ -61,6 +61,7 @@ from emulator.types import (
     BAL_NEXT_BLOCKED,
     BAL_OVERLOAD_NS,
     BALANCE_NEWIDLE,
+    BALANCE_NOHZ,
     CPU_NEWLY_IDLE,
     NOHZ_NEWIDLE,
     NOHZ_NEWIDLE_STATS,
@@ -245,8 +246,16 @@ def send_paid(cpu: Cpu) -> None:
         messages.BALANCE_PAID,
         (int(cpu.rq.need_resched),),
         cpu.now + cpu.costs.request_ns,
-        cpu.costs.coherence_ns,
+        balancer_reply_ns(cpu),
     )
+
+
+def balancer_reply_ns(cpu: Cpu) -> int:
+    """Return how soon the balancer can turn to this CPU once it has what this CPU sends.
+
+    A pass that this CPU makes for another one may find it the busiest, and ask it within the instant.
+    """
+    return 0 if cpu.balance_asked == BALANCE_NOHZ else cpu.costs.coherence_ns
 
 
 def newidle_finished(cpu: Cpu, pulled: object) -> None:

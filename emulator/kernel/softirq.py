@@ -185,7 +185,7 @@ def ask_balancer(cpu: Cpu, arg: list[int]) -> None:
         messages.BALANCE,
         (kind, value, cpu.rq.avg_idle, cause),
         cpu.now + cpu.costs.request_ns,
-        cpu.costs.coherence_ns,
+        core.balancer_reply_ns(cpu),
     )
 
 
