@@ -32,7 +32,7 @@ from emulator.boxfile.costs import COST_NAMES, VERIFY, preset_costs, resolve_cos
 from emulator.boxfile.events import resolve_events
 from emulator.boxfile.kernel import did_you_mean, resolve_kernel, sysctl_problem
 from emulator.boxfile.likeness import LIKE, lay_over
-from emulator.boxfile.machine import NR_CPUS_MAX, resolve_machine
+from emulator.boxfile.machine import NR_CPUS_MAX, balanced_ago, resolve_machine
 from emulator.boxfile.problems import BoxError, Path, Place, Problem, Report
 from emulator.boxfile.reader import Node, NotYaml, Reader, child
 from emulator.boxfile.storage import resolve_disks, resolve_filesystems
@@ -329,7 +329,7 @@ class BoxFile(_Model):
         ge=0,
         lt=1 << 63,
         description="of what is chance: when each workload without a `start` starts, "
-        "within 8 ticks of boot, and the order of fio's blocks",
+        "within 8 ticks of boot, when each CPU was last balanced, and the order of fio's blocks",
     )
     duration: Duration = Field(description="emulated time of the run")
     warmup: Duration = Field(0, description="figures are taken after this")
@@ -551,6 +551,7 @@ def _resolved(model: BoxFile, dirty: frozenset[str], file: FilePath, report: Rep
         workloads=workloads,
         events=events,
         trace_off=tuple(model.trace.off),
+        balanced_ago=balanced_ago(model.seed, cpus),
     )
     return Box(spec, str(file), model.description, model.machine.host_cpus, expect)
 

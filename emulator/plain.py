@@ -41,6 +41,7 @@ def spec_to_plain(spec: BoxSpec) -> list[Any]:
         [[event.at_ns, event.do] for event in spec.events],
         list(spec.trace_off),
         spec.ring_bytes_max,
+        list(spec.balanced_ago),
     ]
     assert len(plain) == len(fields(BoxSpec)), "BoxSpec has a field that plain.py forgets"
     return plain
@@ -63,6 +64,7 @@ def spec_from_plain(plain: list[Any]) -> BoxSpec:
         events=tuple(BoxEvent(*event) for event in plain[10]),
         trace_off=tuple(plain[11]),
         ring_bytes_max=plain[12],
+        balanced_ago=tuple(plain[13]),
     )
 
 

@@ -423,6 +423,8 @@ class BoxSpec:
     events: tuple[BoxEvent, ...] = ()
     trace_off: tuple[str, ...] = ()  #: tracepoints that are not recorded
     ring_bytes_max: int = 1 << 30  #: per CPU; the oldest segments go beyond it
+    #: Per CPU, how many jiffies before the start its domains were last balanced; empty: at the start.
+    balanced_ago: tuple[int, ...] = ()
 
 
 # -- What a CPU publishes of its runqueue (RqFacts) ---------------------------------------------

@@ -127,6 +127,7 @@ class Balancer(NodeBase):
             sis_util=features.get("SIS_UTIL", False),
         )
         self.rb.effects = self
+        self.rb.came_from_boot(spec.balanced_ago)
         for name, value in spec.kernel.sysctls.items():
             self.set_sysctl(name, value)
         self.published: tuple[int, ...] = ()

@@ -22,7 +22,7 @@ Departures
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from emulator.balance import ilb
@@ -172,6 +172,16 @@ class Rebalancer:
             chain = self.domains.sd[cpu]
             self.idle_next[cpu] = idle_next_balance(chain, self.limits)
             self.newidle_cost[cpu] = chain[0].max_newidle_lb_cost if chain else 0
+
+    def came_from_boot(self, balanced_ago: Sequence[int]) -> None:
+        """Let the domains have been balanced before the start, each CPU's at a time of its own.
+
+        A box that has booted does not have all its CPUs due in one jiffy, as new domains have.
+        """
+        for cpu, ago in enumerate(balanced_ago):
+            for sd in self.domains.sd[cpu]:
+                sd.last_balance -= ago % get_sd_balance_interval(sd, False, self.limits)
+        self.note_due(range(len(balanced_ago)))
 
     def use_domains(self, domains: SchedDomains) -> None:
         """Put new domains in the place of the old ones (``partition_sched_domains()``)."""

@@ -11,11 +11,26 @@ from typing import TYPE_CHECKING
 
 from emulator.boxfile.problems import Path, Report
 from emulator.types import MachineSpec, cpulist_format
+from emulator.workload.random import seed_stream, splitmix64
 
 if TYPE_CHECKING:
     from emulator.config import Machine, Smp
 
 NR_CPUS_MAX = 1024
+
+#: Name of the stream of random numbers for what the boot left behind on each CPU.
+BOOT_STREAM = 2
+#: Longer than any balance interval, in jiffies.
+BALANCED_AGO_MAX = 1 << 16
+
+
+def balanced_ago(seed: int, cpus: int) -> tuple[int, ...]:
+    """Return, per CPU, how many jiffies before the start its domains were last balanced.
+
+    In a real boot that is chance, as the start of each program is; here the seed decides it.
+    """
+    draws = (splitmix64(seed_stream(seed, BOOT_STREAM, cpu)) for cpu in range(cpus))
+    return tuple(bits % BALANCED_AGO_MAX for _state, bits in draws)
 
 
 def resolve_machine(machine: Machine, report: Report) -> MachineSpec | None:

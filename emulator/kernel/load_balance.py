@@ -5,8 +5,7 @@ live queue, with the ``lb_env`` that it sent (a plain list, ``ENV_*`` in :mod:`e
 What the imbalance counts, and which task is too much, depends on its migration type (D.8).
 
 Departures from the kernel: the destination's ``nr_running`` in ``task_hot()`` is the balancer's
-view of it; NUMA locality is not tested (no fault statistics); a task's load is taken when it is
-looked at, not after can_migrate_task() has let it pass (which of the two samples h_load in a jiffy).  A delayed task (v6.12) takes the timer
+view of it; NUMA locality is not tested (no fault statistics).  A delayed task (v6.12) takes the timer
 that is to wake it along; one that waits for a driver tag, or that is just being woken, is passed over.
 """
 
@@ -127,8 +126,7 @@ def detach_tasks(cpu: Cpu, env: list[Any]) -> list[Task]:
             env[ENV_LOOP_BREAK] += SCHED_NR_MIGRATE_BREAK
             env[ENV_FLAGS] |= LBF_NEED_BREAK
             break
-        load = fair.task_h_load(p, cpu.rq)
-        amount = task_amount(cpu, p, load, env) if can_migrate_task(cpu, p, env) else -1
+        amount = task_amount(cpu, p, env) if can_migrate_task(cpu, p, env) else -1
         if amount < 0:
             queue.insert(0, queue.pop())
             continue
@@ -140,12 +138,13 @@ def detach_tasks(cpu: Cpu, env: list[Any]) -> list[Task]:
     return detached
 
 
-def task_amount(cpu: Cpu, p: Task, load: int, env: list[Any]) -> int:
-    """How much of the imbalance a task of this load is, in the unit of the migration type; -1: too much of it."""
+def task_amount(cpu: Cpu, p: Task, env: list[Any]) -> int:
+    """How much of the imbalance a task is, in the unit of the migration type; -1: too much of it."""
     rules = cpu.rq.rules
     kind = env[ENV_MIGRATION_TYPE]
     failed = env[ENV_NR_BALANCE_FAILED]
     if kind == MIGRATION_LOAD:
+        load = fair.task_h_load(p, cpu.rq)
         if rules.lb_load_shift:
             load = max(load, 1)
             too_much = load >> min(failed, SHIFT_MAX) > env[ENV_IMBALANCE]
