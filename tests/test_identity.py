@@ -109,7 +109,7 @@ def assert_identical(
     """
     first, *others = run_all(box, duration, ways, scratch)
     expected = hashes(first)
-    assert len(expected) > 2
+    assert len(expected) >= 2, "a CPU's and the coordinator's"
     for way, other in zip(ways[1:], others, strict=True):
         if hashes(other) != expected:
             pytest.fail(f"{box}: {ways[0]} and {way} differ\n{first_difference(first, other)}")
@@ -189,7 +189,7 @@ def count(directory: Path, event: int) -> int:
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("box", BOXES)
 def test_a_shipped_box_is_the_same_inline_strict_and_as_processes(box: str, tmp_path: Path) -> None:
-    duration = "300ms" if box.endswith("24cpu") else "2s"
+    duration = "2s" if box in HOLDS and not box.endswith("24cpu") else "300ms"
     ways = [Way(INLINE), Way(PROCESSES), Way(STRICT)]
     directory, held = assert_identical(box, duration, ways, tmp_path)
     assert held >= HOLDS.get(box, set())
