@@ -416,6 +416,7 @@ def try_to_wake_up(
         return True
     if (
         p.nr_cpus_allowed == 1
+        and p.cpu == cpu.node_id  # not one that slept where a CPU has gone, and is bound here since
         and p.cpus_mask >> cpu.node_id & 1
         and affinity.is_cpu_allowed(cpu, p, cpu.node_id)
     ):

@@ -471,3 +471,21 @@ def test_a_dead_cpu_has_only_its_own_threads_all_asleep() -> None:
     assert all(p.state != tp.TASK_RUNNING and not p.on_rq for p in cpu.tasks.values())
     assert (cpu.timers, cpu.jiffy_timers, cpu.irqs, cpu.inflight) == ([], [], [], {})
     assert cpu.f_kind == frames.HALT
+
+
+def test_a_sleeper_of_a_cpu_that_went_and_bound_since_to_its_heir_is_moved_at_its_wakeup() -> None:
+    def steps() -> Steps:
+        yield (OP_SLEEP, 5 * MS)
+        while True:
+            yield (OP_RUN, MS)
+
+    box = Box(Job(steps, name="t", cpu=1, mask=0b10), nr_cpus=2, charges=costs(**CHARGES))
+    box.command(MS, 1, "cpu", "offline", "1")
+    for cpu in range(2):
+        box.command(3 * MS, cpu, "task", "affine", "t", "0")
+    box.run(6 * MS)
+    ((_, _, moved),) = box.events("sched_migrate_task")
+    assert (moved["orig_cpu"], moved["dest_cpu"]) == (1, 0)
+    p = box.task()
+    assert (p.cpu, p.nr_migrations) == (0, 1)
+    assert abs(p.vruntime - box.cpus[0].rq.cfs.min_vruntime) < 24 * MS  # of this queue's time
