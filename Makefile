@@ -36,7 +36,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m emulator.config schema | diff -u config/box.schema.json -
 	$(BIN)/python -m emulator.config reference | diff -u config/README.md -
-	$(BIN)/check-jsonschema --no-cache --schemafile config/box.schema.json config/boxes/*.yaml
+	$(BIN)/check-jsonschema --no-cache --schemafile config/box.schema.json config/boxes/*.yaml config/oracle/[A-Z]*.yaml
 
 format: $(STAMP)
 	$(BIN)/ruff format .
