@@ -144,7 +144,7 @@ def task_amount(cpu: Cpu, p: Task, env: list[Any]) -> int:
     kind = env[ENV_MIGRATION_TYPE]
     failed = env[ENV_NR_BALANCE_FAILED]
     if kind == MIGRATION_LOAD:
-        load = fair.task_h_load(p, cpu.rq)
+        load = fair.task_h_load(p, cpu.rq, cpu.jiffies())
         if rules.lb_load_shift:
             load = max(load, 1)
             too_much = load >> min(failed, SHIFT_MAX) > env[ENV_IMBALANCE]

@@ -354,7 +354,7 @@ def cpu_load(rq: Rq) -> int:
     return rq.cfs.avg.load_avg
 
 
-def task_h_load(p: Task, rq: Rq | None = None) -> int:
+def task_h_load(p: Task, rq: Rq | None = None, jiffies: int = 0) -> int:
     """Return a task's load as the balancer counts it (``task_h_load()``).
 
     With its runqueue, as a kernel with CONFIG_FAIR_GROUP_SCHED computes it: scaled by the
@@ -363,8 +363,8 @@ def task_h_load(p: Task, rq: Rq | None = None) -> int:
     if rq is None:
         return p.avg.load_avg
     cfs = rq.cfs
-    if cfs.last_h_load_update != rq.jiffies:
-        cfs.last_h_load_update = rq.jiffies
+    if cfs.last_h_load_update != jiffies:
+        cfs.last_h_load_update = jiffies
         cfs.h_load = cfs.avg.load_avg
     return p.avg.load_avg * cfs.h_load // (cfs.avg.load_avg + 1)
 

@@ -172,13 +172,14 @@ def wake_affine_weight(
 ) -> tuple[bool, int, int]:
     """Compare the two CPUs' loads with the task moved; return whether this one wins, both sides."""
     current_load = -1
+    jiffies = cpu.jiffies()
     if sync:
         curr = cpu.rq.curr
-        current_load = fair.task_h_load(curr, cpu.rq) if curr is not cpu.rq.idle else 0
+        current_load = fair.task_h_load(curr, cpu.rq, jiffies) if curr is not cpu.rq.idle else 0
     return wake_affine_loads(
         affine_load(cpu, this_cpu),
         affine_load(cpu, prev),
-        fair.task_h_load(p, cpu.rq),
+        fair.task_h_load(p, cpu.rq, jiffies),
         current_load,
         pct,
         cpu.rq.tun.wa_bias,

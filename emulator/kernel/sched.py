@@ -369,7 +369,6 @@ class Rq:
         "idle_balance",
         "idle_stamp",
         "irq_time",
-        "jiffies",
         "max_idle_balance_cost",
         "need_resched",
         "next_balance",
@@ -408,7 +407,6 @@ class Rq:
         )
         self.clock = 0  # rq_clock(); ns, set by update_rq_clock()
         self.clock_task = 0  # clock minus interrupt time, if that is accounted
-        self.jiffies = 0
         self.cfs = CfsRq()
         self.cfs.counts_tasks = rules.runnable_avg
         self.nr_running = 0  # all classes; the idle task does not count

@@ -108,8 +108,6 @@ class EevdfMachine(RuleBasedStateMachine):
     @rule(ns=INTERVALS)
     def time_passes(self, ns: int) -> None:
         self.now += ns
-        for rq in self.rqs:
-            rq.jiffies = self.now // rq.tick_ns
 
     @precondition(lambda self: len(self.tasks) < TASKS_MAX)
     @rule(

@@ -107,8 +107,6 @@ class FairMachine(RuleBasedStateMachine):
     @rule(ns=INTERVALS)
     def time_passes(self, ns: int) -> None:
         self.now += ns
-        for rq in self.rqs:
-            rq.jiffies = self.now // 4_000_000
 
     @precondition(lambda self: len(self.queued) + len(self.asleep) < TASKS_MAX)
     @rule(

@@ -67,7 +67,7 @@ def source(rules: Rules = V54, *, loads: tuple[int, ...] = (1024,), cold: bool =
         fair.enqueue_task_fair(cpu.rq, p, 0)
         p.exec_start = 0 if cold else cpu.rq.clock_task
     # h_load of this jiffy: so large that a task's share is its own load.
-    cpu.rq.cfs.last_h_load_update = cpu.rq.jiffies
+    cpu.rq.cfs.last_h_load_update = cpu.jiffies()
     cpu.rq.cfs.h_load = cpu.rq.cfs.avg.load_avg + 1
     return cpu
 
@@ -344,3 +344,22 @@ def test_F18_the_source_says_whether_only_per_cpu_kthreads_wait() -> None:
     cpu = source(V54, loads=(15,))
     bound(cpu, 501)
     assert answer(cpu)[ENV_OTHERS_BOUND] == 0  # the rule is off
+
+
+def test_a_load_is_scaled_by_what_the_queue_carried_first_in_this_jiffy() -> None:
+    cpu = source(Rules(), loads=(400, 400))
+    cfs, p = cpu.rq.cfs, cpu.tasks[501]
+
+    def load(carried: int) -> int:
+        cfs.avg.load_avg = carried
+        return fair.task_h_load(p, cpu.rq, cpu.jiffies())
+
+    cpu.now += cpu.tick_ns
+    assert load(800) == 400 * 800 // 801
+    assert load(400) == 400 * 800 // 401, "the same jiffy: still 800"
+    cpu.now += cpu.tick_ns
+    assert load(400) == 400 * 400 // 401
+    # detach_tasks() looks in its own jiffy, too.
+    cpu.now += cpu.tick_ns
+    detach_tasks(cpu, env_for(imbalance=500))
+    assert cfs.last_h_load_update == cpu.jiffies()

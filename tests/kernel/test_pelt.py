@@ -494,8 +494,7 @@ def test_h_load_is_sampled_once_per_jiffy() -> None:
     assert fair.task_h_load(p, rq) == 0, "sampled on an empty queue"
     start(rq, p)
     assert fair.task_h_load(p, rq) == 0
-    rq.jiffies += 1
-    assert fair.task_h_load(p, rq) == 1023
+    assert fair.task_h_load(p, rq, 1) == 1023
 
 
 def test_interrupt_time_is_not_task_time_and_lowers_the_capacity() -> None:

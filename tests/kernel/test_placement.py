@@ -273,7 +273,7 @@ def test_the_choice_is_recorded_with_both_sides() -> None:
     select_task_rq(cpu, p, 5, 0, 400, sync=False)
     found = [read_record(ring, record)[1:] for record in ring.records]
     ((_, args),) = [one for one in found if one[0] == "box_wake_affine"]
-    load = fair.task_h_load(p, cpu.rq)
+    load = fair.task_h_load(p, cpu.rq, cpu.jiffies())
     assert args["this"] == (300 + load) * 100 * 1024
     assert args["prev"] == (900 - load) * 108 * 1024
     assert (args["target"], args["rule"]) == (0, tp.WA_WEIGHT)
