@@ -48,7 +48,12 @@ from emulator.kernel.eevdf_tree import (
     update_min_vruntime,
 )
 from emulator.kernel.fair import NO_PREEMPT, task_dead_fair
-from emulator.kernel.fair_entity import resched_curr, rq_clock_skip_update, set_next_buddy
+from emulator.kernel.fair_entity import (
+    move_to_head,
+    resched_curr,
+    rq_clock_skip_update,
+    set_next_buddy,
+)
 from emulator.kernel.fair_weight import calc_delta_fair, set_load_weight
 from emulator.kernel.pelt import (
     DIVIDER,
@@ -68,7 +73,6 @@ from emulator.kernel.sched import (
     SCHED_IDLE,
     SCHED_NORMAL,
     WF_FORK,
-    CfsRq,
     Rq,
     SchedClass,
     Task,
@@ -219,14 +223,6 @@ def set_next_entity(rq: Rq, p: Task) -> None:
     p.prev_sum_exec_runtime = p.sum_exec_runtime
 
 
-def _move_to_head(cfs: CfsRq, p: Task) -> None:
-    # The balancer takes from the tail, so the least recently picked task is the first to go.
-    tasks = cfs.cfs_tasks
-    if tasks[0] is not p:
-        tasks.remove(p)
-        tasks.insert(0, p)
-
-
 def pick_next_task_eevdf(rq: Rq, prev: Task | None) -> Task | None:
     """Return the fair task to run, made current, or None if there is none.
 
@@ -248,7 +244,7 @@ def pick_next_task_eevdf(rq: Rq, prev: Task | None) -> Task | None:
         elif p is not prev:
             put_prev_entity(rq, prev)
             set_next_entity(rq, p)
-        _move_to_head(cfs, p)
+        move_to_head(cfs, p)
         return p
     return None
 
@@ -261,7 +257,7 @@ def put_prev_task_eevdf(rq: Rq, prev: Task) -> None:
 def set_next_task_eevdf(rq: Rq, p: Task) -> None:
     """Make a task current again after a change of it (``set_next_task_fair()``)."""
     if p.on_rq:
-        _move_to_head(rq.cfs, p)
+        move_to_head(rq.cfs, p)
     set_next_entity(rq, p)
 
 

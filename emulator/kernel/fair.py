@@ -32,6 +32,7 @@ from emulator.kernel.fair_entity import (
     dequeue_task_fair,
     enqueue_entity_tree,
     enqueue_task_fair,
+    move_to_head,
     place_entity,
     resched_curr,
     rq_clock_skip_update,
@@ -335,14 +336,6 @@ def set_next_entity(rq: Rq, p: Task) -> None:
     p.prev_sum_exec_runtime = p.sum_exec_runtime
 
 
-def _move_to_head(cfs: CfsRq, p: Task) -> None:
-    # The balancer takes from the tail, so the least recently picked task is the first to go.
-    tasks = cfs.cfs_tasks
-    if tasks[0] is not p:
-        tasks.remove(p)
-        tasks.insert(0, p)
-
-
 def pick_next_task_fair(rq: Rq, prev: Task | None) -> Task | None:
     """Return the fair task to run, made current, or None if there is none.
 
@@ -368,7 +361,7 @@ def pick_next_task_fair(rq: Rq, prev: Task | None) -> Task | None:
         if p is not prev:
             put_prev_entity(rq, prev)
             set_next_entity(rq, p)
-    _move_to_head(cfs, p)
+    move_to_head(cfs, p)
     return p
 
 
@@ -380,7 +373,7 @@ def put_prev_task_fair(rq: Rq, prev: Task) -> None:
 def set_next_task_fair(rq: Rq, p: Task) -> None:
     """Make a task current again after a change of it (``set_next_task_fair()``)."""
     if p.on_rq:
-        _move_to_head(rq.cfs, p)
+        move_to_head(rq.cfs, p)
     set_next_entity(rq, p)
 
 

@@ -240,6 +240,14 @@ def account_entity_dequeue(cfs: CfsRq, p: Task) -> None:
     cfs.cfs_tasks.remove(p)
 
 
+def move_to_head(cfs: CfsRq, p: Task) -> None:
+    """Note that a task has been picked: the balancer takes from the tail, the least recent first."""
+    tasks = cfs.cfs_tasks
+    if tasks[0] is not p:
+        tasks.remove(p)
+        tasks.insert(0, p)
+
+
 def dequeue_task_fair(rq: Rq, p: Task, flags: int) -> None:
     """Take a task off this CPU's queue (``dequeue_task_fair()``, ``dequeue_entity()``).
 
