@@ -166,13 +166,41 @@ def wake_delays(box: Box, index: int) -> list[int]:
 PASS_NS = 128 * MS
 
 
-def test_three_hogs_on_two_cpus_get_two_thirds_each() -> None:
-    box = Box(*hogs(0, 0, 0, mask=3), nr_cpus=2).run(20 * SEC)
+@pytest.mark.parametrize("version", CFS_VERSIONS)
+def test_three_hogs_on_two_cpus_get_two_thirds_each(version: str) -> None:
+    # At 300 Hz slices of 6 ms and passes every 64 ms have no common multiple to lock to.
+    three = hogs(0, 0, 0, mask=3)
+    box = Box(*three, nr_cpus=2, hz=300, rules=rules_of(version), version=version).run(20 * SEC)
     times = run_times(box)
     assert sum(times) > 40 * SEC - 20 * MS
     assert max(abs(ran - 40 * SEC // 3) for ran in times) <= 2 * PASS_NS
     moves = box.times("sched_migrate_task")
-    assert max(late - early for early, late in pairwise(moves)) <= PASS_NS + 2 * MS
+    # A pass every 64 ms is one every 20 ticks; a hot task is taken at the third that fails.
+    assert max(late - early for early, late in pairwise(moves)) <= 4 * 20 * (SEC // 300)
+
+
+def test_three_hogs_on_two_cpus_lock_to_the_tick() -> None:
+    # At 250 Hz slices are 2 ticks and passes 16.  Where every pass of a CPU then finds the same hog
+    # waiting (the other runs, or has run within 500 us and is hot), that hog goes back and forth,
+    # one stays alone and one shares for ever: nothing in v5.4 looks at what a hog had before.
+    box = Box(*hogs(0, 0, 0, mask=3), nr_cpus=2, hz=250).run(20 * SEC)
+    times = run_times(box)
+    assert sum(times) > 40 * SEC - 20 * MS
+    assert min(times) >= 10 * SEC - PASS_NS, "nobody gets less than half a CPU"
+    settled = moves_by_pid(box, after_ns=10 * SEC)
+    [(wanderer, moves)] = settled.items()
+    assert moves > 40, "one hog makes all the moves"
+    shares = {box.pid(index): ran for index, ran in enumerate(times)}
+    assert shares.pop(wanderer) < 13 * SEC
+    assert max(shares.values()) > 15 * SEC, "one of the others keeps a CPU for itself"
+
+
+def moves_by_pid(box: Box, after_ns: int) -> dict[int, int]:
+    """Return how often each task that moved after a time was moved."""
+    pids = [box.pid(index) for index in range(len(box.jobs))]
+    moves = {pid: box.times("sched_migrate_task", pid=pid) for pid in pids}
+    late = {pid: sum(at > after_ns for at in times) for pid, times in moves.items()}
+    return {pid: count for pid, count in late.items() if count}
 
 
 def test_two_hogs_on_two_cpus_have_one_each() -> None:

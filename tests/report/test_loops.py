@@ -118,7 +118,11 @@ def test_every_pattern_has_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("box", "duration", "patterns"),
     [
-        ("xfs-aio-4k-tuned", "1500ms", ["pushed_from_bound_kthread", "tick_locked"]),
+        (
+            "xfs-aio-4k-tuned",
+            "1500ms",
+            ["pushed_from_bound_kthread", "pulled_while_kworker_runs", "tick_locked"],
+        ),
         ("xfs-aio-512", "600ms", ["follows_completions"]),
         ("xfs-aio-4k-default", "600ms", []),
     ],

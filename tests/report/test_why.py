@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from emulator.report import phrases
-from emulator.report.history import History
+from emulator.report.history import PID_COLUMN, History
 from emulator.report.story import Teller
 from emulator.report.why import WhyError, answer_lines, explain, pid_of
 from emulator.session import Request, run_box
-from emulator.trace.reader import open_rings
+from emulator.trace.reader import COLUMN_E, open_rings
 from emulator.tracepoints import (
     BOX_CHECK_PREEMPT,
     BOX_SELECT_TASK_RQ,
@@ -24,6 +24,7 @@ from emulator.tracepoints import (
     PLACE_TARGET_IDLE,
     PREEMPT_NO_GRANULARITY,
     PREEMPT_WHYS,
+    SCHED_MIGRATE_TASK,
     TRACEPOINTS,
 )
 from tests.report.scenes import FIO, MS, Scene, follow, kworker, pull, push
@@ -341,7 +342,12 @@ def _run(tmp_path: Path, box: str, *overrides: str, duration: str) -> Teller:
 def test_the_tuned_case_tells_the_whole_chain(tmp_path: Path) -> None:
     teller = _run(tmp_path, "xfs-aio-4k-tuned", duration="1s")
     pid = pid_of(teller.history, "fio")
-    text = " ".join(step.text for step in explain(teller, pid).steps)
+    # Its last move may be a pull; the chain of the thread is that of a push.
+    push_columns = {PID_COLUMN: pid, COLUMN_E: MIGRATE_ACTIVE}
+    pushed = teller.history.last((SCHED_MIGRATE_TASK,), push_columns)
+    assert pushed is not None
+    answer = explain(teller, pid, pushed.time_ns)
+    text = " ".join(step.text for step in answer.steps)
     in_order(
         text,
         [
@@ -360,7 +366,7 @@ def test_the_tuned_case_tells_the_whole_chain(tmp_path: Path) -> None:
         ],
     )
     # All of it is about one CPU, that which fio was pushed from.
-    [source] = re.findall(r"moved from CPU (\d+)", explain(teller, pid).headline)
+    [source] = re.findall(r"moved from CPU (\d+)", answer.headline)
     assert f"queued on CPU {source}:" in text
     assert f"kworker/{source}:1 had waited" in text
 
