@@ -299,6 +299,11 @@ class Rules:
         "5.15+", "the fallback on the same node asks is_cpu_allowed(), not cpu_active() (5.15)"
     )
 
+    # -- Block layer -------------------------------------------------------------------------------
+    map_queues_evenly: bool = _rule(
+        "6.6+", "the generic CPU-to-queue map spreads as interrupt vectors are spread (6.3)"
+    )
+
     # -- Direct IO (XFS) ---------------------------------------------------------------------------
     xfs_unaligned_wait: bool = _rule(
         "5.6-5.10",

@@ -1,14 +1,14 @@
 """What one CPU has of a disk's queue: its ctx, its part of the elevator, its lease of tags.
 
 Kernel: ``struct request_queue`` with ``struct blk_mq_ctx`` and ``struct blk_mq_hw_ctx``, and
-``blk_mq_map_queues()`` of ``block/blk-mq-cpumap.c``, v5.4.
+``blk_mq_map_queues()`` of ``block/blk-mq-cpumap.c``, v5.4 and, with ``rules.map_queues_evenly``, v6.3.
 """
 
 from __future__ import annotations
 
-from emulator.kernel import mq_deadline
+from emulator.kernel import irq_affinity, mq_deadline
 from emulator.kernel.request import Request
-from emulator.types import NEVER, SCHEDULE_REQUESTS, BoxSpec, Costs, DiskSpec
+from emulator.types import NEVER, SCHEDULE_REQUESTS, BoxSpec, Costs, DiskSpec, MachineSpec
 
 SBQ_WAIT_QUEUES = 8
 
@@ -32,6 +32,25 @@ def blk_mq_map_queues(nr_cpus: int, core_masks: tuple[int, ...], nr_queues: int)
         else:
             queue_of[cpu] = queue_of[first]
     return queue_of
+
+
+def map_queues_evenly(machine: MachineSpec, nr_queues: int) -> list[int]:
+    """Return the hardware queue of each CPU by the generic map of v6.3 (A.2): vectors' spread."""
+    queue_of = [0] * machine.nr_cpus
+    groups = irq_affinity.group_cpus_evenly(nr_queues, machine.node, machine.core)
+    for queue, mask in enumerate(groups):
+        for cpu in range(machine.nr_cpus):
+            if mask >> cpu & 1:
+                queue_of[cpu] = queue
+    return queue_of
+
+
+def queue_map(spec: BoxSpec, nr_queues: int) -> list[int]:
+    """Return the hardware queue of each CPU as the box's kernel maps them."""
+    machine = spec.machine
+    if spec.kernel.rules.map_queues_evenly:
+        return map_queues_evenly(machine, nr_queues)
+    return blk_mq_map_queues(machine.nr_cpus, machine.core, nr_queues)
 
 
 class BlockQueue:
@@ -75,7 +94,7 @@ class BlockQueue:
         self.params = disk.params
         self.nr_hw_queues = disk.params.get("submit_queues", 1)
         machine = spec.machine
-        self.hctx = blk_mq_map_queues(machine.nr_cpus, machine.core, self.nr_hw_queues)[cpu]
+        self.hctx = queue_map(spec, self.nr_hw_queues)[cpu]
         self.rq_affinity = disk.rq_affinity
         self.nr_requests = disk.nr_requests
         self.elevator = mq_deadline.DeadlineQueue() if disk.scheduler == "mq-deadline" else None

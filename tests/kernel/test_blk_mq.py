@@ -14,6 +14,7 @@ from emulator.kernel.blk_queue import BlockQueue, blk_mq_map_queues, wake_batch
 from emulator.kernel.blk_softirq import steer
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.request import Request
+from emulator.rules import Rules
 from emulator.types import (
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
@@ -33,9 +34,11 @@ from tests.kernel.box import (
     Box,
     Job,
     Steps,
+    box_spec,
     costs,
     facts,
     lone_cpu,
+    machine,
     null_blk,
     run_task,
     scsi_debug,
@@ -75,6 +78,23 @@ def test_vector_A_2_generic_map(
     groups: list[list[int]], nr_queues: int, queue_of: list[int]
 ) -> None:
     assert blk_mq_map_queues(8, siblings(8, groups), nr_queues) == queue_of
+
+
+def test_vector_A_2_generic_map_of_16_cpus_and_8_queues() -> None:
+    assert blk_mq_map_queues(16, siblings(16, []), 8) == [*range(8), *range(8)]
+
+
+@pytest.mark.parametrize(
+    ("rules", "queue_of"),
+    [
+        (Rules(), [0, 1, 2, 0, 1, 2, 0, 1]),
+        (Rules(map_queues_evenly=True), [0, 0, 0, 1, 1, 1, 2, 2]),
+    ],
+)
+def test_A_2_generic_map_by_version(rules: Rules, queue_of: list[int]) -> None:
+    disk = null_blk(2, submit_queues=3)
+    spec = box_spec(machine(8), costs(), [], disk, rules=rules)
+    assert [BlockQueue(spec, 0, cpu).hctx for cpu in range(8)] == queue_of
 
 
 # -- A.3 ------------------------------------------------------------------------------------------
