@@ -87,6 +87,7 @@ class FioProgram:
 
     __slots__ = (
         "again",
+        "begin_ns",
         "books_kept",
         "course",
         "deadline_ns",
@@ -110,7 +111,8 @@ class FioProgram:
         self.job = job
         self.pc = PC_START
         self.last_ns = 0  # time of the last call of next()
-        self.deadline_ns = NEVER  # end of the run time; set by the first call
+        self.begin_ns = NEVER  # when what counts begins; set by the first call
+        self.deadline_ns = NEVER  # end of the run time; likewise
         self.ending = False
         self.failed = False  # an IO has, the first of which is in the books
         self.course = FilePass(job)
@@ -150,8 +152,7 @@ class FioProgram:
 
     def _next_rare(self, now_ns: int) -> Op:
         if self.pc == PC_START:
-            self.deadline_ns = min(NEVER, now_ns + self.job.runtime_ns)
-            return self._loop(now_ns)
+            return self._begin(now_ns)
         if self.pc == PC_PAID:
             return self._exit() if self.why == WHY_EXIT else self._wait()
         if self.pc == PC_SPUN:
@@ -160,6 +161,12 @@ class FioProgram:
             return self._loop(now_ns)
         assert self.pc == PC_RETRY, "a job that has ended was asked to go on"
         return self._commit()
+
+    def _begin(self, now_ns: int) -> Op:
+        self.begin_ns = max(now_ns, self.job.stats_from_ns)
+        self.books_kept.begin_ns = self.begin_ns
+        self.deadline_ns = min(NEVER, now_ns + self.job.runtime_ns)
+        return self._loop(now_ns)
 
     # The loop: one iteration from preparing a unit to the reap.
 
@@ -290,13 +297,16 @@ class FioProgram:
 
     def _account(self, now_ns: int, events: list[tuple[int, int]]) -> None:
         direction = self._kept(now_ns)
+        if direction and now_ns >= direction.turn_ns:
+            direction.turn(now_ns)
         for unit, res in events:
             self.units.complete(now_ns, unit, direction)
             if res != self.job.bs:
-                self._fail(res)
+                self._fail(res, direction)
         if direction and len(direction.lat.fresh) >= FRESH_MAX:
             direction.settle()
         books = self.books_kept
+        books.end_ns = now_ns
         books.completed += len(events)
         self.thought_ios += len(events)
         books.reaps[batch_class(len(events))] += 1
@@ -306,7 +316,10 @@ class FioProgram:
         self._account(now_ns, [(self.unit, result if result and result < 0 else self.job.bs)])
         return self._end_iteration(now_ns)
 
-    def _fail(self, res: int) -> None:
+    def _fail(self, res: int, direction: Direction | None) -> None:
+        if direction:
+            direction.shorts += res > 0
+            direction.drops += res == 0
         if not self.failed:
             self.books_kept.error = res or -1
         self.failed = self.ending = True
@@ -401,6 +414,7 @@ class FioProgram:
         """Count in ``books`` from now on, or in new ones; return them."""
         assert books is None or isinstance(books, FioBooks)
         self.books_kept = books or FioBooks(self.job.bs)
+        self.books_kept.begin_ns = self.begin_ns
         return self.books_kept
 
     def books(self) -> dict[str, Any]:
@@ -414,6 +428,7 @@ class FioProgram:
             self.job,
             self.pc,
             self.last_ns,
+            self.begin_ns,
             self.deadline_ns,
             self.ending,
             self.failed,
@@ -439,6 +454,7 @@ class FioProgram:
             job,
             fio.pc,
             fio.last_ns,
+            fio.begin_ns,
             fio.deadline_ns,
             fio.ending,
             fio.failed,

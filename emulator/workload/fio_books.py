@@ -6,6 +6,30 @@ Theory of operation
 until the unit is reaped, ``lat`` is both.  Depths, submit and reap sizes are counted in fio's seven
 classes.  Samples before ``stats_from_ns`` are left out, so that a warm-up does not count; totals
 count everything.  A job has one such book on every CPU that it has run on; results merge them.
+
+:meth:`FioBooks.books` is the structure that outputs are rendered from.  All times are ns::
+
+    submitted, completed        IOs of the whole run, the warm-up included
+    passes, eagain, error       passes over the file; refused io_submit() calls; the first error
+    begin_ns, end_ns            emulated time of the first moment that counts and of the last event
+    runtime_ns                  the time between them
+    read, write                 one direction each:
+        ios, bytes              that count, completed within runtime_ns
+        short_ios, drop_ios     of them, those that moved less than they should, or nothing
+        iops, bw_bytes          per second of runtime_ns
+        slat_ns, clat_ns, lat_ns
+                                {n: 0}, or n, mean, stddev, min, max, p10 p50 p90 p99, and
+                                percentile {"99.000000": ns}, of the job's percentile_list
+        clat_bins, lat_bins     {ns: IOs}: fio's bins by their middles (``bins`` of its json+)
+        latency                 {ns, us, ms: {"2": IOs …}}: clat in fio's latency_* classes
+        samples                 [[IOs, ns] …]: of each whole 500 ms (fio's bwavgtime), in order
+        bw_*, iops_*            min, max, mean, dev (stddev) and samples of these; bw in KiB/s
+    sync                        ios and lat_ns of fsync() and fdatasync()
+    iodepth_level, iodepth_submit, iodepth_complete
+                                IOs by depth; calls by size
+
+A rendering that wants more than numbers (several jobs as one group) unpacks the books themselves
+(``workload.unpack_books``), merges them, and asks that one; everything in them merges exactly.
 """
 
 from __future__ import annotations
@@ -13,13 +37,16 @@ from __future__ import annotations
 from operator import add
 from typing import Any
 
-from emulator.types import READ
-from emulator.workload.latency import LatencyStat
+from emulator.types import NEVER, NSEC_PER_MSEC, NSEC_PER_SEC, READ
+from emulator.workload.latency import PERCENTILES, LatencyStat, plat_idx_to_val
 
 FIO = "fio"  #: the program's name
 
 DEPTH_NAMES = ("1", "2", "4", "8", "16", "32", ">=64")
 BATCH_NAMES = ("0", "4", "8", "16", "32", "64", ">=64")
+
+#: fio's default ``bwavgtime`` and ``iopsavgtime``.
+SAMPLE_NS = 500 * NSEC_PER_MSEC
 
 
 def depth_class(depth: int) -> int:
@@ -34,15 +61,37 @@ def batch_class(count: int) -> int:
     return min((count - 1).bit_length() - 1, 6)
 
 
+def spread(values: list[float]) -> dict[str, Any]:
+    """Return min, max, mean, sample deviation and number of some values; zeros if there is none."""
+    if not values:
+        return {"min": 0, "max": 0, "mean": 0.0, "dev": 0.0, "samples": 0}
+    mean = sum(values) / len(values)
+    squares = sum((value - mean) ** 2 for value in values)
+    deviation = (squares / (len(values) - 1)) ** 0.5 if len(values) > 1 else 0.0
+    return {
+        "min": min(values),
+        "max": max(values),
+        "mean": mean,
+        "dev": deviation,
+        "samples": len(values),
+    }
+
+
 class Direction:
-    """The latencies of one direction."""
+    """The IOs of one direction: latencies, and how many ended in each half second."""
 
-    __slots__ = ("clat", "lat", "slat")
+    __slots__ = ("bs", "clat", "counted", "drops", "lat", "samples", "shorts", "slat", "turn_ns")
 
-    def __init__(self) -> None:
+    def __init__(self, bs: int) -> None:
+        self.bs = bs
         self.slat = LatencyStat()
-        self.clat = LatencyStat()
+        self.clat = LatencyStat(classes=True)
         self.lat = LatencyStat()
+        self.shorts = 0
+        self.drops = 0
+        self.samples: dict[int, int] = {}  #: half second since boot -> IOs
+        self.turn_ns = 0  #: end of the half second being counted
+        self.counted = 0  #: IOs that are in ``samples``
 
     def settle(self) -> None:
         """Count the samples that wait."""
@@ -50,56 +99,113 @@ class Direction:
         self.clat.settle()
         self.lat.settle()
 
+    def turn(self, now_ns: int) -> None:
+        """End the half second being counted, and begin the one of ``now_ns``."""
+        self._count()
+        self.turn_ns = (now_ns // SAMPLE_NS + 1) * SAMPLE_NS
+
+    def _count(self) -> None:
+        ios = self.lat.count + len(self.lat.fresh) - self.counted
+        if ios:
+            index = self.turn_ns // SAMPLE_NS - 1
+            self.samples[index] = self.samples.get(index, 0) + ios
+            self.counted += ios
+
     def merge(self, other: Direction) -> None:
         """Count what another book has counted too."""
+        self._count()
+        other._count()
         self.slat.merge(other.slat)
         self.clat.merge(other.clat)
         self.lat.merge(other.lat)
+        self.shorts += other.shorts
+        self.drops += other.drops
+        for index, ios in other.samples.items():
+            self.samples[index] = self.samples.get(index, 0) + ios
+        self.counted += other.counted
 
-    def books(self, bs: int) -> dict[str, Any]:
-        """Return IOs, bytes and the three distributions in ns."""
+    def books(
+        self, begin_ns: int, end_ns: int, percentiles: tuple[float, ...] = PERCENTILES
+    ) -> dict[str, Any]:
+        """Return everything about the direction; see the head of this file."""
         self.settle()
+        self._count()
+        runtime_ns = end_ns - begin_ns
+        first, last = -(-begin_ns // SAMPLE_NS), end_ns // SAMPLE_NS
+        samples = [self.samples.get(index, 0) for index in range(first, last)]
+        samples = samples if self.lat.count else []
+        per_s = [ios * NSEC_PER_SEC / SAMPLE_NS for ios in samples]
+        per_run = NSEC_PER_SEC / runtime_ns if runtime_ns > 0 else 0.0
+        bandwidths = spread([iops * self.bs / 1024 for iops in per_s])
         return {
             "ios": self.lat.count,
-            "bytes": self.lat.count * bs,
-            "slat_ns": self.slat.summary(),
-            "clat_ns": self.clat.summary(),
-            "lat_ns": self.lat.summary(),
+            "bytes": self.lat.count * self.bs,
+            "short_ios": self.shorts,
+            "drop_ios": self.drops,
+            "iops": self.lat.count * per_run,
+            "bw_bytes": self.lat.count * self.bs * per_run,
+            "slat_ns": self.slat.summary(percentiles),
+            "clat_ns": self.clat.summary(percentiles),
+            "lat_ns": self.lat.summary(percentiles),
+            "clat_bins": histogram(self.clat),
+            "lat_bins": histogram(self.lat),
+            "latency": self.clat.latency_classes(),
+            "samples": [[ios, SAMPLE_NS] for ios in samples],
+            **{f"bw_{name}": value for name, value in bandwidths.items()},
+            **{f"iops_{name}": value for name, value in spread(per_s).items()},
         }
 
     def pack(self) -> list[Any]:
-        """Return the three distributions as plain data."""
-        return [self.slat.pack(), self.clat.pack(), self.lat.pack()]
+        """Return everything as plain data."""
+        self._count()
+        counts = [self.bs, self.shorts, self.drops, self.turn_ns, self.counted]
+        samples = [list(self.samples), list(self.samples.values())]
+        return [counts, samples, self.slat.pack(), self.clat.pack(), self.lat.pack()]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> Direction:
         """Rebuild what :meth:`pack` returned."""
-        direction = cls()
-        direction.slat, direction.clat, direction.lat = map(LatencyStat.unpack, data)
+        counts, samples, *stats = data
+        direction = cls(counts[0])
+        direction.shorts, direction.drops, direction.turn_ns, direction.counted = counts[1:]
+        direction.samples = dict(zip(*samples, strict=True))
+        direction.slat, direction.clat, direction.lat = map(LatencyStat.unpack, stats)
         return direction
+
+
+def histogram(stat: LatencyStat) -> dict[int, int]:
+    """Return how many values lie in each bin, by the middle of the bin in ns, ascending."""
+    stat.settle()
+    return {plat_idx_to_val(index): stat.bins[index] for index in sorted(stat.bins)}
 
 
 class FioBooks:
     """Counters and distributions of one job on one CPU."""
 
     __slots__ = (
-        "bs",
+        "begin_ns",
         "completed",
         "depths",
         "eagain",
+        "end_ns",
         "error",
         "passes",
+        "percentiles",
         "read",
         "reaps",
         "submits",
         "submitted",
+        "sync",
         "write",
     )
 
-    def __init__(self, bs: int) -> None:
-        self.bs = bs
-        self.read = Direction()
-        self.write = Direction()
+    def __init__(
+        self, bs: int, write_bs: int = 0, percentiles: tuple[float, ...] = PERCENTILES
+    ) -> None:
+        self.read = Direction(bs)
+        self.write = Direction(write_bs or bs)
+        self.sync = LatencyStat()
+        self.percentiles = percentiles
         self.depths = [0] * len(DEPTH_NAMES)  # IOs by the depth at which they were submitted
         self.submits = [0] * len(BATCH_NAMES)  # calls of io_submit() by size
         self.reaps = [0] * len(BATCH_NAMES)  # calls of io_getevents() by size
@@ -108,6 +214,8 @@ class FioBooks:
         self.passes = 0  # over the whole file, verify passes included
         self.eagain = 0
         self.error = 0  # the first negative or short result, else 0
+        self.begin_ns = NEVER  # of what counts; known once the job has begun
+        self.end_ns = 0  # the last reap
 
     def direction(self, rw: int) -> Direction:
         """Return the latencies of READ or WRITE."""
@@ -120,40 +228,57 @@ class FioBooks:
         self.passes += other.passes
         self.eagain += other.eagain
         self.error = self.error or other.error  # a job notes no error but its first
+        self.begin_ns = min(self.begin_ns, other.begin_ns)
+        self.end_ns = max(self.end_ns, other.end_ns)
         self.depths = list(map(add, self.depths, other.depths))
         self.submits = list(map(add, self.submits, other.submits))
         self.reaps = list(map(add, self.reaps, other.reaps))
         self.read.merge(other.read)
         self.write.merge(other.write)
+        self.sync.merge(other.sync)
 
     def books(self) -> dict[str, Any]:
-        """Return everything as fio's JSON names it, latencies in ns."""
+        """Return everything as fio's JSON names it; see the head of this file."""
+        begin_ns = self.begin_ns if self.begin_ns <= self.end_ns else self.end_ns
         return {
             "submitted": self.submitted,
             "completed": self.completed,
             "passes": self.passes,
             "eagain": self.eagain,
             "error": self.error,
-            "read": self.read.books(self.bs),
-            "write": self.write.books(self.bs),
+            "begin_ns": begin_ns,
+            "end_ns": self.end_ns,
+            "runtime_ns": self.end_ns - begin_ns,
+            "read": self.read.books(begin_ns, self.end_ns, self.percentiles),
+            "write": self.write.books(begin_ns, self.end_ns, self.percentiles),
+            "sync": {"ios": self.syncs(), "lat_ns": self.sync.summary(self.percentiles)},
             "iodepth_level": dict(zip(DEPTH_NAMES, self.depths, strict=True)),
             "iodepth_submit": dict(zip(BATCH_NAMES, self.submits, strict=True)),
             "iodepth_complete": dict(zip(BATCH_NAMES, self.reaps, strict=True)),
         }
 
+    def syncs(self) -> int:
+        """Return how many fsync() and fdatasync() calls count."""
+        self.sync.settle()
+        return self.sync.count
+
     def pack(self) -> list[Any]:
         """Return the books as plain data."""
-        counts = [self.bs, self.submitted, self.completed, self.passes, self.eagain, self.error]
+        counts = [self.submitted, self.completed, self.passes, self.eagain, self.error]
+        counts += [self.begin_ns, self.end_ns]
         maps = [list(self.depths), list(self.submits), list(self.reaps)]
-        return [FIO, counts, maps, self.read.pack(), self.write.pack()]
+        both = [self.read.pack(), self.write.pack()]
+        return [FIO, counts, maps, *both, self.sync.pack(), list(self.percentiles)]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> FioBooks:
         """Rebuild what :meth:`pack` returned."""
-        _, counts, maps, read, write = data
-        books = cls(counts[0])
-        books.submitted, books.completed, books.passes, books.eagain, books.error = counts[1:]
+        _, counts, maps, read, write, sync, percentiles = data
+        books = cls(1, 1, tuple(percentiles))
+        books.submitted, books.completed, books.passes, books.eagain, books.error = counts[:5]
+        books.begin_ns, books.end_ns = counts[5:]
         books.depths, books.submits, books.reaps = (list(counted) for counted in maps)
         books.read = Direction.unpack(read)
         books.write = Direction.unpack(write)
+        books.sync = LatencyStat.unpack(sync)
         return books

@@ -11,7 +11,8 @@ CPUs kept of one task are merged exactly: everything in them is a count, a sum o
 
 from __future__ import annotations
 
-from operator import mul
+from bisect import bisect_right
+from operator import add, mul
 from typing import Any
 
 PLAT_BITS = 6
@@ -24,6 +25,16 @@ PERCENTILES = (
     *(1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0),
     *(99.0, 99.5, 99.9, 99.95, 99.99),
 )
+
+_STEPS = (2, 4, 10, 20, 50, 100, 250, 500, 750, 1000)
+#: The classes of fio's ``latency_ns``, ``latency_us`` and ``latency_ms``: their names, and the first
+#: value in ns that is beyond each (``io_u_mark_latency()``); the last class has no end.
+LATENCY_CLASSES = (
+    *(("ns", f"{step}", step) for step in _STEPS),
+    *(("us", f"{step}", step * 1_000) for step in _STEPS),
+    *(("ms", f"{step}", step * 1_000_000) for step in (*_STEPS, 2000)),
+)
+_CLASS_ENDS = tuple(end for _, _, end in LATENCY_CLASSES)
 
 #: Values that may wait in ``fresh`` before they are counted.
 FRESH_MAX = 1024
@@ -52,9 +63,11 @@ def plat_idx_to_val(index: int) -> int:
 class LatencyStat:
     """One distribution of latencies, ns."""
 
-    __slots__ = ("bins", "count", "fresh", "max_ns", "min_ns", "squares", "total_ns")
+    __slots__ = ("bins", "classes", "count", "fresh", "max_ns", "min_ns", "squares", "total_ns")
 
-    def __init__(self) -> None:
+    def __init__(self, *, classes: bool = False) -> None:
+        #: Values per class of LATENCY_CLASSES, one more for those beyond all; empty: not kept.
+        self.classes = [0] * (len(LATENCY_CLASSES) + 1) if classes else []
         self.fresh: list[int] = []  #: values not yet counted; the hot path appends here
         self.bins: dict[int, int] = {}
         self.count = 0
@@ -83,7 +96,19 @@ class LatencyStat:
         bins = self.bins
         for index in map(plat_val_to_idx, fresh):
             bins[index] = bins.get(index, 0) + 1
+        if self.classes:
+            self._classify(sorted(fresh))
         fresh.clear()
+
+    def _classify(self, ordered: list[int]) -> None:
+        first = bisect_right(_CLASS_ENDS, ordered[0])
+        last = bisect_right(_CLASS_ENDS, ordered[-1])
+        below = 0
+        for index in range(first, last):
+            reached = bisect_right(ordered, _CLASS_ENDS[index] - 1)
+            self.classes[index] += reached - below
+            below = reached
+        self.classes[last] += len(ordered) - below
 
     def merge(self, other: LatencyStat) -> None:
         """Count what another distribution has counted too."""
@@ -98,6 +123,7 @@ class LatencyStat:
         self.squares += other.squares
         for index, count in other.bins.items():
             self.bins[index] = self.bins.get(index, 0) + count
+        self.classes = list(map(add, self.classes, other.classes))
 
     def percentiles(self, wanted: tuple[float, ...]) -> list[int]:
         """Return, per wanted percentage (ascending), the middle of the bin that holds it, ns."""
@@ -110,8 +136,17 @@ class LatencyStat:
                 found.append(plat_idx_to_val(index))
         return found
 
-    def summary(self) -> dict[str, Any]:
-        """Return n, mean, stddev, min, p10, p50, p90, p99, max and fio's percentiles, all in ns."""
+    def latency_classes(self) -> dict[str, dict[str, int]]:
+        """Return the values in each class of fio's ``latency_ns``, ``latency_us``, ``latency_ms``."""
+        self.settle()
+        found: dict[str, dict[str, int]] = {"ns": {}, "us": {}, "ms": {}}
+        for (unit, name, _), count in zip(LATENCY_CLASSES, self.classes, strict=False):
+            found[unit][name] = count
+        found["ms"][">=2000"] = self.classes[-1]
+        return found
+
+    def summary(self, percentiles: tuple[float, ...] = PERCENTILES) -> dict[str, Any]:
+        """Return n, mean, stddev, min, p10, p50, p90, p99, max and some percentiles, all in ns."""
         self.settle()
         if not self.count:
             return {"n": 0}
@@ -129,7 +164,7 @@ class LatencyStat:
             "max": self.max_ns,
             "percentile": {
                 f"{wanted:f}": value
-                for wanted, value in zip(PERCENTILES, self.percentiles(PERCENTILES), strict=True)
+                for wanted, value in zip(percentiles, self.percentiles(percentiles), strict=True)
             },
         }
 
@@ -145,14 +180,15 @@ class LatencyStat:
         self.settle()
         high, low = divmod(self.squares, 1 << _SPLIT)
         numbers = [self.count, self.min_ns, self.max_ns, self.total_ns, high, low]
-        return [numbers, list(self.bins), list(self.bins.values())]
+        return [numbers, list(self.bins), list(self.bins.values()), list(self.classes)]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> LatencyStat:
         """Rebuild what :meth:`pack` returned."""
         stat = cls()
-        numbers, indices, counts = data
+        numbers, indices, counts, classes = data
         stat.count, stat.min_ns, stat.max_ns, stat.total_ns, high, low = numbers
         stat.squares = (high << _SPLIT) + low
         stat.bins = dict(zip(indices, counts, strict=True))
+        stat.classes = list(classes)
         return stat
