@@ -194,6 +194,14 @@ OP_PIPE_READ = 12  #: (OP_PIPE_READ, pipe)          read() of one number; return
 OP_PIPE_WRITE = 13  #: (OP_PIPE_WRITE, pipe, number)  write() of one number
 OP_BURN = 15  #: (OP_BURN, ns)                    run until its own CPU clock has gone on so far
 OP_SETAFFINITY = 14  #: (OP_SETAFFINITY, cpu)        sched_setaffinity() of itself, to one CPU
+#: (OP_FSYNC, file, datasync)   fsync(), or fdatasync() if ``datasync``; returns 0
+OP_FSYNC = 17
+#: (OP_URING_ENTER, sqes)       io_uring_enter() that submits; sqe = (data, rw, file, offset, length);
+#: returns how many were submitted.  The ring is set up by the first one.
+OP_URING_ENTER = 18
+#: (OP_URING_REAP, min_nr, nr)  take up to nr completions; enters the kernel only if fewer than min_nr
+#: are there, and waits for them; returns a list of (data, res), as OP_IO_GETEVENTS
+OP_URING_REAP = 19
 
 READ = 0
 WRITE = 1
@@ -314,6 +322,7 @@ class Costs:
     pipe_read_ns: int = 0  #: read() of a pipe, system call not counted; again after it has slept
     pipe_write_ns: int = 0  #: write() to a pipe up to the wakeup, system call not counted
     pick_fair_ns: int = 0  #: schedule() that ends in a fair task, on top of context_switch_ns
+    fsync_ns: int = 500  #: fsync() with nothing to write, system call and device not counted
 
 
 @dataclass(frozen=True, slots=True)

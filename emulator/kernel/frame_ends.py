@@ -11,6 +11,7 @@ from emulator.kernel import (
     blk_softirq,
     core,
     frames,
+    fsync,
     hrtimer,
     idle,
     iomap,
@@ -87,6 +88,7 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.EXEC] = migration.sched_exec
     table[frames.SOFTIRQ_DONE] = softirq.round_done
     table[frames.SETAFFINITY] = syscall.setaffinity
+    table[frames.FSYNC] = fsync.file_fsync
     table[frames.PIPE_READ] = pipe.pipe_read
     table[frames.PIPE_WRITE] = pipe.pipe_write
     table[frames.PIPE_WRITTEN] = pipe.pipe_written

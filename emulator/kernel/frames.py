@@ -85,6 +85,7 @@ PIPE_WRITE = 59  # write() to a pipe up to where the number is in it
 PIPE_WRITTEN = 60  # write() after the wakeup of the reader
 PIPE_SELECT = 61  # try_to_wake_up() of a reader elsewhere, up to select_task_rq()
 SETAFFINITY = 62  # sched_setaffinity() of the current task
+FSYNC = 63  # fsync() up to where it knows what is to be written
 
 
 #: Argument of USER: the code watches its CPU clock, which goes on while the CPU is without the host.
@@ -119,4 +120,4 @@ READS = frozenset(
     )
 )
 
-NR_KINDS = 63
+NR_KINDS = 64

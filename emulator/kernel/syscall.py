@@ -6,6 +6,7 @@ one has returned to user space.  A pending reschedule is acted on there, before 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
@@ -14,6 +15,7 @@ from emulator.kernel import (
     core,
     fair,
     frames,
+    fsync,
     hrtimer,
     kthread,
     migration,
@@ -27,6 +29,7 @@ from emulator.types import (
     OP_BURN,
     OP_EXEC,
     OP_EXIT,
+    OP_FSYNC,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
     OP_PIPE_READ,
@@ -40,10 +43,12 @@ from emulator.types import (
     OP_SLEEP_JIFFIES,
     OP_WRITEBACK,
     OP_YIELD,
+    Op,
 )
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
+    from emulator.kernel.sched import Task
 
 
 def return_to_user(cpu: Cpu, result: Any) -> None:
@@ -103,8 +108,25 @@ def next_operation(cpu: Cpu, result: Any) -> None:
         rcu.rcu_gp_init(cpu, p, op[1])
         next_operation(cpu, 0)
     else:
-        assert code == OP_EXIT, cpu.story(f"{p.comm}/{p.pid} asks for operation {op!r}")
-        kthread.do_exit(cpu, None)
+        assert code in SYSTEM_CALLS, cpu.story(f"{p.comm}/{p.pid} asks for operation {op!r}")
+        SYSTEM_CALLS[code](cpu, p, op)
+
+
+def sys_exit(cpu: Cpu, _p: Task, _op: Op) -> None:
+    """``exit()``."""
+    kthread.do_exit(cpu, None)
+
+
+def sys_fsync(cpu: Cpu, _p: Task, op: Op) -> None:
+    """``fsync()`` and ``fdatasync()``."""
+    fsync.sys_fsync(cpu, op[1])
+
+
+#: Further system calls, by operation: what starts each.
+SYSTEM_CALLS: dict[int, Callable[[Cpu, Task, Op], None]] = {
+    OP_EXIT: sys_exit,
+    OP_FSYNC: sys_fsync,
+}
 
 
 def rcu_fqs_end(cpu: Cpu, gp_seq: int) -> None:
