@@ -304,6 +304,18 @@ class Rules:
         "6.6+", "the generic CPU-to-queue map spreads as interrupt vectors are spread (6.3)"
     )
 
+    io_ticks_gap_at_end: bool = _rule(
+        "5.10+", "io_ticks grows by the whole gap when a request ends, not by one jiffy (5.7)"
+    )
+    io_ticks_in_flight: bool = _rule(
+        "6.12",
+        "and at a start if others are in flight, else by nothing (6.10)",
+        "io_ticks_gap_at_end",
+    )
+    time_in_queue_summed: bool = _rule(
+        "5.10+", "a disk's weighted time sums nanoseconds, not each request's whole jiffies (5.7)"
+    )
+
     # -- Direct IO (XFS) ---------------------------------------------------------------------------
     xfs_unaligned_wait: bool = _rule(
         "5.6-5.10",

@@ -181,9 +181,14 @@ def _audit_requests(books: Books) -> list[str]:
     made, freed, here = (
         (sum(column) for column in zip(*totals, strict=True)) if totals else (0,) * 3
     )
-    if made == freed + here:
-        return []
-    return [f"{made} requests were made, {freed} freed, and {here} are somewhere"]
+    problems = []
+    if made != freed + here:
+        problems.append(f"{made} requests were made, {freed} freed, and {here} are somewhere")
+    stats = [stat for book in books.values() for stat in book.get("disk_stats", ())]
+    counted = sum(sum(started) - sum(ended) for started, ended, *_ in stats)
+    if stats and counted != here:
+        problems.append(f"disk statistics have {counted} requests in flight, {here} are somewhere")
+    return problems
 
 
 def _audit_tags(books: Books) -> list[str]:

@@ -44,6 +44,8 @@ def new_request(cpu: Cpu, p: Task, queue: int, rw: int, offset: int, length: int
     rq.pid = p.pid
     rq.moves = p.moves
     rq.home = cpu.node_id
+    rq.start_ns = cpu.now
+    cpu.queues[queue].stat.account_io_start(rw, cpu.now)
     return rq
 
 
@@ -162,6 +164,7 @@ def free_request(cpu: Cpu, rq: Request) -> None:
     """``blk_mq_free_request()``: its tag is free; requests that were held up may go on."""
     q = cpu.queues[rq.queue]
     cpu.ended += 1
+    q.stat.account_io_done(rq.rw, rq.nr_sector, rq.start_ns, cpu.now)
     blk_mq_tag.free_tag(cpu, q, rq.ctx_cpu)
     if q.elevator is not None and q.busy:
         run_hw_queue_async(cpu, q)

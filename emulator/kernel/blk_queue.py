@@ -7,6 +7,7 @@ Kernel: ``struct request_queue`` with ``struct blk_mq_ctx`` and ``struct blk_mq_
 from __future__ import annotations
 
 from emulator.kernel import irq_affinity, mq_deadline
+from emulator.kernel.part_stat import PartStat
 from emulator.kernel.request import Request
 from emulator.types import NEVER, SCHEDULE_REQUESTS, BoxSpec, Costs, DiskSpec, MachineSpec
 
@@ -79,6 +80,7 @@ class BlockQueue:
         "sched_tags",
         "schedule_asked",
         "service_ns",
+        "stat",
         "tag_asked",
         "wait_cnt",
         "wait_index",
@@ -111,6 +113,7 @@ class BlockQueue:
         self.tag_asked = False
         self.busy: list[Request] = []  # hctx.dispatch: requests that found no driver tag
         self.run_queued = False  # hctx.run_work is pending
+        self.stat = PartStat(1_000_000_000 // machine.hz)
         self.doorbells: list[list[int]] = []
         self.rings = 0  # doorbells in all
         self.ring_at = 0  # end of the period in which one was last noted

@@ -26,6 +26,7 @@ class Request:
         "queue",
         "rw",
         "sector",
+        "start_ns",
         "what",
     )
 
@@ -45,6 +46,7 @@ class Request:
         self.error = 0
         self.cause = 0
         self.done_ns = 0  # when the device is done with it
+        self.start_ns = 0  # when it was allocated: start_time_ns
 
     def pack(self) -> list[int]:
         """Return the request as plain data."""
@@ -64,6 +66,7 @@ class Request:
             self.error,
             self.cause,
             self.done_ns,
+            self.start_ns,
         ]
 
     @classmethod
@@ -86,5 +89,6 @@ class Request:
             rq.error,
             rq.cause,
             rq.done_ns,
+            rq.start_ns,
         ) = data
         return rq

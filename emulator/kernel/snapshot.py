@@ -165,6 +165,7 @@ def pack_queue(q: BlockQueue) -> list[Any]:
         q.rq_affinity,
         q.schedule_asked,
         q.ring_at,
+        q.stat.pack(),
     ]
 
 
@@ -177,6 +178,7 @@ def unpack_queue(q: BlockQueue, data: list[Any]) -> None:
     q.run_queued, q.doorbells, q.rings, q.waiters = data[7:11]
     q.wait_index, q.wake_index, q.wait_cnt, q.rq_affinity = data[11:15]
     q.schedule_asked, q.ring_at = data[15:17]
+    q.stat.unpack(data[17])
 
 
 def pack_elevator(queue: mq_deadline.DeadlineQueue) -> list[Any]:
@@ -210,5 +212,6 @@ def books(cpu: Cpu) -> dict[str, Any]:
         "online": cpu.online,
         "nr_switches": cpu.rq.nr_switches,
         "counters": dict(cpu.counters),
+        "disk_stats": [q.stat.pack() for q in cpu.queues],
         "comms": {p.pid: p.comm for p in cpu.tasks.values()},
     }

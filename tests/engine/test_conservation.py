@@ -110,6 +110,10 @@ def test_books_that_add_up() -> None:
         ({"carried": [[41, 2], [41, 2]]}, "IO (41, 2) would complete twice, or unasked"),
         ({"requests": [1, 0, 1]}, "6 requests were made, 3 freed, and 2 are somewhere"),
         ({"tags": [3]}, "disk 0 has 20 tags: 6 are free and 13 leased"),
+        (
+            {"disk_stats": [[[2, 3], [1, 3]]]},
+            "disk statistics have 1 requests in flight, 2 are somewhere",
+        ),
         ({"credits": [[41, 2]]}, "the AIO context of task 41 lacks 2 credits"),
     ],
 )
