@@ -3,7 +3,8 @@
 Theory of operation
 -------------------
 An interrupt pushes a frame with interrupts off.  The timer interrupt runs every expired timer, one
-frame each; IPIs and device interrupts are one frame.  The timer interrupt ends by programming the
+frame each; IPIs and device interrupts are one frame.  Of several that are due the one with the highest
+vector is taken first: an IPI before the timer.  The timer interrupt ends by programming the
 CPU's one timer for what is due next, before anything else runs.  At the end of the outermost one
 pending softirqs run, unless a round is already being served below or ksoftirqd is runnable; then the
 interrupted frame goes on, or, where it may be preempted, a pending reschedule is acted on.
@@ -40,23 +41,36 @@ def take_interrupt(cpu: Cpu) -> None:
         kind, arg, ns = cpu.irqs.pop(0)
         cpu.push(kind, costs.hardirq_ns + ns, arg, frames.LEVEL_HARDIRQ, False)
         return
+    if cpu.ipis and take_ipi(cpu):
+        return
     if cpu.tick_at <= cpu.now and (not cpu.timers or cpu.tick_at <= cpu.timers[0][0]):
         cpu.tick_at = NEVER
         cpu.push(frames.IRQ_TICK, costs.tick_ns, None, frames.LEVEL_HARDIRQ, False)
         return
     expiry, _seq, kind, arg = heapq.heappop(cpu.timers)
     assert expiry <= cpu.now, cpu.story("a timer fires early")
-    if kind == frames.IRQ_IPI:
-        cpu.ipis -= 1
-        cpu.push(kind, costs.hardirq_ns + costs.ipi_handler_ns, arg, frames.LEVEL_HARDIRQ, False)
-    else:
-        cpu.push(
-            frames.IRQ_HRTIMER,
-            costs.hardirq_ns + costs.hrtimer_ns,
-            [kind, arg],
-            frames.LEVEL_HARDIRQ,
-            False,
-        )
+    cpu.push(
+        frames.IRQ_HRTIMER,
+        costs.hardirq_ns + costs.hrtimer_ns,
+        [kind, arg],
+        frames.LEVEL_HARDIRQ,
+        False,
+    )
+
+
+def take_ipi(cpu: Cpu) -> bool:
+    """Start the handling of the IPI that came first, if one is due."""
+    timers = cpu.timers
+    first = min((timer for timer in timers if timer[2] == frames.IRQ_IPI), default=None)
+    if first is None or first[0] > cpu.now:
+        return False
+    timers.remove(first)
+    heapq.heapify(timers)
+    cpu.ipis -= 1
+    costs = cpu.costs
+    ns = costs.hardirq_ns + costs.ipi_handler_ns
+    cpu.push(frames.IRQ_IPI, ns, first[3], frames.LEVEL_HARDIRQ, False)
+    return True
 
 
 def hrtimer_end(cpu: Cpu, what: list[Any]) -> None:

@@ -61,8 +61,12 @@ def wakeup_softirqd(cpu: Cpu) -> None:
 
 
 def start_round(cpu: Cpu) -> None:
-    """``__do_softirq()``, in place of the frame on top (an interrupt's, or pushed by the caller)."""
+    """``__do_softirq()``, in place of the frame on top (an interrupt's, or pushed by the caller).
+
+    The mask is taken before interrupts are on: what one of them raises waits for the next pass.
+    """
     cpu.in_softirq = True
+    take_pending(cpu)
     cpu.level = frames.LEVEL_SOFTIRQ
     cpu.irqs_on = True
     limit = -(-MAX_SOFTIRQ_TIME_NS * cpu.hz // 1_000_000_000)
@@ -71,10 +75,14 @@ def start_round(cpu: Cpu) -> None:
     cpu.start(frames.SOFTIRQ_ENTRY, cpu.costs.softirq_ns)
 
 
-def pass_begin(cpu: Cpu, _arg: object) -> None:
-    """Take and clear the whole mask, run its lowest vector."""
+def take_pending(cpu: Cpu) -> None:
+    """Take and clear the whole mask."""
     cpu.sirq_mask = cpu.softirq_pending
     cpu.softirq_pending = 0
+
+
+def pass_begin(cpu: Cpu, _arg: object) -> None:
+    """The way into the round is over: run the lowest vector."""
     next_vector(cpu)
 
 
@@ -117,7 +125,8 @@ def pass_end(cpu: Cpu) -> None:
     if cpu.softirq_pending:
         cpu.sirq_left -= 1
         if cpu.jiffies() < cpu.sirq_end and not cpu.rq.need_resched and cpu.sirq_left > 0:
-            pass_begin(cpu, None)
+            take_pending(cpu)
+            next_vector(cpu)
             return
         cpu.start(frames.SOFTIRQ_DONE, 0)
         cpu.irqs_on = False

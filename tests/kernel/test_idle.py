@@ -168,6 +168,23 @@ def test_a_cpu_that_is_kicked_has_something_to_execute_before_the_ipi_arrives() 
     assert not cpu.is_halted()
 
 
+def test_of_several_interrupts_that_are_due_the_ipi_is_taken_before_the_timer() -> None:
+    cpu, _, _ = lone_cpu(0, 2)
+    cpu.advance(1, 1 << 62)
+    cpu.add_timer(2 * MS, hrtimer.TIMER_SLEEP, [0, 0])
+    cpu.add_timer(2 * MS + 10, frames.IRQ_IPI)
+    cpu.ipis = 1
+    cpu.now = 3 * MS
+    taken = []
+    for _ in range(2):
+        hrtimer.take_interrupt(cpu)
+        taken.append(cpu.f_kind)
+        cpu.pop()
+    assert taken[0] == frames.IRQ_IPI
+    assert taken[1] != frames.IRQ_IPI
+    assert cpu.ipis == 0
+
+
 def test_interrupted_idle_goes_back_to_the_halt_without_a_switch() -> None:
     box = Box()
     box.run(5 * MS)

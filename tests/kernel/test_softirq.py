@@ -273,6 +273,16 @@ def test_advice_4_hard_interrupts_come_before_the_softirq_round_they_interrupt(
     assert box.comm(box.events("sched_waking")[-1][2]["pid"]) == "ksoftirqd/0"
 
 
+def test_B_3_what_is_raised_on_the_way_into_the_round_waits_for_the_next_pass() -> None:
+    """The mask is taken before interrupts are on; in one pass TIMER would run before BLOCK."""
+    box = Box(charges=costs(softirq_ns=50 * US))
+    raise_in_interrupt(box, 1 * MS + 10, softirq.BLOCK)
+    raise_in_interrupt(box, 1 * MS + 20 * US, softirq.TIMER)
+    box.run(1 * MS + 200 * US)
+    entries = [e[2]["vec"] for e in box.events("softirq_entry") if e[0] > 1 * MS]
+    assert entries == [softirq.BLOCK, softirq.TIMER]
+
+
 def test_advice_5_a_round_is_interrupted_and_goes_on_with_the_time_it_had_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
