@@ -304,6 +304,16 @@ class Rules:
         "6.6+", "the generic CPU-to-queue map spreads as interrupt vectors are spread (6.3)"
     )
 
+    complete_remote_softirq: bool = _rule(
+        "5.15+",
+        "a completion steered to another CPU always ends there in BLOCK; one IPI per list (5.12)",
+    )
+    complete_single_ctx: bool = _rule(
+        "6.1+", "a request of a hardware queue of one CPU ends in the interrupt, unsteered (6.1)"
+    )
+    complete_single_ctx_own: bool = _rule(
+        "6.12", "only if that CPU is the one that was interrupted (6.12)", "complete_single_ctx"
+    )
     io_ticks_gap_at_end: bool = _rule(
         "5.10+", "io_ticks grows by the whole gap when a request ends, not by one jiffy (5.7)"
     )

@@ -70,6 +70,7 @@ class BlockQueue:
         "lease",
         "lease_step",
         "name",
+        "nr_ctx",
         "nr_hw_queues",
         "nr_requests",
         "params",
@@ -96,7 +97,9 @@ class BlockQueue:
         self.params = disk.params
         self.nr_hw_queues = disk.params.get("submit_queues", 1)
         machine = spec.machine
-        self.hctx = queue_map(spec, self.nr_hw_queues)[cpu]
+        queue_of = queue_map(spec, self.nr_hw_queues)
+        self.hctx = queue_of[cpu]
+        self.nr_ctx = [queue_of.count(hctx) for hctx in queue_of]  # per CPU, of its hctx
         self.rq_affinity = disk.rq_affinity
         self.nr_requests = disk.nr_requests
         self.elevator = mq_deadline.DeadlineQueue() if disk.scheduler == "mq-deadline" else None

@@ -1,10 +1,19 @@
-"""Where a completed request is ended: ``block/blk-softirq.c`` with the steering of ``blk-mq.c``, v5.4.
+"""Where a completed request is ended: ``block/blk-softirq.c``, steering of ``blk-mq.c``, v5.4 to 6.12.
 
 Theory of operation
 -------------------
 The driver's completion arrives on some CPU D and is steered (A.7): with one hardware queue it
 becomes work of the BLOCK softirq, on D or, by IPI, on the CPU that allocated the request; with
 several it is ended in the interrupt.  The vector takes the whole list, without a budget.
+
+From 5.12 on (``rules.complete_remote_softirq``) whatever goes to another CPU ends there in the BLOCK
+softirq: the request is put on that CPU's list, and only the first on an empty list costs an IPI,
+whose handler just raises the vector.  From 6.1 on a hardware queue of a single CPU completes where
+its interrupt arrives.
+
+Departures from the kernel: a request from another CPU is on this one's list when its IPI would
+arrive, not from when it was sent; all CPUs have the same capacity, so that 6.12's test of it holds
+always; interrupts are not threaded, so that what 5.11 changed for those is left out.
 """
 
 from __future__ import annotations
@@ -14,6 +23,7 @@ from typing import TYPE_CHECKING
 from emulator import messages
 from emulator.kernel import blk_mq, frames, softirq, workqueue
 from emulator.kernel.request import Request
+from emulator.rules import Rules
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -31,6 +41,8 @@ def blk_mq_complete_request(cpu: Cpu, rq: Request) -> None:
         q.nr_hw_queues,
         bool(cpu.llc_mask >> ctx & 1),
         ctx == here or cpu.cpu_online(ctx),
+        cpu.rq.rules,
+        q.nr_ctx[ctx],
     )
     del cpu.inflight[rq.cookie]
     if where != here:
@@ -48,15 +60,28 @@ def blk_mq_complete_request(cpu: Cpu, rq: Request) -> None:
 
 
 def steer(
-    here: int, ctx_cpu: int, rq_affinity: int, nr_hw_queues: int, share_cache: bool, online: bool
+    here: int,
+    ctx_cpu: int,
+    rq_affinity: int,
+    nr_hw_queues: int,
+    share_cache: bool,
+    online: bool,
+    rules: Rules = Rules(),
+    nr_ctx: int = 0,
 ) -> tuple[str, int]:
-    """Return (context, CPU) in which a completion that arrived on ``here`` is finished (A.7)."""
+    """Return (context, CPU) in which a completion that arrived on ``here`` is finished (A.7).
+
+    ``nr_ctx``: how many CPUs the request's hardware queue serves.
+    """
     context = "softirq" if nr_hw_queues == 1 else "hardirq"
+    unsteered = rules.complete_single_ctx and nr_ctx == 1
+    if unsteered and (ctx_cpu == here or not rules.complete_single_ctx_own):
+        return "hardirq", here
     if rq_affinity == 0 or ctx_cpu == here or not online:
         return context, here
     if rq_affinity == 1 and share_cache:
         return context, here
-    return context, ctx_cpu
+    return "softirq" if rules.complete_remote_softirq else context, ctx_cpu
 
 
 def add_to_done_list(cpu: Cpu, rq: Request) -> None:
@@ -67,8 +92,22 @@ def add_to_done_list(cpu: Cpu, rq: Request) -> None:
         softirq.raise_softirq(cpu, softirq.BLOCK)
 
 
+def steered_here(cpu: Cpu, rq: Request) -> None:
+    """A request that another CPU steered here arrives: one IPI unless one is on its way already."""
+    # From 5.12 on, blk_cpu_done itself: blk_mq_complete_send_ipi() if it was empty.
+    arrived = cpu.done_list if cpu.rq.rules.complete_remote_softirq else cpu.call_done
+    arrived.append(rq)
+    if len(arrived) == 1:
+        cpu.irqs.append((frames.IRQ_IPI, "call", cpu.costs.ipi_handler_ns))
+
+
 def flush_call_queue(cpu: Cpu) -> None:
     """The call-function IPI's handler: finish what other CPUs steered here."""
+    if cpu.rq.rules.complete_remote_softirq:
+        if cpu.done_list:
+            cpu.cause = cpu.done_list[0].cause
+            softirq.raise_softirq(cpu, softirq.BLOCK)
+        return
     arrived, cpu.call_done = cpu.call_done, []
     for rq in arrived:
         cpu.cause = rq.cause

@@ -17,6 +17,7 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
     blk_mq_tag,
+    blk_softirq,
     command,
     core,
     cpuhp,
@@ -150,13 +151,11 @@ def handle_nohz_kick(cpu: Cpu, message: Message) -> None:
 
 
 def handle_call(cpu: Cpu, message: Message) -> None:
-    """A finished request was steered here: one IPI unless the call queue holds another already."""
+    """A finished request was steered here."""
     data, cause = message[5]
     rq = Request.unpack(data)
     rq.cause = cause
-    cpu.call_done.append(rq)
-    if len(cpu.call_done) == 1:
-        cpu.irqs.append((frames.IRQ_IPI, "call", cpu.costs.ipi_handler_ns))
+    blk_softirq.steered_here(cpu, rq)
 
 
 def handle_balance_pay(cpu: Cpu, message: Message) -> None:

@@ -391,10 +391,11 @@ def complete_on(
     rq_affinity: int,
     ctx_cpu: int,
     offline: int = -1,
+    rules: Rules = Rules(),
 ) -> tuple[Cpu, list[int]]:
     """Complete a request on CPU 1 of two LLCs of four; return it and what it ended inline."""
     disk = null_blk(1, submit_queues=nr_hw_queues, rq_affinity=rq_affinity)
-    cpu, board, _ = lone_cpu(1, 8, llc=4, disk=disk, charges=costs(ipi_ns=700))
+    cpu, board, _ = lone_cpu(1, 8, llc=4, disk=disk, charges=costs(ipi_ns=700), rules=rules)
     if offline >= 0:
         board.facts[offline] = facts(flags=0)
     assert board.facts[5][0] in (0, RQF_ONLINE | RQF_ACTIVE | RQF_IDLE)
@@ -444,6 +445,74 @@ def test_vector_A_7_two_llcs(
     else:
         assert (in_list, ended) == ([], [77])
         assert cpu.softirq_pending == 0
+
+
+REMOTE = Rules(complete_remote_softirq=True)
+SINGLE = Rules(complete_remote_softirq=True, complete_single_ctx=True)
+OWN = Rules(complete_remote_softirq=True, complete_single_ctx=True, complete_single_ctx_own=True)
+
+
+@pytest.mark.parametrize(
+    ("rules", "queues", "nr_ctx", "rq_affinity", "ctx_cpu", "result"),
+    [
+        # 5.12: what goes elsewhere ends in softirq there; what stays is as it was.
+        (REMOTE, 1, 8, 1, 5, ("softirq", 5)),
+        (REMOTE, 1, 8, 1, 3, ("softirq", 1)),
+        (REMOTE, 8, 1, 1, 5, ("softirq", 5)),
+        (REMOTE, 8, 1, 2, 3, ("softirq", 3)),
+        (REMOTE, 8, 1, 1, 3, ("hardirq", 1)),
+        # 6.1: a queue of one CPU is not steered at all, not even if it is the only one.
+        (SINGLE, 8, 1, 1, 5, ("hardirq", 1)),
+        (SINGLE, 8, 1, 2, 3, ("hardirq", 1)),
+        (SINGLE, 4, 2, 2, 3, ("softirq", 3)),
+        (SINGLE, 1, 1, 1, 1, ("hardirq", 1)),
+        # 6.12: only on its own CPU.
+        (OWN, 8, 1, 2, 1, ("hardirq", 1)),
+        (OWN, 8, 1, 2, 3, ("softirq", 3)),
+        (OWN, 8, 1, 1, 3, ("hardirq", 1)),
+        (OWN, 8, 1, 1, 5, ("softirq", 5)),
+    ],
+)
+def test_A_7_steering_by_version(
+    rules: Rules,
+    queues: int,
+    nr_ctx: int,
+    rq_affinity: int,
+    ctx_cpu: int,
+    result: tuple[str, int],
+) -> None:
+    near = ctx_cpu < 4
+    assert steer(1, ctx_cpu, rq_affinity, queues, near, True, rules, nr_ctx) == result
+
+
+def test_A_7_steering_asks_the_box_how_many_cpus_a_queue_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu, ended = complete_on(monkeypatch, 8, 2, 3, rules=SINGLE)
+    assert ended == [77]
+    cpu, ended = complete_on(monkeypatch, 4, 2, 3, rules=SINGLE)
+    assert (ended, [m[3] for m in cpu.outbox]) == ([], [3])
+
+
+def test_A_7_remote_softirq_one_ipi_raises_block_for_the_whole_list() -> None:
+    """5.12: three requests on one list, the oldest first; one IPI, one raise, one handler call."""
+    cpu, _, ring = lone_cpu(
+        disk=null_blk(1, submit_queues=1),
+        charges=costs(ipi_handler_ns=300, blk_start_request_ns=US),
+        rules=REMOTE,
+    )
+    run_task(cpu, sleeping_task(cpu))
+    for number, rq in enumerate(requests(4096, 4096, 4096)):
+        rq.cookie = number
+        cpu.deliver((1000 + number, 1, number, 0, messages.CALL_COMPLETE, (rq.pack(), 0)))
+    cpu.advance(2000, 1 << 62)
+    names = {
+        event: [r[0] for r in ring.records if r[1] == event]
+        for event in (tp.CALL_FUNCTION_SINGLE_ENTRY, tp.SOFTIRQ_RAISE, tp.SOFTIRQ_ENTRY)
+    }
+    assert list(names.values()) == [[1300], [1300], [1300]]
+    assert [rq.cookie for rq in cpu.sirq_block] == [0, 1, 2]
+    assert cpu.done_list == []
 
 
 def test_A_7_block_is_raised_only_if_the_done_list_was_empty() -> None:
