@@ -326,7 +326,17 @@ class Rules:
         "5.10+", "a disk's weighted time sums nanoseconds, not each request's whole jiffies (5.7)"
     )
 
+    # -- AIO ---------------------------------------------------------------------------------------
+    aio_wake_min_nr: bool = _rule(
+        "6.12",
+        "a waiter in io_getevents() is woken once as many events are there as it wants (6.8)",
+    )
+
     # -- Direct IO (XFS) ---------------------------------------------------------------------------
+    dio_overwrite_inline: bool = _rule(
+        "",
+        "an asynchronous pure overwrite is completed where its bio ends, without a worker (6.19)",
+    )
     xfs_unaligned_wait: bool = _rule(
         "5.6-5.10",
         "a sub-block write waits for its own IO, whose end wakes it without a worker (5.5)",

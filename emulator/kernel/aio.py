@@ -5,7 +5,8 @@ Theory of operation
 ``io_submit()`` takes each iocb in turn: a credit, the file system's lock, a request, the plug.  An
 iocb starts with two references, the submitter's and the completion's; whoever drops the second one
 writes the ring event (C.3).  ``io_getevents()`` takes what is in the ring if that is enough, or
-sleeps until it is; up to v6.7 every event wakes it, whatever number it asked for.
+sleeps until it is; up to v6.7 every event wakes it, whatever number it asked for, from v6.8 on
+(``rules.aio_wake_min_nr``) the one that completes that number does.
 
 Departures from the kernel: the reads under the ring's mutex cost nothing extra; ``RWF_NOWAIT``,
 polled IO, eventfd and fsync through AIO are not offered.
@@ -244,9 +245,12 @@ def iocb_put(
     if state[0]:
         return
     _refs, data, res, _outstanding, inline = run.iocbs.pop(iocb)
-    io_context(owner).complete(cpu.node_id, data, res)
+    ctx = io_context(owner)
+    ctx.complete(cpu.node_id, data, res)
     cpu.emit(tp.BOX_AIO_COMPLETE, owner.pid, data, res, inline)
     if run.wait == WAIT_RING and owner.state != tp.TASK_RUNNING:
+        if cpu.rq.rules.aio_wake_min_nr and len(ctx.ring) < run.wait_arg:
+            return
         sync = by == BY_WORKER and cpu.rq.rules.completion_sync_hint
         if waker is None:
             core.wake_up(cpu, owner, sync)

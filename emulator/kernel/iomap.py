@@ -89,6 +89,9 @@ def dio_bio_end_io(cpu: Cpu, rq: Request) -> bool:
     if rq.rw == READ or facts.fs == "none" or waits_for_itself(cpu, facts, rq):
         dio_complete(cpu, rq)
         return False
+    if cpu.rq.rules.dio_overwrite_inline and not rq.error:
+        dio_complete(cpu, rq)  # it maps to written blocks, and neither size nor log changes
+        return False
     return workqueue.queue_work(cpu, workqueue.WQ_DIO, workqueue.FN_DIO_COMPLETE, rq, cpu.work_id())
 
 

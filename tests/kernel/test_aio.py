@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from emulator.kernel.process import Kioctx
+from emulator.rules import VERSIONS, Rules, rules_of
 from emulator.types import OP_IO_GETEVENTS, OP_IO_SUBMIT, OP_RUN, OP_SLEEP, READ, WRITE
 from tests.kernel.box import (
     MS,
@@ -21,7 +24,7 @@ from tests.kernel.box import (
 BEGIN = 1 * MS
 
 
-def fio_box(steps: Steps, device_ns: int = 100 * US, **charges: int) -> Box:
+def fio_box(steps: Steps, device_ns: int = 100 * US, rules: Rules = Rules(), **charges: int) -> Box:
     """Return one CPU whose fio runs these steps after boot."""
     return Box(
         Job(lambda: steps, name="fio", disk="/xfs", start_ns=BEGIN),
@@ -29,6 +32,7 @@ def fio_box(steps: Steps, device_ns: int = 100 * US, **charges: int) -> Box:
         disk=scsi_debug(device_ns),
         charges=costs(**charges),
         sysctls=QUIET,
+        rules=rules,
     )
 
 
@@ -128,6 +132,41 @@ def test_C_2_io_submit_without_credits_is_eagain() -> None:
     assert results[376] == 1
 
 
+@given(
+    nr=st.integers(1, 40),
+    cpus=st.integers(1, 16),
+    steps=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 15), st.integers(1, 30))),
+)
+def test_C_2_events_are_delivered_once_and_credits_return_to_full(
+    nr: int, cpus: int, steps: list[tuple[int, int, int]]
+) -> None:
+    """Whoever submits, completes and consumes where: nothing is lost, and nothing is there twice."""
+    ctx = Kioctx(nr, cpus)
+    total = ctx.reqs_available
+    in_flight: list[int] = []
+    consumed: list[int] = []
+    submitted = 0
+    for what, cpu, amount in steps:
+        for _ in range(amount):
+            if what == 0 and ctx.get_reqs_available(cpu % cpus):
+                in_flight.append(submitted)
+                submitted += 1
+            elif what == 1 and in_flight:
+                ctx.complete(cpu % cpus, in_flight.pop(amount % len(in_flight)), 0)
+            elif what == 2 and ctx.ring:
+                consumed.append(ctx.ring.pop(0)[0])
+        held = ctx.reqs_available + sum(ctx.cpu_credits.values())
+        assert held + len(in_flight) + ctx.completed_events == total
+        assert ctx.completed_events >= len(ctx.ring)
+    for data in in_flight:
+        ctx.complete(0, data, 0)
+    consumed += [data for data, _ in ctx.ring]
+    ctx.ring.clear()
+    ctx.refill_reqs_available(0)
+    assert sorted(consumed) == list(range(submitted))
+    assert ctx.reqs_available + sum(ctx.cpu_credits.values()) == total
+
+
 # -- C.3 ------------------------------------------------------------------------------------------
 
 
@@ -204,6 +243,27 @@ def test_C_4_every_event_wakes_the_waiter_whatever_it_asked_for() -> None:
     assert box.times("sched_waking", pid=box.pid(0)) == events
     reaped = box.script().calls[-1]
     assert reaped == (events[2], [(0, 4096), (1, 4096), (2, 4096)])
+
+
+def test_C_4_from_6_8_the_event_that_makes_enough_wakes_the_waiter() -> None:
+    """Three events, one wakeup of one who wants three."""
+
+    def steps() -> Steps:
+        for number in range(3):
+            yield (OP_RUN, 20 * US)
+            yield (OP_IO_SUBMIT, [write(number)])
+        yield (OP_IO_GETEVENTS, 3, 8)
+        yield (OP_SLEEP, 1000 * MS)
+
+    box = fio_box(steps(), rules=Rules(aio_wake_min_nr=True)).run(3 * MS)
+    events = box.times("box_aio_complete")
+    assert box.times("sched_waking", pid=box.pid(0)) == [events[2]]
+    assert box.script().calls[-1] == (events[2], [(0, 4096), (1, 4096), (2, 4096)])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_C_4_by_version(version: str) -> None:
+    assert rules_of(version).aio_wake_min_nr is (version == "6.12")
 
 
 def test_C_4_nobody_is_woken_while_nobody_waits() -> None:

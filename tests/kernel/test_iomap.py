@@ -255,6 +255,24 @@ def test_vector_D_7_11_raw_block_device_write() -> None:
     assert (completer(box), dio_works(box)) == ("softirq", 0)
 
 
+# -- D.2 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("op", "mount", "by"),
+    [
+        (submit(WRITE, 4096, 4096), "/xfs", "softirq"),
+        (submit(READ, 4096, 4096), "/xfs", "softirq"),
+        (submit(WRITE, 4096, 4096), "/raw", "softirq"),
+    ],
+)
+def test_D_2_from_6_19_a_pure_overwrite_is_completed_where_its_bio_ends(
+    op: Op, mount: str, by: str
+) -> None:
+    box = one_io(op, mount=mount, rules=Rules(dio_overwrite_inline=True))
+    assert (completer(box), dio_works(box)) == (by, 0)
+
+
 # -- D.6 ------------------------------------------------------------------------------------------
 
 
