@@ -1,4 +1,4 @@
-"""What another terminal does to a run: read a CPU's log, ask why, send a command.
+"""What another terminal does to a run: read a CPU's log or a file of /proc, ask why, send a command.
 
 Theory of operation
 -------------------
@@ -12,11 +12,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING
 
-from emulator.rundir import RUN, RunDirectory, resolve_run
+from emulator.rundir import BOX, RESULTS, RUN, RunDirectory, resolve_run
 from emulator.trace import ftrace
 from emulator.trace.reader import RingError, RingReader, open_rings
 from emulator.types import NEVER
+
+if TYPE_CHECKING:
+    from emulator.report.procfs.view import View
 
 #: How long a follower sleeps when it has read everything.
 FOLLOW_SLEEP_S = 0.1
@@ -112,6 +117,80 @@ def why_lines(request: WhyRequest, runs: Path, width: int) -> Iterator[str]:
     except (OSError, RingError, WhyError) as error:
         raise AttachError(str(error)) from error
     yield from answer_lines(answer, width)
+
+
+@dataclass(frozen=True, slots=True)
+class CatRequest:
+    """Which file of a box, as of which emulated time; no path: which files there are."""
+
+    run: str
+    path: str = ""
+    at_ns: int | None = None
+
+
+def cat(request: CatRequest, runs: Path, width: int) -> str:
+    """Return a file of /proc or /sys as the box had it; of a running box, as it has it now.
+
+    Without a path, the list of all files, wrapped at ``width``.
+
+    Raises RunDirError where there is no such run, AttachError where the box has no such file.
+    """
+    from emulator.report.procfs.files import list_files, read_file
+    from emulator.report.procfs.view import NoFileError
+
+    view = box_view(request.run, request.at_ns, runs)
+    try:
+        if request.path:
+            return read_file(view, request.path)
+    except NoFileError as error:
+        raise AttachError(str(error)) from error
+    rows = list_files(view)
+    column = max(len(path) for path, _ in rows) + 2
+    lines = [
+        line
+        for path, about in rows
+        for line in wrap(
+            f"{path:<{column}}{about}", max(width, column + 20), subsequent_indent=" " * column
+        )
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def box_view(run: str, at_ns: int | None, runs: Path) -> "View":
+    """Return a box as of an emulated time, without one as of its end, or now if it runs.
+
+    Raises RunDirError where there is no such run, AttachError where it cannot be read.
+    """
+    from emulator.config import BoxError, load_plain
+    from emulator.describe import spec_of
+    from emulator.report.procfs.view import View
+
+    directory = resolve_run(run, runs)
+    try:
+        spec = spec_of(load_plain(directory.path / BOX))
+        readers = open_rings(directory.path)
+        if directory.is_running():
+            for reader in readers:
+                reader.position = max(reader.first, reader.position - 1)  # may be half written
+    except (OSError, RingError, BoxError) as error:
+        raise AttachError(str(error)) from error
+    except (KeyError, TypeError, ValueError) as error:
+        message = f"{directory.path / BOX}: written by another build, whose boxes differ ({error})"
+        raise AttachError(message) from error
+    return View(spec, readers, _moment(directory, readers, at_ns, spec.duration_ns))
+
+
+# All rings are known up to the least of their last times, but for CPUs that sleep: a run that is over
+# has got as far as its results say, a box that runs as far as its busiest CPU has written.
+def _moment(
+    directory: RunDirectory, readers: list[RingReader], at_ns: int | None, duration_ns: int
+) -> int:
+    ends = [reader.time_at(reader.position - 1) for reader in readers if reader.position]
+    last_ns = min(max(ends, default=0) + 1, duration_ns)
+    if not directory.is_running() and (directory.path / RESULTS).exists():
+        reached_ns = directory.read_json(RESULTS).get("engine", {}).get("reached_ns", last_ns)
+        last_ns = min(int(reached_ns), duration_ns)
+    return last_ns if at_ns is None else min(at_ns, last_ns)
 
 
 def send_command(run: str, words: tuple[str, ...], runs: Path) -> str:

@@ -312,6 +312,28 @@ def why(run_word: str, pid: int | None, task: str, at: int) -> None:
             click.echo(line)
 
 
+@cli.command("cat", short_help="Print a file of /proc or /sys of a box.")
+@click.argument("run_word", metavar="RUN")
+@click.argument("path", required=False, default="")
+@click.option(
+    "--at", metavar="TIME", callback=time_ns, help="As of this emulated time, such as 1.5s."
+)
+def cat_file(run_word: str, path: str, at: int) -> None:
+    """Print a file of /proc or /sys as the box has it: `cat latest /proc/interrupts`.
+
+    Without PATH: list what there is.  Works while the box runs, up to what it has recorded so far.
+    RUN is a run directory, a box name (its latest run) or `latest`.
+    """
+    from shutil import get_terminal_size
+
+    from emulator.attach import AttachError, CatRequest, cat
+    from emulator.rundir import RunDirError
+
+    request = CatRequest(run_word, path, None if at == NEVER else at)
+    with mistakes_of(AttachError, RunDirError):
+        click.echo(cat(request, RUNS, get_terminal_size().columns), nl=False)
+
+
 # -- Judging ------------------------------------------------------------------------------------
 
 

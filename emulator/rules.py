@@ -349,7 +349,19 @@ class Rules:
     # -- Traces ------------------------------------------------------------------------------------
     trace_pid_wide: bool = _rule("5.10+", "ftrace prints pids seven wide (5.9)")
     trace_migrate_disable: bool = _rule("5.15+", "ftrace prints a fifth flag (5.15)")
+    trace_wq_name: bool = _rule("5.15+", "workqueue_queue_work has the workqueue's name (5.14)")
+    trace_end_function: bool = _rule("5.6+", "workqueue_execute_end has the work's function (5.6)")
+    trace_activate_function: bool = _rule(
+        "6.12", "workqueue_activate_work has the work's function (6.12)"
+    )
+    trace_ioprio: bool = _rule("6.12", "events of requests have their IO priority (6.12)")
     trace_runtime_bare: bool = _rule("6.12", "sched_stat_runtime has no vruntime (6.8)")
+
+    # -- What files of /proc and /sys say (report only) ---------------------------------------------
+    diskstats_flush: bool = _rule("5.6+", "diskstats count flushes in two more columns (5.5)")
+    sched_debugfs: bool = _rule(
+        "5.15+", "the scheduler's tunables are files of debugfs, not sysctls (5.13)"
+    )
 
     # -- Proposals that no kernel has --------------------------------------------------------------
     small_imbalance_guard: bool = _rule(

@@ -57,6 +57,15 @@ SOFTIRQ_NAMES = (
     "RCU",
 )
 
+# What a tick interrupted, as account_process_tick() and account_system_time() tell it apart; the
+# last argument of the softirq_raise of TIMER that every tick makes.
+TICK_NONE = 0  # not a tick's
+TICK_IDLE = 1
+TICK_USER = 2
+TICK_SYSTEM = 3
+TICK_SOFTIRQ = 4
+TICK_CONTEXTS = ("none", "idle", "user", "system", "softirq")
+
 # Why a task changed its CPU; the last argument of sched_migrate_task.
 MIGRATE_WAKEUP = 1
 MIGRATE_ACTIVE = 2
@@ -305,7 +314,7 @@ IRQ_HANDLER_ENTRY = _declare("irq_handler_entry", "irq:int name:str", "irq={irq}
 IRQ_HANDLER_EXIT = _declare("irq_handler_exit", "irq:int", "irq={irq} ret=handled")
 RESCHEDULE_ENTRY = _declare("reschedule_entry", "vector:int", "vector={vector}")
 CALL_FUNCTION_SINGLE_ENTRY = _declare("call_function_single_entry", "vector:int", "vector={vector}")
-SOFTIRQ_RAISE = _declare("softirq_raise", "vec:vec", "vec={vec} [action={vec_action}]")
+SOFTIRQ_RAISE = _declare("softirq_raise", "vec:vec tick:int", "vec={vec} [action={vec_action}]")
 SOFTIRQ_ENTRY = _declare("softirq_entry", "vec:vec", "vec={vec} [action={vec_action}]")
 SOFTIRQ_EXIT = _declare("softirq_exit", "vec:vec", "vec={vec} [action={vec_action}]")
 CPU_IDLE = _declare("cpu_idle", "state:int cpu_id:int", "state={state} cpu_id={cpu_id}")

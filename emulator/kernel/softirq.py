@@ -41,9 +41,12 @@ MAX_SOFTIRQ_RESTART = 10
 MAX_SOFTIRQ_TIME_NS = 2_000_000
 
 
-def raise_softirq(cpu: Cpu, vec: int) -> None:
-    """Set a pending bit (interrupts are off); outside of interrupts ksoftirqd is woken for it."""
-    cpu.emit(tp.SOFTIRQ_RAISE, vec)
+def raise_softirq(cpu: Cpu, vec: int, tick: int = tp.TICK_NONE) -> None:
+    """Set a pending bit (interrupts are off); outside of interrupts ksoftirqd is woken for it.
+
+    A tick says what it interrupted, TICK_* of :mod:`emulator.tracepoints`.
+    """
+    cpu.emit(tp.SOFTIRQ_RAISE, vec, tick)
     cpu.softirq_pending |= 1 << vec
     if cpu.level == frames.LEVEL_TASK and not cpu.in_softirq:
         wakeup_softirqd(cpu)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import fair, hrtimer, idle, pelt, rcu, softirq
+from emulator.kernel import fair, frames, hrtimer, idle, pelt, rcu, softirq
 from emulator.kernel.sched import FAIR_CLASS
 from emulator.types import (
     BAL_ACTIVE_MASK,
@@ -52,10 +52,20 @@ def tick_sched_timer(cpu: Cpu, _arg: object) -> None:
     cpu.cause = 0  # time alone leads to what a tick does
     if not cpu.tick_stopped:
         idle.start_tick(cpu)
-    softirq.raise_softirq(cpu, softirq.TIMER)  # run_local_timers()
+    softirq.raise_softirq(cpu, softirq.TIMER, tick_context(cpu))  # run_local_timers()
     rcu.rcu_sched_clock_irq(cpu)
     scheduler_tick(cpu)
     hrtimer.interrupt_end(cpu)
+
+
+def tick_context(cpu: Cpu) -> int:
+    """What ``account_process_tick()`` charges this tick to: TICK_*, by the frame interrupted."""
+    kind, _left, _arg, level, _irqs_on = cpu.stack[-1]
+    if level != frames.LEVEL_TASK:
+        return tp.TICK_SOFTIRQ
+    if cpu.rq.curr is cpu.rq.idle:
+        return tp.TICK_IDLE
+    return tp.TICK_USER if kind == frames.USER else tp.TICK_SYSTEM
 
 
 def scheduler_tick(cpu: Cpu) -> None:

@@ -75,6 +75,11 @@ class Piece:
         pids = self.words.cast("B").cast("I")[3::16]
         return list(map(pids.__getitem__, indices))
 
+    def gather_flags(self, indices: list[int]) -> list[int]:
+        """Return the context flags of the records at ``indices``."""
+        flags = self.words.cast("B")[10::RECORD_SIZE]
+        return list(map(flags.__getitem__, indices))
+
     def select(self, events: Iterable[int]) -> list[int]:
         """Return the indices of the records of the given events, ascending."""
         return list(compress(range(self.length), self.events.translate(selector(events))))

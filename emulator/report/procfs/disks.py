@@ -1,0 +1,171 @@
+"""What the kernel counts of each disk's IO (``/proc/diskstats``), counted from the rings.
+
+Theory of operation
+-------------------
+A request is accounted when it ends (``blk_account_io_done()``): one IO, its sectors, and the time since
+it was made.  A disk's busy time, ``io_ticks``, is touched where a request starts and where it ends,
+and grows if the jiffy has changed since: up to 5.6 by one jiffy whatever the gap, then
+(``rules.io_ticks_gap_at_end``) by the gap at an end and by one at a start, and in 6.12
+(``rules.io_ticks_in_flight``) by the gap also at a start, if requests are in flight.  The weighted
+time adds up whole jiffies of each request, from 5.7 on (``rules.time_in_queue_summed``) it is the sum of
+the requests' times.
+
+The nodes keep the same counters (:mod:`emulator.kernel.part_stat`), but for the end of a run only.
+
+Departures: a request is made where the ring first tells of it, as it is inserted or issued; the
+kernel's clock starts a little earlier, where it is allocated.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from emulator.rules import Rules
+from emulator.trace.reader import (
+    COLUMN_A,
+    COLUMN_B,
+    COLUMN_C,
+    COLUMN_D,
+    COLUMN_TIME,
+    Piece,
+    RingReader,
+)
+from emulator.tracepoints import BLOCK_RQ_COMPLETE, BLOCK_RQ_INSERT, BLOCK_RQ_ISSUE
+from emulator.types import NEVER, NSEC_PER_MSEC
+
+STAT_READ = 0
+STAT_WRITE = 1
+STAT_DISCARD = 2
+STAT_FLUSH = 3
+
+_GROUPS = {"R": STAT_READ, "W": STAT_WRITE, "D": STAT_DISCARD, "F": STAT_FLUSH}
+_EVENTS = (BLOCK_RQ_INSERT, BLOCK_RQ_ISSUE, BLOCK_RQ_COMPLETE)
+_COLUMNS = (COLUMN_A, COLUMN_B, COLUMN_C, COLUMN_D)
+
+#: Device, sector, direction: what tells requests in flight from each other.
+Key = tuple[int, int, int]
+
+
+def stat_group(rwbs: str) -> int:
+    """Return whether a request counts as read, write, discard or flush."""
+    preflush = len(rwbs) > 1 and rwbs[0] == "F"
+    return _GROUPS.get(rwbs[1] if preflush else rwbs[:1], STAT_READ)
+
+
+class Group:
+    """Reads, writes, discards or flushes of one disk."""
+
+    __slots__ = ("ios", "merges", "ns", "sectors")
+
+    def __init__(self) -> None:
+        self.ios = 0
+        self.merges = 0
+        self.sectors = 0
+        self.ns = 0
+
+    @property
+    def ms(self) -> int:
+        """Return the time that its requests took, in whole milliseconds."""
+        return self.ns // NSEC_PER_MSEC
+
+
+class DiskCounts:
+    """The counters of one disk."""
+
+    __slots__ = ("groups", "in_flight", "io_ticks", "queue_jiffies", "stamp")
+
+    def __init__(self) -> None:
+        self.groups = [Group() for _ in _GROUPS]
+        self.in_flight = [0, 0]  #: issued and not completed: reads, and all others
+        self.io_ticks = 0  #: jiffies
+        self.stamp = 0  #: jiffy in which io_ticks was last touched
+        self.queue_jiffies = 0
+
+    @property
+    def total_ns(self) -> int:
+        """Return the time that all its requests took."""
+        return sum(group.ns for group in self.groups)
+
+
+class DiskCounter:
+    """Counters of a box's disks by device number, as of ``now_ns``."""
+
+    __slots__ = ("_at", "_made", "_rules", "disks", "now_ns", "readers", "tick_ns")
+
+    def __init__(self, readers: Sequence[RingReader], rules: Rules, hz: int = 1000) -> None:
+        self.readers = [reader for reader in readers if reader.is_cpu]
+        self.now_ns = 0
+        self.disks: defaultdict[int, DiskCounts] = defaultdict(DiskCounts)
+        self._rules = rules
+        self.tick_ns = 1_000_000_000 // hz
+        self._at = [reader.first for reader in self.readers]
+        self._made: defaultdict[Key, list[int]] = defaultdict(list)
+
+    def advance(self, until_ns: int) -> None:
+        """Count all requests before ``until_ns``."""
+        rows: list[tuple[int, ...]] = []
+        for cpu, reader in enumerate(self.readers):
+            end = reader.position_at(until_ns) if until_ns < NEVER else reader.position
+            for piece in reader.pieces(self._at[cpu], end):
+                rows += _rows(piece, cpu, reader.names)
+            self._at[cpu] = max(self._at[cpu], end)
+        rows.sort()
+        for row in rows:
+            self._account(row)
+        self.now_ns = max(self.now_ns, until_ns)
+
+    def _account(self, row: tuple[int, ...]) -> None:
+        time_ns, _cpu, _position, event, dev, group, sector, nr_sector = row
+        disk = self.disks[dev]
+        key = (dev, sector, group)
+        made = self._made[key]
+        way = int(group != STAT_READ)
+        if event != BLOCK_RQ_COMPLETE:
+            if event == BLOCK_RQ_INSERT or not made:
+                made.append(time_ns)
+                self._touch(disk, time_ns, end=False)
+            disk.in_flight[way] += event == BLOCK_RQ_ISSUE
+            return
+        begun_ns = made.pop(0) if made else time_ns
+        if not made:
+            del self._made[key]
+        self._touch(disk, time_ns, end=True)
+        disk.in_flight[way] = max(0, disk.in_flight[way] - 1)
+        counts = disk.groups[group]
+        counts.ios += 1
+        counts.sectors += nr_sector
+        counts.ns += time_ns - begun_ns
+        disk.queue_jiffies += (time_ns - begun_ns) // self.tick_ns
+
+    # update_io_ticks(): only the first that comes in a new jiffy counts.
+    def _touch(self, disk: DiskCounts, time_ns: int, end: bool) -> None:
+        now = time_ns // self.tick_ns
+        if now == disk.stamp:
+            return
+        rules, gap = self._rules, now - disk.stamp
+        if rules.io_ticks_in_flight:
+            disk.io_ticks += gap if end or any(disk.in_flight) else 0
+        else:
+            disk.io_ticks += gap if end and rules.io_ticks_gap_at_end else 1
+        disk.stamp = now
+
+    def queue_ms(self, disk: DiskCounts) -> int:
+        """Return the weighted time of a disk's requests in ms, as this kernel reckons it."""
+        if self._rules.time_in_queue_summed:
+            return disk.total_ns // NSEC_PER_MSEC
+        return disk.queue_jiffies * self.tick_ns // NSEC_PER_MSEC
+
+    def io_ms(self, disk: DiskCounts) -> int:
+        """Return a disk's busy time in ms."""
+        return disk.io_ticks * self.tick_ns // NSEC_PER_MSEC
+
+
+def _rows(piece: Piece, cpu: int, names: list[str]) -> list[tuple[int, ...]]:
+    indices = piece.select(_EVENTS)
+    positions = [piece.start + index for index in indices]
+    events = [piece.events[index] for index in indices]
+    devs, rwbs, sectors, nr_sectors = (piece.gather(column, indices) for column in _COLUMNS)
+    groups = [stat_group(names[name]) for name in rwbs]
+    times = piece.gather(COLUMN_TIME, indices)
+    cpus = [cpu] * len(indices)
+    columns = (times, cpus, positions, events, devs, groups, sectors, nr_sectors)
+    return list(zip(*columns, strict=True))

@@ -1,0 +1,504 @@
+"""Files of /proc and /sys, to the letter, of a scene written by hand; and of whole runs."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from emulator import engines
+from emulator.attach import AttachError, CatRequest, cat
+from emulator.config import load_box
+from emulator.kernel.part_stat import disk_stats, part_stat
+from emulator.report.procfs.counts import Counter
+from emulator.report.procfs.disks import DiskCounter, stat_group
+from emulator.report.procfs.files import FILES, list_files, read_file
+from emulator.report.procfs.view import NoFileError, View
+from emulator.rules import rules_of
+from emulator.session import Request, run_box
+from emulator.trace.reader import open_rings
+from emulator.trace.ring import MemoryRing
+from emulator.tracepoints import (
+    BLOCK_RQ_COMPLETE,
+    BLOCK_RQ_INSERT,
+    BLOCK_RQ_ISSUE,
+    BOX_COMMAND,
+    CALL_FUNCTION_SINGLE_ENTRY,
+    CPU_IDLE,
+    CPUHP_ENTER,
+    F_HARDIRQ,
+    HRTIMER_EXPIRE_ENTRY,
+    IRQ_HANDLER_ENTRY,
+    RESCHEDULE_ENTRY,
+    SCHED_MIGRATE_TASK,
+    SCHED_SWITCH,
+    SCHED_WAKEUP,
+    SCHED_WAKEUP_NEW,
+    SCHED_WAKING,
+    SOFTIRQ_ENTRY,
+    SOFTIRQ_RAISE,
+    TASK_IDLE,
+    TASK_INTERRUPTIBLE,
+    TICK_SOFTIRQ,
+    TICK_SYSTEM,
+    TICK_USER,
+)
+from tests.report.rings import readers_of
+
+FIO = 10_000
+KWORKER = 16
+MS = 1_000_000
+BLOCK = 4
+TIMER = 1
+EXIT = 0xFFFFFFFF
+
+
+class Scene:
+    """Two CPUs: fio runs on CPU 0, waits for its kworker, and goes to CPU 1."""
+
+    def __init__(self) -> None:
+        self.rings = [MemoryRing(f"cpu{cpu}", cpu) for cpu in range(2)]
+        for ring in self.rings:
+            ring.comm(FIO, "fio")
+        self.rings[0].comm(KWORKER, "kworker/0:1")
+
+    def emit(self, cpu: int, time_ns: int, event: int, *args: int, **how: int) -> None:
+        """Record an event in the context of ``pid``."""
+        self.rings[cpu].emit(time_ns, event, how.get("flags", 0), how.get("pid", FIO), 0, *args)
+
+    def switch(self, cpu: int, time_ns: int, prev: int, following: int, state: int = 0) -> None:
+        """Record a switch."""
+        self.emit(cpu, time_ns, SCHED_SWITCH, prev, 120, state, following, 120)
+
+    def play(self) -> None:
+        """Record the scene, 100 ms of it."""
+        emit = self.emit
+        emit(0, 0, CPU_IDLE, 1, 0, pid=0)
+        emit(1, 0, CPU_IDLE, 1, 1, pid=0)
+        emit(0, 10 * MS, CPU_IDLE, EXIT, 0, pid=0)
+        emit(0, 10 * MS, SCHED_WAKEUP_NEW, FIO, 120, 0, pid=0)
+        self.switch(0, 11 * MS, 0, FIO)
+        for tick in range(12, 32):
+            context = TICK_SYSTEM if tick % 4 == 0 else TICK_SOFTIRQ if tick == 13 else TICK_USER
+            emit(0, tick * MS, SOFTIRQ_RAISE, TIMER, context)
+            emit(0, tick * MS, SOFTIRQ_ENTRY, TIMER)
+        emit(0, 32 * MS, HRTIMER_EXPIRE_ENTRY, 1, 0, 32 * MS)
+        emit(0, 32 * MS, SOFTIRQ_ENTRY, BLOCK)
+        emit(0, 32 * MS, SCHED_WAKING, KWORKER, 120, 0)
+        emit(0, 32 * MS, SCHED_WAKEUP, KWORKER, 120, 0)
+        self.switch(0, 36 * MS, FIO, KWORKER)
+        emit(0, 37 * MS, SCHED_MIGRATE_TASK, FIO, 120, 0, 1, 2, pid=KWORKER)
+        self.switch(0, 38 * MS, KWORKER, 0, TASK_IDLE)
+        emit(0, 38 * MS, CPU_IDLE, 1, 0, pid=0)
+        emit(1, 38 * MS, CPU_IDLE, EXIT, 1, pid=0)
+        emit(1, 38 * MS, RESCHEDULE_ENTRY, 253, pid=0)
+        self.switch(1, 39 * MS, 0, FIO)
+        self.switch(1, 60 * MS, FIO, 0, TASK_INTERRUPTIBLE)
+        emit(1, 60 * MS, CPU_IDLE, 1, 1, pid=0)
+        emit(1, 80 * MS, SCHED_WAKING, FIO, 120, 1, pid=0, flags=F_HARDIRQ)
+        emit(1, 80 * MS, SCHED_WAKEUP, FIO, 120, 1, pid=0, flags=F_HARDIRQ)
+        emit(1, 80 * MS, CPU_IDLE, EXIT, 1, pid=0)
+        self.switch(1, 81 * MS, 0, FIO)
+        emit(1, 90 * MS, CALL_FUNCTION_SINGLE_ENTRY, 251)
+
+    def view(self, now_ns: int = 100 * MS, *overrides: str) -> View:
+        """Return the box at a time."""
+        words = ("machine.cpus=2", *overrides)
+        return View(load_box("xfs-aio-4k-tuned", words).resolve(), readers_of(self.rings), now_ns)
+
+
+@pytest.fixture(scope="module")
+def view() -> View:
+    scene = Scene()
+    scene.play()
+    return scene.view()
+
+
+TABLES = {
+    "/proc/interrupts": """\
+           CPU0       CPU1$
+LOC:         21          1   Local timer interrupts
+RES:          0          1   Rescheduling interrupts
+CAL:          0          1   Function call interrupts
+ERR:          0
+MIS:          0
+""",
+    "/proc/softirqs": """\
+                    CPU0       CPU1$
+          HI:          0          0
+       TIMER:         20          0
+      NET_TX:          0          0
+      NET_RX:          0          0
+       BLOCK:          1          0
+    IRQ_POLL:          0          0
+     TASKLET:          0          0
+       SCHED:          0          0
+     HRTIMER:          0          0
+         RCU:          0          0
+""",
+    "/proc/stat": """\
+cpu  1 0 0 13 0 0 0 0 0 0
+cpu0 1 0 0 7 0 0 0 0 0 0
+cpu1 0 0 0 5 0 0 0 0 0 0
+intr 24
+ctxt 6
+btime 0
+processes 2
+procs_running 1
+procs_blocked 0
+softirq 21 0 20 0 0 1 0 0 0 0 0
+""",
+    "/proc/schedstat": """\
+version 15
+timestamp 100
+cpu0 0 0 3 1 1 1 27000000 6000000 2
+cpu1 0 0 3 1 1 1 21000000 3000000 2
+""",
+    "/proc/loadavg": "0.00 0.00 0.00 1/2 10000\n",
+    "/proc/uptime": "0.10 0.13\n",
+    "/proc/10000/comm": "fio\n",
+    "/proc/10000/schedstat": "65000000 5000000 3\n",
+    "/proc/10000/stat": (
+        "10000 (fio) R 1 10000 10000 0 -1 4194304 0 0 0 0 4 1 0 0 20 0 1 0 1 0 0 "
+        "18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n"
+    ),
+    "/proc/16/stat": (
+        "16 (kworker/0:1) I 2 0 0 0 -1 69206048 0 0 0 0 0 0 0 0 20 0 1 0 0 0 0 "
+        "18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n"
+    ),
+    "/proc/10000/status": """\
+Name:	fio
+State:	R (running)
+Tgid:	10000
+Ngid:	0
+Pid:	10000
+PPid:	1
+TracerPid:	0
+Threads:	1
+Cpus_allowed:	3
+Cpus_allowed_list:	0-1
+voluntary_ctxt_switches:	1
+nonvoluntary_ctxt_switches:	1
+""",
+    "/proc/10000/sched": """\
+fio (10000, #threads: 1)
+-------------------------------------------------------------------
+se.exec_start                                :            81.000000
+se.sum_exec_runtime                          :            65.000000
+se.nr_migrations                             :                    1
+se.statistics.sum_sleep_runtime              :            20.000000
+se.statistics.wait_max                       :             2.000000
+se.statistics.wait_sum                       :             5.000000
+se.statistics.wait_count                     :                    3
+se.statistics.nr_wakeups                     :                    1
+nr_switches                                  :                    2
+nr_voluntary_switches                        :                    1
+nr_involuntary_switches                      :                    1
+se.load.weight                               :              1048576
+policy                                       :                    0
+prio                                         :                  120
+""",
+    "/proc/sched_debug": """\
+Sched Debug Version: v0.11, 5.4
+ktime                                   : 100.000000
+jiffies                                 : 100
+
+cpu#0
+  .nr_running                    : 0
+  .nr_switches                   : 3
+  .curr->pid                     : 0
+  .clock                         : 100.000000
+  .sched_goidle                  : 1
+  .ttwu_count                    : 1
+  .ttwu_local                    : 1
+
+runnable tasks:
+ S            task   PID         tree-key  switches  prio     wait-time             sum-exec        sum-sleep
+-------------------------------------------------------------------------------------------------------------
+ I     kworker/0:1    16         0.000000         1   120         4.000000         2.000000         0.000000
+
+cpu#1
+  .nr_running                    : 1
+  .nr_switches                   : 3
+  .curr->pid                     : 10000
+  .clock                         : 100.000000
+  .sched_goidle                  : 1
+  .ttwu_count                    : 1
+  .ttwu_local                    : 1
+
+runnable tasks:
+ S            task   PID         tree-key  switches  prio     wait-time             sum-exec        sum-sleep
+-------------------------------------------------------------------------------------------------------------
+>R             fio 10000         0.000000         2   120         5.000000        65.000000        20.000000
+
+""",
+    "/proc/diskstats": "   8       0 sda 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
+    "/sys/block/sda/inflight": "       0        0\n",
+    "/sys/block/sda/dev": "8:0\n",
+    "/sys/block/sda/queue/scheduler": "[mq-deadline] none\n",
+    "/sys/block/sda/queue/nr_requests": "256\n",
+    "/sys/block/sda/mq/0/cpu_list": "0, 1\n",
+    "/sys/block/sda/mq/0/nr_tags": "192\n",
+    "/proc/sys/kernel/sched_wakeup_granularity_ns": "15000000\n",
+    "/proc/sys/kernel/sched_latency_ns": "12000000\n",
+    "/sys/devices/system/cpu/online": "0-1\n",
+    "/sys/devices/system/cpu/offline": "\n",
+    "/sys/devices/system/cpu/cpu1/online": "1\n",
+    "/sys/devices/system/cpu/cpu1/topology/core_siblings_list": "0-1\n",
+    "/sys/devices/system/cpu/cpu1/topology/core_id": "1\n",
+    "/sys/devices/system/cpu/cpu1/cache/index3/shared_cpu_list": "0-1\n",
+    "/sys/devices/virtual/workqueue/cpumask": "3\n",
+}
+
+
+@pytest.mark.parametrize("path", TABLES)
+def test_a_file_to_the_letter(view: View, path: str) -> None:
+    # The kernel pads the last column of a head; "$" stands for that here.
+    assert read_file(view, path) == TABLES[path].replace("$", " " * 7)
+
+
+def test_every_file_that_is_listed_can_be_read(view: View) -> None:
+    words = {"pid": FIO, "cpu": 1, "hctx": 0, "node": 0, "disk": "sda"}
+    for file in FILES:
+        for name in file.names(view) if file.names is not None else [""]:
+            if file.exists(view):
+                assert isinstance(read_file(view, file.path.format(**words, name=name)), str)
+    assert ("/proc/PID/sched", "its scheduling statistics") in list_files(view)
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/proc/interupts", r"did you mean /proc/interrupts\?"),
+        ("/proc/10000/shed", r"did you mean /proc/10000/sched\?"),
+        ("/sys/block/sda/queue/schedule", r"did you mean /sys/block/sda/queue/scheduler\?"),
+        ("/sys/block/sdb/stat", "no disk sdb; there are sda"),
+        ("/sys/block/sda/mq/1/cpu_list", "sda has the hardware queues 0-0, not 1"),
+        ("/proc/77/stat", r"no task 77; there are 10000 \(fio\), and kernel threads"),
+        ("/sys/devices/system/cpu/cpu2/online", "there are the CPUs 0-1, not 2"),
+        ("/sys/devices/system/node/node3/cpulist", "there are the nodes 0-0, not 3"),
+        (
+            "/sys/kernel/debug/sched/latency_ns",
+            "5.4 has no such tunable there; it has /proc/sys/kernel/sched_latency_ns",
+        ),
+        ("/etc/passwd", "`cat RUN` lists what there is"),
+    ],
+)
+def test_a_path_that_is_not_there_names_what_is(view: View, path: str, text: str) -> None:
+    with pytest.raises(NoFileError, match=text):
+        read_file(view, path)
+
+
+def test_from_5_13_on_the_tunables_are_in_debugfs() -> None:
+    later = Scene().view(100 * MS, "kernel.version='5.15'")
+    assert read_file(later, "/sys/kernel/debug/sched/wakeup_granularity_ns") == "15000000\n"
+    scaling = read_file(later, "/sys/kernel/debug/sched/tunable_scaling")
+    assert scaling == "none (logarithmic) linear\n"
+    with pytest.raises(NoFileError, match="it has /sys/kernel/debug/sched/latency_ns"):
+        read_file(later, "/proc/sys/kernel/sched_latency_ns")
+    with pytest.raises(NoFileError, match="no such file"):
+        read_file(later, "/proc/sched_debug")
+
+
+def test_a_sysctl_that_was_written_is_there_from_then_on() -> None:
+    scene = Scene()
+    for ring in scene.rings:
+        text = ring.intern("sysctl kernel.sched_wakeup_granularity_ns=4000000")
+        ring.emit(5 * MS, BOX_COMMAND, 0, 0, 0, text)
+    path = "/proc/sys/kernel/sched_wakeup_granularity_ns"
+    assert read_file(scene.view(5 * MS), path) == "15000000\n"
+    assert read_file(scene.view(6 * MS), path) == "4000000\n"
+
+
+def test_a_cpu_that_goes_offline_leaves_the_tables() -> None:
+    scene = Scene()
+    scene.emit(1, 5 * MS, CPUHP_ENTER, 1, 0, 194, 0)
+    scene.emit(1, 6 * MS, CPUHP_ENTER, 1, 0, 90, 0)
+    scene.emit(1, 9 * MS, CPUHP_ENTER, 1, 195, 194, 0)
+    online = "/sys/devices/system/cpu/online"
+    assert read_file(scene.view(6 * MS), online) == "0-1\n"
+    away = scene.view(8 * MS)
+    assert read_file(away, online) == "0\n"
+    assert read_file(away, "/sys/devices/system/cpu/offline") == "1\n"
+    assert read_file(away, "/proc/interrupts").splitlines()[0] == "           CPU0       "
+    assert "CPU1" in read_file(away, "/proc/softirqs")
+    assert "cpu1 " not in read_file(away, "/proc/stat")
+    # The granularities follow the CPUs that are online.
+    assert read_file(away, "/proc/sys/kernel/sched_latency_ns") == "6000000\n"
+    assert read_file(scene.view(10 * MS), online) == "0-1\n"
+
+
+def test_interrupts_of_a_device_have_a_row_each() -> None:
+    scene = Scene()
+    for queue, cpu in ((1, 0), (2, 1), (2, 1)):
+        name = scene.rings[cpu].intern(f"nvme0q{queue}")
+        scene.emit(cpu, MS, IRQ_HANDLER_ENTRY, 32 + queue, name)
+    assert read_file(scene.view(2 * MS), "/proc/interrupts").splitlines()[1:3] == [
+        " 33:          1          0   PCI-MSI   0-edge      nvme0q1",
+        " 34:          0          2   PCI-MSI   1-edge      nvme0q2",
+    ]
+    assert "intr 3 0 0" in read_file(scene.view(2 * MS), "/proc/stat")
+
+
+def test_the_load_average_is_sampled_after_five_seconds() -> None:
+    scene = Scene()
+    scene.emit(0, MS, SCHED_WAKEUP_NEW, FIO, 120, 0)
+    scene.switch(0, 2 * MS, 0, FIO)
+    assert read_file(scene.view(5_001 * MS), "/proc/loadavg").startswith("0.00 0.00 0.00 1/")
+    # One task: 0.08 = 1 - 1884 / 2048, as the kernel's tables have it.
+    assert read_file(scene.view(5_002 * MS), "/proc/loadavg").startswith("0.08 0.02 0.01 1/")
+
+
+# -- Disks --------------------------------------------------------------------------------------
+
+
+def io(scene: Scene, start_ns: int, end_ns: int, sector: int, rwbs: str = "WS") -> None:
+    """Record a request of 8 sectors."""
+    name = scene.rings[0].intern(rwbs)
+    args = (8 << 20, name, sector, 8)
+    scene.emit(0, start_ns, BLOCK_RQ_INSERT, *args, 4096)
+    scene.emit(0, start_ns, BLOCK_RQ_ISSUE, *args, 4096)
+    scene.emit(0, end_ns, BLOCK_RQ_COMPLETE, *args, 0)
+
+
+def test_disk_statistics_to_the_letter() -> None:
+    scene = Scene()
+    io(scene, 10 * MS, 15 * MS, 100)
+    io(scene, 20 * MS, 20 * MS + 400_000, 200, "R")
+    io(scene, 30 * MS, 45 * MS, 300)
+    view = scene.view(40 * MS)
+    assert read_file(view, "/proc/diskstats") == (
+        "   8       0 sda 1 0 8 0 1 0 8 5 1 4 5 0 0 0 0\n"
+    )
+    assert read_file(view, "/sys/block/sda/inflight") == "       0        1\n"
+    assert read_file(view, "/sys/block/sda/stat") == (
+        "       1        0        8        0        1        0        8        5        1        4"
+        "        5        0        0        0        0\n"
+    )
+
+
+# A lone request of 5 s shows two jiffies of busy time in v5.4 (A.10).
+@pytest.mark.parametrize(("version", "busy_ms"), [("5.4", 2), ("5.10", 5001), ("6.12", 5000)])
+def test_busy_time_of_a_lone_slow_request(version: str, busy_ms: int) -> None:
+    scene = Scene()
+    io(scene, 1_000 * MS, 6_000 * MS, 100)
+    counter = DiskCounter(readers_of(scene.rings), rules_of(version))
+    counter.advance(7_000 * MS)
+    assert counter.io_ms(counter.disks[8 << 20]) == busy_ms
+
+
+# In v5.4 each request adds its whole jiffies to the weighted time, later its exact time.
+@pytest.mark.parametrize(("version", "queue_ms"), [("5.4", 0), ("5.10", 9)])
+def test_weighted_time_of_short_requests(version: str, queue_ms: int) -> None:
+    scene = Scene()
+    for start in range(10):
+        io(scene, start * MS, start * MS + 900_000, start)
+    counter = DiskCounter(readers_of(scene.rings), rules_of(version))
+    counter.advance(20 * MS)
+    assert counter.queue_ms(counter.disks[8 << 20]) == queue_ms
+
+
+@pytest.mark.parametrize(
+    ("rwbs", "group"), [("R", 0), ("WS", 1), ("FWFSM", 1), ("D", 2), ("F", 3), ("FF", 3)]
+)
+def test_groups_of_requests(rwbs: str, group: int) -> None:
+    assert stat_group(rwbs) == group
+
+
+def test_flushes_have_columns_from_5_5_on() -> None:
+    scene = Scene()
+    io(scene, 10 * MS, 12 * MS, 0, "FF")
+    later = scene.view(20 * MS, "kernel.version='5.6'")
+    assert read_file(later, "/proc/diskstats").split()[3:] == (
+        ["0", "0", "0", "0", "0", "0", "0", "0", "0", "2", "2", "0", "0", "0", "0", "1", "2"]
+    )
+
+
+# -- Whole runs ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    words = ("warmup=50ms",)
+    run_box(Request("xfs-aio-4k-tuned", words, duration="200ms", engine="inline", quiet=True), runs)
+    return runs
+
+
+def table(runs: Path, path: str, at_ns: int | None = None) -> str:
+    """Return a file of the run."""
+    return cat(CatRequest("latest", path, at_ns), runs, 100)
+
+
+def test_the_tables_of_a_run_agree_with_each_other(runs: Path) -> None:
+    stat = dict(line.split(" ", 1) for line in table(runs, "/proc/stat").splitlines())
+    fio = table(runs, "/proc/10000/stat").split()
+    exec_ns, _delay_ns, slices = map(int, table(runs, "/proc/10000/schedstat").split())
+    rows = [
+        list(map(int, line.split()[1:]))
+        for line in table(runs, "/proc/schedstat").splitlines()
+        if line.startswith("cpu")
+    ]
+    assert int(stat["ctxt"]) == sum(row[2] for row in rows)
+    assert slices <= sum(row[8] for row in rows)
+    assert exec_ns <= sum(row[6] for row in rows)
+    # utime and stime are the run time, cut to 10 ms.
+    assert int(fio[13]) + int(fio[14]) in range(
+        exec_ns // 10_000_000 - 1, exec_ns // 10_000_000 + 1
+    )
+    idle_and_busy = [sum(map(int, stat[f"cpu{cpu}"].split())) for cpu in range(8)]
+    assert all(17 <= total <= 20 for total in idle_and_busy), idle_and_busy
+
+
+def test_tables_grow_with_time(runs: Path) -> None:
+    times = (50 * MS, 100 * MS, 150 * MS, 200 * MS)
+    for path, column in (("/proc/diskstats", 7), ("/proc/10000/schedstat", 0)):
+        values = [int(table(runs, path, at).split()[column]) for at in times]
+        assert all(earlier < later for earlier, later in pairwise(values)), (path, values)
+
+
+def test_counting_in_steps_is_counting_at_once(runs: Path) -> None:
+    readers = open_rings(runs / "latest")
+    whole, steps = Counter(readers), Counter(readers)
+    whole.advance(200 * MS)
+    for time_ns in range(7 * MS, 201 * MS, 7 * MS):
+        steps.advance(time_ns)
+    steps.advance(200 * MS)
+    for one, other in zip(whole.cpus, steps.cpus, strict=True):
+        assert all(getattr(one, slot) == getattr(other, slot) for slot in one.__slots__)
+    assert whole.tasks.keys() == steps.tasks.keys()
+    for pid, task in whole.tasks.items():
+        assert all(
+            getattr(task, slot) == getattr(steps.tasks[pid], slot) for slot in task.__slots__
+        )
+
+
+def test_a_typo_is_answered_with_the_nearest(runs: Path) -> None:
+    with pytest.raises(AttachError, match=r"did you mean /proc/softirqs\?"):
+        table(runs, "/proc/softirq")
+
+
+def test_the_list_fits_its_width(runs: Path) -> None:
+    lines = table(runs, "").splitlines()
+    assert lines[0].split() == ["/proc/interrupts", "interrupts", "by", "CPU"]
+    assert max(map(len, lines)) <= 100
+
+
+# What the nodes count themselves, from where a request is allocated to where it is freed.
+def test_disk_statistics_agree_with_the_nodes_own(tmp_path: Path) -> None:
+    box = load_box("xfs-aio-4k-tuned", ("warmup=50ms",), None, "200ms")
+    spec = box.resolve()
+    outcome = engines.run(
+        engines.INLINE, engines.Job(spec, tmp_path, lambda *_args: True, None, False)
+    )
+    counter = DiskCounter(open_rings(tmp_path), spec.kernel.rules)
+    counter.advance(spec.duration_ns)
+    parts = [
+        part_stat(book["disk_stats"][0], counter.tick_ns)
+        for book in outcome.books.values()
+        if "disk_stats" in book
+    ]
+    kept, counted = disk_stats(parts, spec.kernel.rules), counter.disks[8 << 20]
+    assert abs(kept.ios[1] - counted.groups[1].ios) <= 1
+    assert abs(kept.io_ticks - counter.io_ms(counted)) <= 1
+    assert counted.groups[1].ms == pytest.approx(kept.ticks[1], rel=0.03)
+    assert kept.ios[1] > 1000
