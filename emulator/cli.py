@@ -133,13 +133,19 @@ def lab(name: str | None, explaining: bool) -> None:
 @cli.command(short_help="List the remedies that a box can try.")
 @click.option("--versions", is_flag=True, help="And which kernel version goes by which rule.")
 def policies(versions: bool) -> None:
-    """List the remedies of the thread: what each changes, what it sets, what was reported."""
+    """List the remedies of the thread: what each changes, what it sets, what was reported.
+
+    First those that change rules, then those that change where a finished write's work goes.
+    """
     from shutil import get_terminal_size
 
-    from emulator.report.remedies import policy_lines, version_lines
+    from emulator.report.remedies import completion_lines, policy_lines, version_lines
 
     width = get_terminal_size().columns
     for line in policy_lines(width):
+        click.echo(line)
+    click.echo("")
+    for line in completion_lines(width):
         click.echo(line)
     if versions:
         click.echo("")

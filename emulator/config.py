@@ -177,6 +177,10 @@ class Kernel(_Model):
     rules: dict[str, bool | int] = Field(
         default_factory=dict, description="single rules, whatever version and policies say"
     )
+    completion: str = Field(
+        "bound",
+        description="where a finished direct write's work goes: a completion policy, see below",
+    )
     rcu_callbacks: bool = Field(
         False, description="IO leaves RCU callbacks, so the next tick of its CPU raises RCU"
     )

@@ -59,6 +59,7 @@ PIPE_DATA = _op(
     "pid moves pipe number value writer_pid writer_moves writer_cpu decision cause",
 )
 PIPE_WAIT = _op(23, "pipe_wait", "cpu", "cpu", "pid moves pipe reader_moves reader_cpu since task")
+QUEUE_WORK = _op(24, "queue_work", "cpu", "cpu", "item waker_cpu waker_pid")
 # CPU and balancer.
 BALANCE = _op(32, "balance", "cpu", "balancer", "kind value avg_idle cause")
 BALANCE_DONE = _op(33, "balance_done", "balancer", "cpu", "kind pulled facts kicked")
@@ -121,6 +122,7 @@ __all__ = [
     "PIPE_DATA",
     "PIPE_WAIT",
     "PUBLISH_DOMAINS",
+    "QUEUE_WORK",
     "RCU_REPORT",
     "RING_DOORBELLS",
     "SCHEDULE",

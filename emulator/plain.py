@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+from emulator.completion import CompletionSpec
 from emulator.rules import Rules
 from emulator.types import (
     BoxEvent,
@@ -128,13 +129,19 @@ def _kernel_to_plain(kernel: KernelSpec) -> list[Any]:
         [value for _name, value in kernel.rules],
         kernel.rcu_callbacks,
         kernel.rcu_needs_cpu,
+        [
+            kernel.completion.name,
+            kernel.completion.batch,
+            [list(signal) for signal in kernel.completion.signals],
+        ],
     ]
     assert len(plain) == len(fields(KernelSpec)), "KernelSpec has a field that plain.py forgets"
     return plain
 
 
 def _kernel_from_plain(plain: list[Any]) -> KernelSpec:
-    version, features, sysctls, policies, rules, callbacks, needs_cpu = plain
+    version, features, sysctls, policies, rules, callbacks, needs_cpu, completion = plain
+    name, batch, signals = completion
     return KernelSpec(
         version,
         dict(features),
@@ -143,6 +150,7 @@ def _kernel_from_plain(plain: list[Any]) -> KernelSpec:
         Rules(*rules),
         callbacks,
         needs_cpu,
+        CompletionSpec(name, batch, tuple((signal, limit) for signal, limit in signals)),
     )
 
 

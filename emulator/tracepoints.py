@@ -228,6 +228,17 @@ PREEMPT_REFUSALS = frozenset(
 )
 
 
+# Why a completion policy chose the CPU that it chose: box_completion's ``why``.
+COMPLETION_RULE = 0  # as it always does
+COMPLETION_DEAD = 1  # the submitter's CPU has died
+COMPLETION_NO_CACHE = 2  # this CPU shares no cache with another
+COMPLETION_NOT_SATURATED = 3
+COMPLETION_NONE_IDLE = 4  # saturated, but so is everybody who shares the cache
+COMPLETION_IDLE = 5  # saturated: the first idle CPU that shares the cache
+COMPLETION_INLINE = 6  # completed where the bio ended
+COMPLETION_WHYS = (*("rule", "dead", "no_cache", "not_saturated", "none_idle", "idle", "inline"),)
+
+
 @dataclass(frozen=True, slots=True)
 class Tracepoint:
     """One event: its id in a record, its name, its fields in argument order, its print format.
@@ -389,6 +400,20 @@ BOX_LB_IMBALANCE = _declare(
     "box_lb_imbalance",
     "dst:int level:int types:int migration:int imbalance:int",
     "dst_cpu={dst} level={level} types={types:#x} migration={migration} imbalance={imbalance}",
+)
+# A completion policy read a sign of saturation of its CPU (``signal``: its place in
+# completion.SIGNALS): what it read, the limit, the answer.
+BOX_SATURATION = _declare(
+    "box_saturation",
+    "cpu:int signal:int value:int limit:int saturated:int",
+    "cpu={cpu} signal={signal} value={value} limit={limit} saturated={saturated}",
+)
+# It chose the CPU for the work of pid's finished write (0: no work, completed on the spot), which took
+# so many ns; ``why`` is one of COMPLETION_*.
+BOX_COMPLETION = _declare(
+    "box_completion",
+    "work:ptr pid:pid cpu:int why:int cost:int",
+    "work struct={work} comm={pid_comm} pid={pid} cpu={cpu} why={why} cost={cost}",
 )
 
 BY_NAME: dict[str, Tracepoint] = {point.name: point for point in TRACEPOINTS.values()}

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NewType, Protocol
 
+from emulator.completion import CompletionSpec
 from emulator.rules import Rules
 
 CpuId = NewType("CpuId", int)
@@ -323,6 +324,9 @@ class Costs:
     pipe_write_ns: int = 0  #: write() to a pipe up to the wakeup, system call not counted
     pick_fair_ns: int = 0  #: schedule() that ends in a fair task, on top of context_switch_ns
     fsync_ns: int = 500  #: fsync() with nothing to write, system call and device not counted
+    #: a work that completes an IO of another CPU, whose cache lines it needs: the same LLC, another
+    completion_refill_ns: int = 0
+    completion_refill_far_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,6 +362,9 @@ class KernelSpec:
     rules: Rules = Rules()  #: the version's, the policies' and the box's own switches together
     rcu_callbacks: bool = False  #: IO leaves RCU callbacks: the CPU's next tick raises RCU
     rcu_needs_cpu: bool = False  #: until then an idle CPU keeps its tick
+    completion: CompletionSpec = field(
+        default_factory=CompletionSpec
+    )  #: where a finished direct write's work goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,6 +476,8 @@ RQF_ONLINE = 4
 RQF_ACTIVE = 8
 RQF_NOHZ = 16  #: in nohz.idle_cpus_mask: tick stopped, no busy tick since
 RQF_TTWU_PENDING = 32  #: something waits on the wake list
+#: queueing a work here wakes the normal pool's worker (with a completion policy that asks)
+RQF_KWORKER_ASLEEP = 64
 
 # -- What the balancer publishes ------------------------------------------------------------------
 # A plain tuple of ints: the header below, then BAL_COLUMNS columns of nr_cpus items; the item of a

@@ -17,7 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from emulator.boxfile.completion import resolve_completion
 from emulator.boxfile.problems import Path, Report
+from emulator.completion import CompletionSpec
 from emulator.rules import (
     FEATURES,
     POLICIES,
@@ -76,6 +78,7 @@ def resolve_kernel(
     features = _features(kernel, report)
     rules = _rules(kernel, report)
     written = _written(kernel, presets, rules, report)
+    completion = _completion(kernel, rules, report)
     if len(report.problems) > before:
         return None
     defaults = {
@@ -91,6 +94,7 @@ def resolve_kernel(
         rules,
         rcu_callbacks=kernel.rcu_callbacks,
         rcu_needs_cpu=kernel.rcu_needs_cpu,
+        completion=completion,
     )
 
 
@@ -121,6 +125,14 @@ def did_you_mean(name: str, known: object) -> str:
     assert isinstance(known, (Mapping, list, tuple, set, frozenset))
     close = difflib.get_close_matches(name, [str(one) for one in known], n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _completion(kernel: Kernel, rules: Rules, report: Report) -> CompletionSpec:
+    try:
+        return resolve_completion(kernel.completion, rules)
+    except ValueError as error:
+        report.at(("kernel", "completion"), str(error))
+        return CompletionSpec()
 
 
 # Sysctls of the preset, as far as this kernel has them, and over them those of the box.

@@ -9,7 +9,9 @@ from typing import Any
 from emulator.boxfile.events import COMMANDS
 from emulator.boxfile.kernel import SYSCTLS
 from emulator.boxfile.work import PROGRAMS, program_params
+from emulator.completion import COMPLETIONS, SIGNALS
 from emulator.rules import FEATURES, POLICIES, RULES, VERSIONS
+from emulator.units import duration_format
 from emulator.workload.fio_job import ALIASES, OPTIONS
 
 _INTRO = """\
@@ -167,11 +169,28 @@ def _kernel() -> str:
     for policy in POLICIES.values():
         sets = ", ".join(f"`{name}`" for name in policy.sets)
         text += f"| `{policy.name}` | {policy.fix}, {policy.who} | {policy.changes} | {sets} |\n"
+    text += _completions()
     text += "\n## Rules\n\nFor `kernel.rules`, and which versions go by each.\n\n"
     text += "| rule | versions | what it is |\n|---|---|---|\n"
     for rule in RULES.values():
         having = ", ".join(version for version in VERSIONS if version in rule.versions) or "none"
         text += f"| `{rule.name}` | {having} | {rule.about} |\n"
+    return text
+
+
+def _completions() -> str:
+    text = (
+        "\n## Completion policies\n\nFor `kernel.completion`: where a finished direct write's work "
+    )
+    text += "goes.\n\n| policy | proposal | where to |\n|---|---|---|\n"
+    for policy in COMPLETIONS.values():
+        text += f"| `{policy.name}` | {policy.fix}, {policy.who} | {policy.changes} |\n"
+    text += "\nSignals of `unless-saturated`, with what looking costs and how old it may be:\n\n"
+    text += "| signal | saturated if | limit | ns | stale |\n|---|---|---|---|---|\n"
+    for signal in SIGNALS.values():
+        limit = {"": "", "time": duration_format(signal.limit)}.get(signal.unit, str(signal.limit))
+        text += f"| `{signal.name}` | {signal.asserted} | {limit} | {signal.read_ns} | "
+        text += f"{signal.stale} |\n"
     return text
 
 

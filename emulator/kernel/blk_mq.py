@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import aio, blk_mq_tag, driver, frames, iomap, workqueue
+from emulator.kernel import aio, blk_mq_tag, dio_completion, driver, frames, iomap, workqueue
 from emulator.kernel.blk_queue import BlockQueue
 from emulator.kernel.request import DIO_ASYNC, DIO_SYNC, Request
 from emulator.types import WRITE
@@ -146,6 +146,8 @@ def end_request(cpu: Cpu, rq: Request) -> None:
     rq.cause = trace_complete(cpu, rq)
     cpu.cause = rq.cause
     if bio_endio(cpu, rq):
+        if cpu.completion is not None and cpu.completion.ns:
+            dio_completion.charge(cpu, cpu.completion.ns)
         workqueue.wake_up_worker(cpu, cpu.pools[0])
     free_request(cpu, rq)
 

@@ -142,7 +142,8 @@ def block_end(cpu: Cpu, _arg: object) -> None:
     q = cpu.queues[rq.queue]
     cpu.start(frames.BLOCK_QUEUED, 0)
     if blk_mq.bio_endio(cpu, rq):
-        cpu.start(frames.BLOCK_QUEUE, cpu.costs.queue_work_ns)
+        decision_ns = 0 if cpu.completion is None else cpu.completion.ns
+        cpu.start(frames.BLOCK_QUEUE, cpu.costs.queue_work_ns + decision_ns)
     blk_mq.free_request(cpu, rq)
     if q.driver == "scsi_debug":
         blk_mq.run_hw_queue_async(cpu, q)  # scsi_end_request() runs all queues after every command

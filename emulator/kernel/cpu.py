@@ -30,6 +30,7 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
     aio,
+    dio_completion,
     driver,
     eevdf,
     fair,
@@ -41,6 +42,7 @@ from emulator.kernel import (
     mail,
     pipe,
     promises,
+    psi,
     rcu,
     snapshot,
     workqueue,
@@ -58,6 +60,7 @@ from emulator.types import (
     NEVER,
     RQF_ACTIVE,
     RQF_IDLE,
+    RQF_KWORKER_ASLEEP,
     RQF_NOHZ,
     RQF_ONLINE,
     RQF_SCHED_IDLE,
@@ -112,6 +115,8 @@ class Cpu:
         "busy_pass",
         "call_done",
         "cause",
+        "completed",
+        "completion",
         "costs",
         "counters",
         "deferred",
@@ -170,6 +175,7 @@ class Cpu:
         "pipes",
         "pools",
         "programs",
+        "psi",
         "published_nr",
         "pushing",
         "queues",
@@ -342,6 +348,11 @@ class Cpu:
         # Workers and block queues.
         self.pools = [WorkerPool(cpu, 0), WorkerPool(cpu, -20)]
         self.work_seq = 0
+        self.completion = dio_completion.policy_of(spec.kernel.completion)
+        #: after the warm-up, completions of IOs of this CPU, of its cache, of others; ns for lines
+        self.completed = [0, 0, 0, 0]
+        asks_psi = any(signal == "psi" for signal, _limit in spec.kernel.completion.signals)
+        self.psi = psi.Psi() if asks_psi else None
         self.queues = [BlockQueue(spec, index, cpu) for index in range(len(spec.disks))]
         self.inflight: dict[int, Request] = {}
         self.io_seq = 0  # requests made
@@ -471,10 +482,10 @@ class Cpu:
 
     def reads_now(self, kind: int) -> bool:
         """Whether the end of the frame on top will look at other nodes' publications or at mail."""
+        if kind in frames.COMPLETING:
+            return self.completion is not None and self.completion.remote
         if kind == frames.GETEVENTS:
             return aio.needs_mail(self)
-        if kind == frames.IRQ_HRTIMER:
-            return False
         if kind == frames.SOFTIRQ_RCU:
             return self.rcu.driven
         if kind == frames.STOPPER_WORK:
@@ -720,6 +731,10 @@ class Cpu:
                 flags |= RQF_NOHZ
             if self.wake_list:
                 flags |= RQF_TTWU_PENDING
+            if self.completion is not None and workqueue.wants_waking(self, self.pools[0]):
+                flags |= RQF_KWORKER_ASLEEP
+        if self.psi is not None:
+            self.psi.change(self.now, rq.nr_running)
         self.board.publish(
             self.node_id,
             self.now,

@@ -440,6 +440,11 @@ def ghost(cpu: Cpu, message: Message) -> bool:
         rq = Request.unpack(args[0])
         readdress(cpu, rq)
         pass_on(cpu, cpu.adopter, op, (rq.pack(), *args[1:]))
+    elif op == messages.QUEUE_WORK:
+        item = workqueue.unpack_item(args[0])
+        if workqueue.carries_request(item[1]):
+            readdress(cpu, item[3])
+        pass_on(cpu, cpu.adopter, op, (workqueue.pack_item(item), *args[1:]))
     elif op == messages.ADOPT:
         pass_on(cpu, cpu.adopter, op, args)
     elif op == messages.TAG_GRANT:

@@ -10,6 +10,7 @@ from emulator.kernel import (
     blk_mq,
     blk_softirq,
     core,
+    dio_completion,
     frames,
     fsync,
     hrtimer,
@@ -93,6 +94,7 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.PIPE_WRITE] = pipe.pipe_write
     table[frames.PIPE_WRITTEN] = pipe.pipe_written
     table[frames.PIPE_SELECT] = pipe.select_end
+    table[frames.QUEUE_WORK_ON] = dio_completion.charged
     return table
 
 

@@ -86,6 +86,8 @@ PIPE_WRITTEN = 60  # write() after the wakeup of the reader
 PIPE_SELECT = 61  # try_to_wake_up() of a reader elsewhere, up to select_task_rq()
 SETAFFINITY = 62  # sched_setaffinity() of the current task
 FSYNC = 63  # fsync() up to where it knows what is to be written
+# A completion policy: also a subroutine, with interrupts off.
+QUEUE_WORK_ON = 64  # its decision, and queue_work_on() of another CPU's pool
 
 
 #: Argument of USER: the code watches its CPU clock, which goes on while the CPU is without the host.
@@ -100,8 +102,11 @@ CLOCK_EVENTS = frozenset((IRQ_HRTIMER, IRQ_TICK, IRQ_DEVICE, IRQ_DONE))
 #: Kinds whose end may switch to the idle task, which on an SMT machine looks at the siblings.
 SWITCHES = frozenset((SCHEDULE, NEWIDLE_DONE))
 
+#: Kinds at whose end a bio may end, so that a completion policy looks at other CPUs.
+COMPLETING = frozenset((DISPATCH, IRQ_HRTIMER, IRQ_IPI, IRQ_DEVICE, BLOCK_END))
+
 #: Kinds whose end may look at what other nodes published.
-READS = frozenset(
+READS = COMPLETING | frozenset(
     (
         NEWIDLE,
         TTWU_SELECT,
@@ -109,7 +114,6 @@ READS = frozenset(
         SUBMIT_LOCKED,
         DIO_WAITED,
         GETEVENTS,
-        IRQ_HRTIMER,
         STOPPER_WORK,
         SOFTIRQ_RCU,
         RCU_FQS,
@@ -120,4 +124,4 @@ READS = frozenset(
     )
 )
 
-NR_KINDS = 64
+NR_KINDS = 65

@@ -170,8 +170,10 @@ def items(cpu: Cpu) -> Iterator[list[Any]]:
         for pid, item in pool.executing.items():
             if not had_effect(cpu, cpu.tasks[pid]):
                 yield item
-    for message in cpu.inbox:
-        if message[4] == messages.ADOPT:
+    for message in (*cpu.inbox, *cpu.deferred):
+        if message[4] == messages.QUEUE_WORK:
+            yield workqueue.unpack_item(message[5][0])
+        elif message[4] == messages.ADOPT:
             for taken in message[5][1][6]:
                 yield from (workqueue.unpack_item(data) for data in taken)
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import aio, core, frames, workqueue
+from emulator.kernel import aio, core, dio_completion, frames, workqueue
 from emulator.kernel.process import WAIT_DIO, WAIT_RW
 from emulator.kernel.sched import PF_WQ_WORKER
 from emulator.types import READ
@@ -90,8 +90,11 @@ def dio_bio_end_io(cpu: Cpu, rq: Request) -> bool:
         dio_complete(cpu, rq)
         return False
     if cpu.rq.rules.dio_overwrite_inline and not rq.error:
-        dio_complete(cpu, rq)  # it maps to written blocks, and neither size nor log changes
+        # It maps to written blocks, and neither size nor log changes.
+        dio_completion.complete_inline(cpu, rq)
         return False
+    if cpu.completion is not None:
+        return dio_completion.queue_write(cpu, cpu.completion, rq)
     return workqueue.queue_work(cpu, workqueue.WQ_DIO, workqueue.FN_DIO_COMPLETE, rq, cpu.work_id())
 
 
@@ -180,8 +183,8 @@ def inode_dio_end(cpu: Cpu, owner: Task, file: int) -> bool:
 
 
 def ended_here(cpu: Cpu, owner: Task, rq: Request) -> None:
-    """Where its owner is, an IO ends of which it had expected to get mail: it moved away and back."""
-    if rq.moves != owner.moves:
+    """Where its owner is, an IO ends of which it had expected to get mail: one of them moved."""
+    if rq.moves != owner.moves or rq.remote:
         owner.run.remote_ios -= 1
         assert owner.run.remote_ios >= 0, cpu.story(f"an IO of {owner.comm}/{owner.pid} ends twice")
 
@@ -195,7 +198,7 @@ def send_dio_done(cpu: Cpu, rq: Request, only_iocb: bool = False) -> None:
     moves, target = cpu.forward.get(rq.pid, (-1, -1))
     if moves <= rq.moves:
         moves, target = rq.moves, rq.home
-    elif moves - 1 != rq.moves:
+    elif rq.remote or moves - 1 != rq.moves:
         cpu.unexpect(rq.pid)
     cpu.send_mail(
         target,
@@ -264,6 +267,9 @@ def sync_done(cpu: Cpu, owner: Task, waker: tuple[int, int] | None) -> None:
 
 def writeback_end_bio(cpu: Cpu, rq: Request) -> bool:
     """``xfs_end_bio()`` of appended or unwritten pages: their ioend is queued on ``xfs-conv``."""
+    if cpu.completion is not None:
+        wq, function = workqueue.WQ_XFS_CONV, workqueue.FN_XFS_END_IO
+        return dio_completion.queue(cpu, cpu.completion, wq, function, rq)
     return workqueue.queue_work(
         cpu, workqueue.WQ_XFS_CONV, workqueue.FN_XFS_END_IO, rq, cpu.work_id()
     )

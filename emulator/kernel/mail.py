@@ -21,6 +21,7 @@ from emulator.kernel import (
     command,
     core,
     cpuhp,
+    dio_completion,
     driver,
     fair,
     frames,
@@ -213,6 +214,11 @@ def handle_pipe_wait(cpu: Cpu, message: Message) -> None:
     pipe.handle_wait(cpu, message)
 
 
+def handle_queue_work(cpu: Cpu, message: Message) -> None:
+    """A work that another CPU queues on this one's pool."""
+    dio_completion.queue_work_here(cpu, message)
+
+
 def handle_ring_doorbells(cpu: Cpu, message: Message) -> None:
     """A period of doorbells is over: they leave for the device's log."""
     (index,) = message[5]
@@ -250,6 +256,7 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.PIPE_DATA: handle_pipe_data,
     messages.PIPE_WAIT: handle_pipe_wait,
     messages.PUBLISH_DOMAINS: handle_publish_domains,
+    messages.QUEUE_WORK: handle_queue_work,
     messages.RCU_REPORT: handle_rcu_report,
     messages.RING_DOORBELLS: handle_ring_doorbells,
     messages.SCHEDULE: handle_schedule,

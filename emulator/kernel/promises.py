@@ -129,6 +129,8 @@ def soonest_sends(cpu: Cpu, soonest: int) -> tuple[int, int]:
         if message[4] not in QUIET_MESSAGES:
             to_cpu = min(to_cpu, message[0])
             to_balancer = min(to_balancer, message[0])
+    if cpu.completion is not None and cpu.completion.remote:
+        to_cpu = min(to_cpu, works_leave(cpu, soonest))
     completes = completion_sends(cpu, soonest)
     blocks = blocks_ns(cpu, soonest)
     to_cpu = min(to_cpu, completes, blocks)
@@ -185,15 +187,7 @@ def completion_sends(cpu: Cpu, soonest: int) -> int:
     An IO that nobody here waits for only queues work for a bound worker; on an idle CPU that worker
     runs, and the CPU then goes idle again.
     """
-    under_way = (
-        cpu.irqs
-        or cpu.done_list
-        or cpu.sirq_block
-        or cpu.call_done
-        or cpu.softirq_pending
-        or cpu.f_kind == frames.IRQ_DEVICE
-        or any(frame[0] == frames.IRQ_DEVICE for frame in cpu.stack)
-    )
+    under_way = completes_now(cpu)
     waited_for = False
     for p in cpu.tasks.values():
         if p.run.wait in MAIL_WAITS or p.run.wait == WAIT_TAG:
@@ -211,6 +205,35 @@ def completion_sends(cpu: Cpu, soonest: int) -> int:
     first = min((m[0] for m in cpu.inbox if m[4] == messages.COMPLETION), default=NEVER)
     costs = cpu.costs
     return first + costs.hardirq_ns + costs.hrtimer_ns if first < NEVER else NEVER
+
+
+def completes_now(cpu: Cpu) -> bool:
+    """Whether the completion of an IO is under way here."""
+    return bool(
+        cpu.irqs
+        or cpu.done_list
+        or cpu.sirq_block
+        or cpu.call_done
+        or cpu.softirq_pending
+        or cpu.f_kind == frames.IRQ_DEVICE
+        or any(frame[0] == frames.IRQ_DEVICE for frame in cpu.stack)
+    )
+
+
+def works_leave(cpu: Cpu, soonest: int) -> int:
+    """Return when a completion policy may send a work to another CPU's pool.
+
+    A request that is not with the device yet is there at ``soonest`` at the earliest, and takes its
+    time.
+    """
+    if completes_now(cpu):
+        return soonest
+    service_ns = min((q.service_ns for q in cpu.queues), default=0)
+    if not service_ns or cpu.handed or cpu.adopted:
+        return soonest
+    first = min((m[0] for m in cpu.inbox if m[4] == messages.COMPLETION), default=NEVER)
+    timers = min((t[0] for t in cpu.timers if t[2] == hrtimer.TIMER_REQUEST), default=NEVER)
+    return min(first, timers, soonest + service_ns) + cpu.costs.hardirq_ns
 
 
 def blocks_ns(cpu: Cpu, soonest: int) -> int:

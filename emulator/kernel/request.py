@@ -24,6 +24,7 @@ class Request:
         "nr_sector",
         "pid",
         "queue",
+        "remote",
         "rw",
         "sector",
         "start_ns",
@@ -47,6 +48,7 @@ class Request:
         self.cause = 0
         self.done_ns = 0  # when the device is done with it
         self.start_ns = 0  # when it was allocated: start_time_ns
+        self.remote = 0  # 1: its end comes to the owner's residence ``moves`` as mail
 
     def pack(self) -> list[int]:
         """Return the request as plain data."""
@@ -67,6 +69,7 @@ class Request:
             self.cause,
             self.done_ns,
             self.start_ns,
+            self.remote,
         ]
 
     @classmethod
@@ -90,5 +93,6 @@ class Request:
             rq.cause,
             rq.done_ns,
             rq.start_ns,
+            rq.remote,
         ) = data
         return rq

@@ -66,6 +66,7 @@ PLAIN = (
     "delayed_wakes",
     "idle_cores",
     "pushing",
+    "completed",
 )
 
 
@@ -99,6 +100,8 @@ def pack(cpu: Cpu) -> list[Any]:
         cpu.rcu.pack(),
         cpu.domains.active_mask,
         [[pipe, nr] for pipe, nr in cpu.piped.items()],
+        None if cpu.completion is None else cpu.completion.pack(),
+        None if cpu.psi is None else cpu.psi.pack(),
     ]
 
 
@@ -143,6 +146,10 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     cpu.rcu.unpack(data[23])
     cpu.domains = DomainMap(cpu.spec.machine, cpu.rq.rules, data[24])
     cpu.piped = dict(data[25])
+    if cpu.completion is not None:
+        cpu.completion.unpack(data[26])
+    if cpu.psi is not None:
+        cpu.psi.unpack(data[27])
 
 
 def pack_queue(q: BlockQueue) -> list[Any]:
@@ -211,6 +218,7 @@ def books(cpu: Cpu) -> dict[str, Any]:
         "figure_pids": sorted(p.pid for p in cpu.tasks.values() if p.figure),
         "online": cpu.online,
         "nr_switches": cpu.rq.nr_switches,
+        "completed": list(cpu.completed),
         "counters": dict(cpu.counters),
         "disk_stats": [q.stat.pack() for q in cpu.queues],
         "comms": {p.pid: p.comm for p in cpu.tasks.values()},

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, core, frames, iomap, kthread
+from emulator.kernel import blk_mq, core, dio_completion, frames, iomap, kthread
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.request import Request
 from emulator.kernel.sched import KTHREAD_IS_PER_CPU, PF_WQ_WORKER, TASK_WAKING, Task
@@ -102,6 +102,7 @@ class WorkerPool:
         "next_id",
         "nice",
         "nr_running",
+        "watchdog_ns",
         "workers",
         "worklist",
     )
@@ -120,6 +121,8 @@ class WorkerPool:
         self.manager = 0  # pid of the worker that creates workers, 0: none
         self.next_id = 0
         self.disassociated = False
+        #: watchdog_ts, but in ns: when the list last got its first item, or lost one
+        self.watchdog_ns = 0
 
     def pack(self) -> list[Any]:
         """Return the pool as plain data."""
@@ -136,6 +139,7 @@ class WorkerPool:
             self.manager,
             self.next_id,
             self.disassociated,
+            self.watchdog_ns,
         ]
 
     @classmethod
@@ -148,7 +152,7 @@ class WorkerPool:
         pool.executing = {pid: unpack_item(item) for pid, item in data[6]}
         pool.active = dict(data[7])
         pool.delayed = {wq: [unpack_item(item) for item in items] for wq, items in data[8]}
-        pool.manager, pool.next_id, pool.disassociated = data[9:12]
+        pool.manager, pool.next_id, pool.disassociated, pool.watchdog_ns = data[9:13]
         return pool
 
 
@@ -187,8 +191,7 @@ def queue_work(cpu: Cpu, wq_id: int, function: int, arg: Any, work: int) -> bool
     wq = cpu.workqueues[wq_id]
     pool = cpu.pools[wq.pool]
     item = [work, function, wq_id, arg, 0]
-    emit = cpu.emit
-    item[4] = emit(
+    item[4] = cpu.emit(
         tp.WORKQUEUE_QUEUE_WORK,
         work,
         cpu.names[FUNCTIONS[function]],
@@ -196,13 +199,26 @@ def queue_work(cpu: Cpu, wq_id: int, function: int, arg: Any, work: int) -> bool
         WORK_CPU_UNBOUND,
         cpu.node_id,
     )
+    return insert_work(cpu, pool, item)
+
+
+def insert_work(cpu: Cpu, pool: WorkerPool, item: list[Any]) -> bool:
+    """Append an item to this pool's list, or to the delayed ones; return whether to wake a worker."""
+    wq_id: int = item[2]
     active = pool.active.get(wq_id, 0)
-    if active >= wq.max_active:
+    if active >= cpu.workqueues[wq_id].max_active:
         pool.delayed.setdefault(wq_id, []).append(item)
         return False
-    emit(tp.WORKQUEUE_ACTIVATE_WORK, work)
+    cpu.emit(tp.WORKQUEUE_ACTIVATE_WORK, item[0])
     pool.active[wq_id] = active + 1
+    if not pool.worklist:
+        pool.watchdog_ns = cpu.now
     pool.worklist.append(item)
+    return pool.nr_running == 0 and first_idle_sleeps(cpu, pool)
+
+
+def wants_waking(cpu: Cpu, pool: WorkerPool) -> bool:
+    """Whether queueing an item on a pool would wake a worker."""
     return pool.nr_running == 0 and first_idle_sleeps(cpu, pool)
 
 
@@ -293,6 +309,7 @@ def worker_work(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
 def process_one_work(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
     """Take the first item and start its function."""
     item = pool.worklist.pop(0)
+    pool.watchdog_ns = cpu.now
     pool.executing[p.pid] = item
     work, function, wq_id, arg, cause = item
     if cpu.workqueues[wq_id].cpu_intensive:
@@ -302,7 +319,8 @@ def process_one_work(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
     p.run.cause = cpu.emit(tp.WORKQUEUE_EXECUTE_START, work, cpu.names[FUNCTIONS[function]])
     cpu.cause = p.run.cause
     if function == FN_DIO_COMPLETE:
-        cpu.start(frames.WORK_BODY, cpu.costs.dio_complete_ns)
+        refill_ns = dio_completion.note(cpu, arg)
+        cpu.start(frames.WORK_BODY, cpu.costs.dio_complete_ns + refill_ns)
     elif function == FN_RUN_QUEUE:
         blk_mq.run_work_fn(cpu, arg)
     elif function == FN_XFS_END_IO:

@@ -32,8 +32,11 @@ from emulator.tracepoints import (
     BLOCK_RQ_COMPLETE,
     BOX_AIO_COMPLETE,
     BOX_BUG,
+    BOX_COMPLETION,
     BOX_LOAD_BALANCE,
     BOX_WARN,
+    CALL_FUNCTION_SINGLE_ENTRY,
+    RESCHEDULE_ENTRY,
     SCHED_MIGRATE_TASK,
     SCHED_SWITCH,
     SCHED_WAKING,
@@ -43,6 +46,9 @@ from emulator.tracepoints import (
 
 #: Kernel threads that exist once per CPU; figures lump each kind together.
 PER_CPU_KTHREADS = ("kworker", "migration", "ksoftirqd", "cpuhp", "rcuc")
+
+#: What a CPU records of an interrupt that another one sent it.
+IPI_EVENTS = (RESCHEDULE_ENTRY, CALL_FUNCTION_SINGLE_ENTRY)
 
 #: How many records are looked at in one step when the ring is searched backwards.
 BACKWARD_RECORDS = 1 << 14
@@ -92,8 +98,12 @@ class Extract:
         "busy_ns",
         "comms",
         "cpu_ns",
+        "decision_ns",
+        "decisions",
         "end_ns",
+        "idle_wakeups",
         "ins",
+        "ipis",
         "lost",
         "migrations",
         "outs",
@@ -127,6 +137,10 @@ class Extract:
         self.rq_completes = 0
         self.aio: defaultdict[int, int] = defaultdict(int)  # by pid, completions
         self.aio_inline: defaultdict[int, int] = defaultdict(int)
+        self.ipis = 0  # interrupts from other CPUs
+        self.idle_wakeups = 0  # switches away from an idle task
+        self.decisions: defaultdict[int, int] = defaultdict(int)  # of a completion policy, by why
+        self.decision_ns = 0  # what they took
         self.passes: list[tuple[int, int]] = []  # (idle type, result) of balance passes
         self.bugs: list[str] = []
         self.warnings: list[str] = []
@@ -177,6 +191,7 @@ def _pass_over(
     _add_wakings(piece, found)
     _add_migrations(piece, found)
     _add_completions(piece, found)
+    _add_decisions(piece, found)
     for index in piece.select((BOX_LOAD_BALANCE,)):
         idle, result = piece.gather(COLUMN_C, [index])[0], piece.gather(COLUMN_D, [index])[0]
         found.passes.append((idle, result))
@@ -210,6 +225,14 @@ def _add_completions(piece: Piece, found: Extract) -> None:
             found.aio_inline[pid] += 1
 
 
+def _add_decisions(piece: Piece, found: Extract) -> None:
+    found.ipis += sum(piece.events.count(event) for event in IPI_EVENTS)
+    indices = piece.select((BOX_COMPLETION,))
+    for why in piece.gather(COLUMN_D, indices):
+        found.decisions[why] += 1
+    found.decision_ns += sum(piece.gather(COLUMN_E, indices))
+
+
 # What belongs to several CPUs comes ring by ring; from here on it is in order of time.
 def _sort(found: Extract) -> None:
     for table in (found.ins, found.outs, found.wakings):
@@ -237,6 +260,7 @@ class _Switches:
         nexts = piece.gather(COLUMN_D, indices)
         found = self._found
         found.switches += len(indices)
+        found.idle_wakeups += prevs.count(0)
         if self._last < 0:
             found.cpu_ns[prevs[0]] += times[0] - found.start_ns
         else:

@@ -12,6 +12,10 @@ ones that make sense for a single task.
   the first time it runs on its new CPU until it is moved away again.
 * ``queue_to_start_us``: ``workqueue_queue_work`` to ``workqueue_execute_start`` of the completion
   works; ``works_per_kworker_run``: those works over all switches to a kworker.
+* ``completions``: of the works that complete IOs (and of writes completed on the spot by policy),
+  how many ran on the CPU that had submitted them, on another one of its cache, on any other; on how
+  many CPUs; what was charged for cache lines; interrupts from other CPUs and wakeups of idle CPUs in
+  the whole box; what the completion policy decided how often, and what a decision took (mean).
 * ``…_wake_to_run_us``: ``sched_waking`` to the switch in.  A waking of a task that was still on
   its CPU is not one, and of several wakings before a run the first counts.
 * ``run_length_us``: from switch in to switch out, by comm; per-CPU kthreads by kind.
@@ -41,6 +45,7 @@ from emulator.report.history import History
 from emulator.report.loops import loops
 from emulator.trace.reader import RingReader
 from emulator.tracepoints import (
+    COMPLETION_WHYS,
     IDLE_TYPES,
     LB_ACTIVE,
     LB_BALANCED,
@@ -108,6 +113,7 @@ def figures(run: RunData) -> Figures:
         **_io_figures(found, pids, window_s),
         **_migration_figures(found, pids, window_s),
         **_work_figures(found),
+        "completions": _completions(found, run.books, window_s),
         **_task_figures(found, pids, window_s),
         "loops": loops(found, pids, History(run.readers), run.tick_ns),
         "balance": _balance(run, found),
@@ -188,6 +194,31 @@ def _work_figures(found: Extract) -> Figures:
             name: {"runs": one.started, "queue_to_start_us": distribution_us(one.delays)}
             for name, one in sorted(found.works.items())
         },
+    }
+
+
+def _completions(
+    found: Extract, books: Mapping[int, Mapping[str, Any]], window_s: float
+) -> Figures:
+    by_cpu = [book["completed"] for book in books.values() if "completed" in book]
+    local, llc, other, refill_ns = (
+        (sum(column) for column in zip(*by_cpu, strict=True)) if by_cpu else (0,) * 4
+    )
+    total = local + llc + other
+    decided = sum(found.decisions.values())
+    return {
+        "total": total,
+        "local_fraction": _ratio(local, total, 4),
+        "remote_llc_fraction": _ratio(llc, total, 4),
+        "remote_other_fraction": _ratio(other, total, 4),
+        "cpus": sum(any(counts[:3]) for counts in by_cpu),
+        "cache_refill_us": round(refill_ns / 1000, 1),
+        "ipis_per_s": round(found.ipis / window_s, 1),
+        "idle_wakeups_per_s": round(found.idle_wakeups / window_s, 1),
+        "decisions": {
+            COMPLETION_WHYS[why]: count for why, count in sorted(found.decisions.items())
+        },
+        "decision_ns": _ratio(found.decision_ns, decided, 1),
     }
 
 

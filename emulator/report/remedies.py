@@ -3,8 +3,10 @@
 import textwrap
 from collections.abc import Iterator
 
+from emulator.completion import COMPLETIONS, SIGNALS, Signal
 from emulator.report.words import spaced, unbroken
 from emulator.rules import FEATURES, POLICIES, RULES, VERSIONS, Policy, rules_of
+from emulator.units import duration_format
 
 #: Where the second column begins.
 INDENT = "    "
@@ -26,6 +28,32 @@ def policy_lines(width: int) -> Iterator[str]:
         width,
         "",
     )
+
+
+def completion_lines(width: int) -> Iterator[str]:
+    """Yield every completion policy, and the signals that one of them may ask."""
+    for policy in COMPLETIONS.values():
+        yield f"{policy.name}  ({policy.fix}, {policy.who})"
+        yield from _wrapped(f"decides   {policy.changes}", width)
+        yield from _wrapped(f"reported  {policy.outcome}", width)
+        yield ""
+    yield "signals of saturation, for unless-saturated:"
+    for signal in SIGNALS.values():
+        yield f"{signal.name}  (#{signal.number})"
+        yield from _wrapped(f"says so   {signal.asserted}{_limit(signal)}", width)
+        yield from _wrapped(f"costs     {signal.read_ns} ns; stale: {signal.stale}", width)
+    yield ""
+    yield from _wrapped(
+        "A box names one in `kernel: {completion: NAME}`, a command by --set "
+        "kernel.completion=NAME, a comparison by --vary kernel.completion=NAME,NAME.",
+        width,
+        "",
+    )
+
+
+def _limit(signal: Signal) -> str:
+    words = {"time": duration_format(signal.limit), "percent": f"{signal.limit} %"}
+    return f" {words.get(signal.unit, signal.limit)}" if signal.unit else ""
 
 
 def version_lines(width: int) -> Iterator[str]:

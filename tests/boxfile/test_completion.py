@@ -1,0 +1,74 @@
+"""``kernel.completion``: names, batches, signals with their limits, and what is refused."""
+
+import pytest
+
+from emulator.boxfile.completion import resolve_completion
+from emulator.completion import COMPLETIONS, SIGNALS, CompletionSpec
+from emulator.config import BoxError, load_box
+from emulator.plain import spec_from_plain, spec_to_plain
+from emulator.rules import Rules, rules_of
+
+CFS = Rules()
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("bound", CompletionSpec()),
+        ("next-online", CompletionSpec("next-online")),
+        ("round-robin", CompletionSpec("round-robin", 8)),
+        ("wq-cache-bound:1", CompletionSpec("wq-cache-bound", 1)),
+        ("unless-saturated", CompletionSpec("unless-saturated", 0, (("preempt", 0),))),
+        (
+            "unless-saturated:stint=4ms+not_idle",
+            CompletionSpec("unless-saturated", 0, (("stint", 4_000_000), ("not_idle", 0))),
+        ),
+        ("unless-saturated:psi=25", CompletionSpec("unless-saturated", 0, (("psi", 25),))),
+        ("unless-saturated:worklist", CompletionSpec("unless-saturated", 0, (("worklist", 16),))),
+    ],
+)
+def test_what_a_box_may_say(text: str, spec: CompletionSpec) -> None:
+    assert resolve_completion(text, CFS) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("next-onlin", "did you mean next-online"),
+        ("bound:3", "takes nothing"),
+        ("round-robin:0", "1 to 4096"),
+        ("round-robin:", "1 to 4096"),
+        ("unless-saturated:hunger", "no signal"),
+        ("unless-saturated:stint=4", "not a duration"),
+        ("unless-saturated:not_idle=1", "no limit"),
+        ("unless-saturated:util=101", "0 to 100"),
+        ("unless-saturated:util+util=90", "there twice"),
+    ],
+)
+def test_what_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        resolve_completion(text, CFS)
+
+
+def test_preempt_is_a_question_for_cfs() -> None:
+    with pytest.raises(ValueError, match="EEVDF"):
+        resolve_completion("unless-saturated", rules_of("6.6"))
+    assert resolve_completion("unless-saturated:stint", rules_of("6.6")).signals
+
+
+def test_a_box_says_it_and_it_survives_the_wire() -> None:
+    words = ["kernel.completion=unless-saturated:head_age=2ms+worklist=4"]
+    spec = load_box("xfs-aio-4k-tuned", words).resolve()
+    assert spec.kernel.completion.signals == (("head_age", 2_000_000), ("worklist", 4))
+    assert spec_from_plain(spec_to_plain(spec)) == spec
+    assert load_box("xfs-aio-4k-tuned").resolve().kernel.completion == CompletionSpec()
+
+
+def test_a_mistake_has_its_place() -> None:
+    with pytest.raises(BoxError, match=r"kernel\.completion"):
+        load_box("xfs-aio-4k-tuned", ["kernel.completion=elsewhere"])
+
+
+def test_every_row_says_what_it_is() -> None:
+    assert all(row.changes and row.outcome and row.fix for row in COMPLETIONS.values())
+    assert all(row.asserted and row.stale for row in SIGNALS.values())
