@@ -57,6 +57,7 @@ class DioCompletion:
         "signals",
         "target",
         "turn",
+        "woken",
         "wq",
     )
 
@@ -74,14 +75,19 @@ class DioCompletion:
         self.turn = -1  # whose turn it is
         self.left = 0  # completions left of it
         self.ns = 0  # what the decision took
+        self.woken = [-1, 0]  # whose worker was woken last, and when that is seen here
+
+    def has_just_woken(self, cpu: Cpu, target: int) -> bool:
+        """Whether the CPU knows that a worker is awake because it woke that worker itself."""
+        return target == self.woken[0] and cpu.now <= self.woken[1]
 
     def pack(self) -> list[int]:
         """Return the changing part as plain data."""
-        return [self.turn, self.left, self.ns]
+        return [self.turn, self.left, self.ns, *self.woken]
 
     def unpack(self, data: list[int]) -> None:
         """Take over what :meth:`pack` returned."""
-        self.turn, self.left, self.ns = data
+        self.turn, self.left, self.ns, *self.woken = data
 
 
 def policy_of(spec: CompletionSpec) -> DioCompletion | None:
@@ -204,8 +210,7 @@ def queue(cpu: Cpu, policy: DioCompletion, wq_id: int, function: int, rq: Reques
         return wakes
     if function == workqueue.FN_DIO_COMPLETE:
         send_away(cpu, rq)
-    requested = workqueue.WORK_CPU_UNBOUND if policy.name == "wq-cache-bound" else target
-    queue_work_on(cpu, target, requested, [work, function, wq_id, rq, 0], policy.ns)
+    queue_work_on(cpu, policy, target, [work, function, wq_id, rq, 0])
     return False
 
 
@@ -255,8 +260,10 @@ def note(cpu: Cpu, rq: Request) -> int:
 # -- queue_work_on() another CPU ----------------------------------------------------------------
 
 
-def queue_work_on(cpu: Cpu, target: int, requested: int, item: list[Any], ns: int) -> None:
+def queue_work_on(cpu: Cpu, policy: DioCompletion, target: int, item: list[Any]) -> None:
     """``queue_work_on()`` of another CPU's pool: pay, and let the work take effect there."""
+    requested = workqueue.WORK_CPU_UNBOUND if policy.name == "wq-cache-bound" else target
+    ns = policy.ns
     work, function, wq_id, _rq, _cause = item
     costs = cpu.costs
     item[4] = cpu.emit(
@@ -268,8 +275,10 @@ def queue_work_on(cpu: Cpu, target: int, requested: int, item: list[Any], ns: in
         target,
     )
     ns += costs.queue_work_ns + costs.coherence_ns  # its pool's lock and list
-    if cpu.view(target)[RQ_FLAGS] & RQF_KWORKER_ASLEEP:
+    wakes = bool(cpu.view(target)[RQ_FLAGS] & RQF_KWORKER_ASLEEP)
+    if wakes and not policy.has_just_woken(cpu, target):
         ns += costs.ttwu_ns + costs.coherence_ns  # its runqueue's lock
+        policy.woken = [target, cpu.now + ns + costs.coherence_ns]
     asleep = cpu.asleep >> target & 1
     cpu.send(
         target,

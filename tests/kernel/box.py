@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from emulator.balance.balancer import Balancer
+from emulator.completion import CompletionSpec
 from emulator.device.disk import Disk
 from emulator.engine.board import HistoryBoard
 from emulator.engine.inline import InlineBox
@@ -193,6 +194,7 @@ def box_spec(
     rcu_needs_cpu: bool = False,
     rules: Rules = Rules(),
     version: str = "5.4",
+    completion: CompletionSpec | None = None,
 ) -> BoxSpec:
     """Return the box of these parts; mounts are ``/xfs`` and ``/raw``, both on the one disk."""
     mounts = () if disk is None else (("/xfs", "xfs", block_size), ("/raw", "none", 512))
@@ -226,6 +228,7 @@ def box_spec(
             rules=rules,
             rcu_callbacks=rcu_callbacks,
             rcu_needs_cpu=rcu_needs_cpu,
+            completion=completion or CompletionSpec(),
         ),
         costs=charges,
         disks=() if disk is None else (disk,),
@@ -291,6 +294,7 @@ class Box:
         rules: Rules = Rules(),
         version: str = "5.4",
         topology: MachineSpec | None = None,
+        completion: CompletionSpec | None = None,
     ) -> None:
         topology = topology or machine(nr_cpus, hz=hz, llc=llc, core=core, node=node)
         nr_cpus = topology.nr_cpus
@@ -307,6 +311,7 @@ class Box:
             rcu_needs_cpu,
             rules,
             version,
+            completion,
         )
         nr_nodes = nr_cpus + 1 + len(self.spec.disks)
         board = HistoryBoard(nr_nodes)
