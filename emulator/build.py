@@ -1,6 +1,7 @@
 """From a resolved box to its nodes: what every agent calls in its own process.
 
-Node ids: CPUs are 0 … N-1, the balancer is N, disks follow.  Imports nothing but the rooms that the
+Node ids: CPUs are 0 … N-1, the balancer is N, disks follow, and after them the shared-state node, if
+the box has use for one.  Imports nothing but the rooms that the
 nodes are made of.
 """
 
@@ -16,6 +17,8 @@ from emulator.engine.board import HistoryBoard
 from emulator.engine.node import Node
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.kthread import FIRST_USER_PID
+from emulator.kernel.shared import Shared
+from emulator.kernel.wq_table import shared_node
 from emulator.messages import COMMAND, COORDINATOR
 from emulator.plain import spec_from_plain
 from emulator.trace.ring import Ring
@@ -78,6 +81,8 @@ def ring_file(spec: BoxSpec, node_id: int) -> str:
 def build_node(node_id: int, spec_plain: Any, run_dir: str, board: HistoryBoard) -> Node:
     """Build one node with its ring in the run directory, its start-up commands in its inbox."""
     spec = spec_from_plain(spec_plain)
+    if node_id == shared_node(spec):
+        return Shared(spec)  # what is done to its objects is recorded by the CPUs that do it
     name = ring_file(spec, node_id)
     # A node that is the successor of one that has run writes on where that one ended.
     open_ring = Ring.reopen if board.muted else Ring
@@ -96,6 +101,8 @@ def node_of(spec: BoxSpec, node_id: int, board: HistoryBoard, ring: TraceSink) -
     nr_cpus = spec.machine.nr_cpus
     if node_id == nr_cpus:
         return Balancer(spec, board, ring)
+    if node_id == shared_node(spec):
+        return Shared(spec)
     if node_id > nr_cpus:
         return Disk(spec, node_id - nr_cpus - 1, ring)
     cpu = Cpu(spec, node_id, board, ring, BoxPrograms(spec))
@@ -127,3 +134,14 @@ def latencies(spec: BoxSpec) -> Latencies:
         balancer_ns=costs.request_ns,
         coherence_ns=costs.coherence_ns,
     )
+
+
+__all__ = [
+    "BoxPrograms",
+    "build_node",
+    "figure_pids",
+    "latencies",
+    "node_of",
+    "ring_file",
+    "shared_node",
+]

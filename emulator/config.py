@@ -158,6 +158,25 @@ class Machine(_Model):
     )
 
 
+class WorkqueueOptions(_Model):
+    """How the kernel's workqueues are set up."""
+
+    unbound: list[str] = Field(
+        default_factory=list,
+        description="workqueues that are made WQ_UNBOUND, by their names without the disk: `[dio]`",
+    )
+    affinity_scope: Literal["cpu", "smt", "cache", "numa", "system"] | None = Field(
+        None,
+        description="pods of unbound workqueues, from 6.6 on; left out: cache (to 6.5 always numa)",
+    )
+    affinity_strict: bool | None = Field(
+        None, description="workers may not leave their pod, from 6.6 on (to 6.5 they never may)"
+    )
+    cpumask: CpuList | None = Field(
+        None, description="CPUs for unbound work, `/sys/devices/virtual/workqueue/cpumask`"
+    )
+
+
 class Kernel(_Model):
     """The emulated kernel: a version and every switch on top of it, by kernel names."""
 
@@ -186,6 +205,10 @@ class Kernel(_Model):
     )
     rcu_needs_cpu: bool = Field(
         False, description="with `rcu_callbacks`: a CPU that idles keeps its tick for them"
+    )
+    workqueue: WorkqueueOptions = Field(
+        default_factory=lambda: WorkqueueOptions.model_validate({}),
+        description="workqueues and their affinity",
     )
 
 

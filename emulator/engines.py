@@ -39,6 +39,8 @@ class Parts:
         "emulator.boxfile.route:route"  #: (words, spec_plain) -> ids of the nodes concerned
     )
     latencies: str = "emulator.build:latencies"  #: (spec) -> Latencies
+    #: (spec) -> id of the node for the objects of no CPU, or -1
+    shared: str = "emulator.build:shared_node"
 
 
 #: The real machine.
@@ -77,6 +79,7 @@ def plan_of(job: Job) -> Plan:
         host_cpus=tuple(for_each_cpu(job.host_cpus)) if job.host_cpus is not None else (),
         commands=commands_of(spec, job.parts),
         route=job.parts.route,
+        shared=resolve(job.parts.shared)(spec) >= 0,
     )
 
 

@@ -79,6 +79,12 @@ DOORBELL = _op(52, "doorbell", "cpu", "device", "cookie done_ns")
 TAG_RETURN = _op(53, "tag_return", "cpu", "device", "nr cpu")
 SCHEDULE_REQUEST = _op(54, "schedule_request", "cpu", "device", "rings")
 RING_DOORBELLS = _op(55, "ring_doorbells", "cpu", "itself", "index")
+# CPU and the shared-state node: unbound workqueues.
+WQ_QUEUE = _op(70, "wq_queue", "cpu", "shared", "ticket pool cpu item")
+WQ_QUEUED = _op(71, "wq_queued", "shared", "cpu", "ticket work cause activated wakes")
+WQ_FETCH = _op(72, "wq_fetch", "cpu", "shared", "ticket pool pid starts moves since task")
+WQ_WORK = _op(73, "wq_work", "shared", "cpu", "ticket what given starts activated wakes")
+WQ_WAKE = _op(74, "wq_wake", "cpu", "cpu", "pid moves decision waker_cpu waker_pid cause")
 # Commands, from the coordinator; one that is passed on to another CPU is answered in the place of
 # the node that was asked first.
 COMMAND = _op(64, "command", "any", "any", "words place act")
@@ -132,6 +138,11 @@ __all__ = [
     "TAG_GRANT",
     "TAG_REQUEST",
     "TAG_RETURN",
+    "WQ_FETCH",
+    "WQ_QUEUE",
+    "WQ_QUEUED",
+    "WQ_WAKE",
+    "WQ_WORK",
     "OpSpec",
     "is_passive",
     "message_from_list",

@@ -23,6 +23,7 @@ from emulator.types import (
     KernelSpec,
     MachineSpec,
     WorkloadSpec,
+    WorkqueueSpec,
 )
 
 
@@ -134,13 +135,14 @@ def _kernel_to_plain(kernel: KernelSpec) -> list[Any]:
             kernel.completion.batch,
             [list(signal) for signal in kernel.completion.signals],
         ],
+        _workqueue_to_plain(kernel.workqueue),
     ]
     assert len(plain) == len(fields(KernelSpec)), "KernelSpec has a field that plain.py forgets"
     return plain
 
 
 def _kernel_from_plain(plain: list[Any]) -> KernelSpec:
-    version, features, sysctls, policies, rules, callbacks, needs_cpu, completion = plain
+    version, features, sysctls, policies, rules, callbacks, needs_cpu, completion, workqueue = plain
     name, batch, signals = completion
     return KernelSpec(
         version,
@@ -151,7 +153,26 @@ def _kernel_from_plain(plain: list[Any]) -> KernelSpec:
         callbacks,
         needs_cpu,
         CompletionSpec(name, batch, tuple((signal, limit) for signal, limit in signals)),
+        _workqueue_from_plain(workqueue),
     )
+
+
+def _workqueue_to_plain(workqueue: WorkqueueSpec) -> list[Any]:
+    plain = [
+        list(workqueue.unbound),
+        workqueue.affinity_scope,
+        workqueue.affinity_strict,
+        f"{workqueue.cpumask:x}",
+    ]
+    assert len(plain) == len(fields(WorkqueueSpec)), (
+        "WorkqueueSpec has a field that plain.py forgets"
+    )
+    return plain
+
+
+def _workqueue_from_plain(plain: list[Any]) -> WorkqueueSpec:
+    unbound, scope, strict, cpumask = plain
+    return WorkqueueSpec(tuple(unbound), scope, strict, int(cpumask, 16))
 
 
 def _disk_to_plain(disk: DiskSpec) -> list[Any]:

@@ -332,6 +332,16 @@ class Rules:
         "a waiter in io_getevents() is woken once as many events are there as it wants (6.8)",
     )
 
+    # -- Workqueues --------------------------------------------------------------------------------
+    wq_affinity_scopes: bool = _rule(
+        "6.6+", "unbound workqueues have a pool per pod of their affinity scope (6.6)"
+    )
+    wq_node_nr_active: bool = _rule(
+        "6.12",
+        "max_active of unbound workqueues holds for the system, by shares of the nodes (6.9)",
+        "wq_affinity_scopes",
+    )
+
     # -- Direct IO (XFS) ---------------------------------------------------------------------------
     dio_overwrite_inline: bool = _rule(
         "",

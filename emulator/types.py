@@ -352,6 +352,16 @@ class MachineSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkqueueSpec:
+    """How the kernel's unbound workqueues are served (``kernel/wq_table.py``)."""
+
+    unbound: tuple[str, ...] = ()  #: queues that are made WQ_UNBOUND, or used if they are
+    affinity_scope: str = ""  #: cpu, smt, cache, numa or system; empty: the version's default
+    affinity_strict: bool = False  #: workers may not leave their pod (from 6.6 on)
+    cpumask: int = 0  #: CPUs that unbound work may use, 0: all
+
+
+@dataclass(frozen=True, slots=True)
 class KernelSpec:
     """The emulated kernel: a version and every switch on top of it."""
 
@@ -365,6 +375,7 @@ class KernelSpec:
     completion: CompletionSpec = field(
         default_factory=CompletionSpec
     )  #: where a finished direct write's work goes
+    workqueue: WorkqueueSpec = WorkqueueSpec()
 
 
 @dataclass(frozen=True, slots=True)

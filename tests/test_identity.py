@@ -260,6 +260,42 @@ def test_a_proposal_is_the_same_across_processes(policies: str, tmp_path: Path) 
     assert whys & {tp.PREEMPT_DELAYED, tp.PREEMPT_KTHREAD_AHEAD}
 
 
+# -- Unbound work -----------------------------------------------------------------------------------
+
+#: CPUs come and go while completions are anybody's work.
+CPUS_GO = """[{at: 20ms, do: cpu offline 3}, {at: 30ms, do: 'cpu offline of:fio'},
+  {at: 45ms, do: 'cpu kill of:fio'}, {at: 60ms, do: cpu online 3},
+  {at: 70ms, do: cpu load 2 --percent 80}, {at: 80ms, do: cpu offline 1},
+  {at: 90ms, do: 'cpu offline of:fio'}, {at: 110ms, do: cpu online 1}]"""
+UNBOUND_DIO = ("kernel.workqueue.unbound=[dio]", f"events={CPUS_GO}")
+
+
+@pytest.mark.box
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("box", "settings"),
+    [
+        ("xfs-aio-512", ()),
+        ("xfs-aio-4k-6.12", ("machine={cpus: 8, llc: [0-3, 4-7]}",)),
+        (
+            "xfs-aio-4k-6.12",
+            ("machine={cpus: 8, llc: [0-3, 4-7]}", "kernel.workqueue.affinity_strict=true"),
+        ),
+    ],
+    ids=["512", "scopes", "strict-scopes"],
+)
+def test_unbound_work_is_the_same_across_processes(
+    box: str, settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    asked = (*UNBOUND_DIO, *settings)
+    ways = [Way(how, asked) for how in (INLINE, STRICT, PROCESSES)]
+    directory, held = assert_identical(box, "130ms", ways, tmp_path)
+    assert held >= {"cpu kill", "cpu offline", "cpu online"}
+    comms = {comm for reader in open_rings(directory) for comm in reader.comms.values()}
+    assert any(comm.startswith("kworker/u") for comm in comms)
+    assert count(directory, tp.WORKQUEUE_EXECUTE_START) > 400
+
+
 # -- Many CPUs --------------------------------------------------------------------------------------
 
 
@@ -286,8 +322,9 @@ def test_masks_of_72_cpus_pass_between_processes(tmp_path: Path) -> None:
     [
         ("xfs-aio-4k-tuned", ("machine.cpus=24",), "150ms"),
         ("xfs-aio-512", ("disks.sda.schedules=false",), "30ms"),
+        ("xfs-aio-512", ("kernel.workqueue.unbound=[dio]",), "30ms"),
     ],
-    ids=["24cpu", "512"],
+    ids=["24cpu", "512", "unbound"],
 )
 def test_replies_in_any_order_leave_the_rings_of_plain_time_order(
     box: str, settings: tuple[str, ...], duration: str, order: int, tmp_path: Path
@@ -300,7 +337,7 @@ def test_replies_in_any_order_leave_the_rings_of_plain_time_order(
     found = tmp_path / "windows"
     found.mkdir()
     nr_cpus, plain = spec.machine.nr_cpus, spec_to_plain(spec)
-    everybody = range(nr_cpus + 1 + len(spec.disks))
+    everybody = range(engines.plan_of(engines.Job(spec, found, lambda _ns, _who="": True)).nr_nodes)
     boards = [HistoryBoard(len(everybody), keep_fresh=node != nr_cpus) for node in everybody]
     nodes = [build_node(node, plain, str(found), boards[node]) for node in everybody]
     pick = Random(order).randrange

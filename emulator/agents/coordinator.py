@@ -144,12 +144,13 @@ class Coordinator:
     # -- from HELLO to the first grant -----------------------------------------------------------
 
     def _gather(self) -> None:
-        balancer = self._plan.build(self._plan.nr_cpus, self._board)
-        settle_in(balancer, self._plan.latencies)
-        self._local[balancer.node_id] = balancer
-        self._core.local.add(balancer.node_id)
-        self._core.hello(balancer.node_id, balancer.promise(), [])
-        self._core.noted(balancer.node_id)
+        for node_id in self._plan.local_nodes():
+            node = self._plan.build(node_id, self._board)
+            settle_in(node, self._plan.latencies)
+            self._local[node_id] = node
+            self._core.local.add(node_id)
+            self._core.hello(node_id, node.promise(), [])
+            self._core.noted(node_id)
         while self._unheard or not self._supervisor:
             self._take_next()
         self._board.started = True

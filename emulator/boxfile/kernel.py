@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from emulator.boxfile.completion import resolve_completion
 from emulator.boxfile.problems import Path, Report
 from emulator.completion import CompletionSpec
+from emulator.kernel.wq_table import WQ_NAMES
 from emulator.rules import (
     FEATURES,
     POLICIES,
@@ -31,7 +32,7 @@ from emulator.rules import (
     policy_switches,
     rules_of,
 )
-from emulator.types import KernelSpec
+from emulator.types import KernelSpec, WorkqueueSpec
 
 if TYPE_CHECKING:
     from emulator.config import Kernel
@@ -79,6 +80,7 @@ def resolve_kernel(
     rules = _rules(kernel, report)
     written = _written(kernel, presets, rules, report)
     completion = _completion(kernel, rules, report)
+    workqueue = _workqueue(kernel, rules, report)
     if len(report.problems) > before:
         return None
     defaults = {
@@ -95,6 +97,7 @@ def resolve_kernel(
         rcu_callbacks=kernel.rcu_callbacks,
         rcu_needs_cpu=kernel.rcu_needs_cpu,
         completion=completion,
+        workqueue=workqueue,
     )
 
 
@@ -182,6 +185,25 @@ def _rules(kernel: Kernel, report: Report) -> Rules:
         path: Path = ("kernel", "rules", said) if said else ("kernel",)
         report.at(path, f"the rule {name} means nothing without {', '.join(needs)}")
     return rules
+
+
+def _workqueue(kernel: Kernel, rules: Rules, report: Report) -> WorkqueueSpec:
+    asked = kernel.workqueue
+    place: Path = ("kernel", "workqueue")
+    if not rules.wq_affinity_scopes:
+        for name in ("affinity_scope", "affinity_strict"):
+            if getattr(asked, name) is not None:
+                report.at_key((*place, name), f"{kernel.version} has no affinity scopes; 6.6 has")
+    for index, name in enumerate(asked.unbound):
+        if name not in WQ_NAMES:
+            hint = did_you_mean(name, WQ_NAMES)
+            report.at((*place, "unbound", index), f"no workqueue is called {name!r}{hint}")
+    return WorkqueueSpec(
+        tuple(asked.unbound),
+        asked.affinity_scope or "",
+        bool(asked.affinity_strict),
+        asked.cpumask or 0,
+    )
 
 
 def _features(kernel: Kernel, report: Report) -> dict[str, bool]:

@@ -39,23 +39,29 @@ class Plan:
     host_cpus: tuple[int, ...] = ()  #: to pin CPU agents to, round robin; empty: all there are
     commands: tuple[Command, ...] = ()
     route: str = "emulator.engine.plan:route_by_cpu"
+    shared: bool = False  #: there is a node for the objects of no CPU, after the devices
 
     @property
     def nr_nodes(self) -> int:
-        """CPUs, the balancer, devices."""
-        return self.nr_cpus + 1 + len(self.devices)
+        """CPUs, the balancer, devices, the shared-state node."""
+        return self.nr_cpus + 1 + len(self.devices) + self.shared
 
     def name(self, node_id: int) -> str:
         """Return the agent's name of a node, which is also its process's comm."""
-        if node_id == self.nr_cpus:
+        if node_id in self.local_nodes():
             return COORDINATOR_NAME
         if node_id < self.nr_cpus:
             return f"emucpu/{node_id}"
         return f"emudev/{self.devices[node_id - self.nr_cpus - 1]}"
 
+    def local_nodes(self) -> list[int]:
+        """Return the nodes that live in the coordinator: the balancer, and the shared-state node."""
+        return [self.nr_cpus, self.nr_nodes - 1] if self.shared else [self.nr_cpus]
+
     def remote_nodes(self) -> list[int]:
-        """Return the nodes that have a process of their own: all but the balancer."""
-        return [node for node in range(self.nr_nodes) if node != self.nr_cpus]
+        """Return the nodes that have a process of their own."""
+        local = self.local_nodes()
+        return [node for node in range(self.nr_nodes) if node not in local]
 
     def build(self, node_id: int, board: HistoryBoard) -> Node:
         """Build a node in this process."""

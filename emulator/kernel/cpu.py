@@ -46,6 +46,7 @@ from emulator.kernel import (
     rcu,
     snapshot,
     workqueue,
+    wq_table,
 )
 from emulator.kernel.blk_queue import BlockQueue
 from emulator.kernel.frame_ends import ENDS
@@ -173,6 +174,7 @@ class Cpu:
         "pid_seq",
         "piped",
         "pipes",
+        "pods",
         "pools",
         "programs",
         "psi",
@@ -185,6 +187,7 @@ class Cpu:
         "rq",
         "scan_cost",
         "seq",
+        "shared_node",
         "sink",
         "sirq_block",
         "sirq_end",
@@ -205,6 +208,7 @@ class Cpu:
         "timer_watch_ns",
         "timers",
         "ttwu_queue",
+        "unbound_pools",
         "wake_list",
         "wake_reply_ns",
         "wakeups",
@@ -212,6 +216,8 @@ class Cpu:
         "wants_view",
         "work_seq",
         "workqueues",
+        "wq_rr_cpu",
+        "wq_ticket",
     )
 
     def __init__(
@@ -239,6 +245,11 @@ class Cpu:
         off = set(spec.trace_off)
         self.enabled = [False] + [point.name not in off for point in tp.TRACEPOINTS.values()]
         self.workqueues = workqueue.workqueues(spec)
+        #: The node of the objects of no CPU, -1: none; unbound pools, and which one each CPU's are.
+        self.shared_node = wq_table.shared_node(spec)
+        self.unbound_pools, self.pods = wq_table.unbound_pools(spec, self.workqueues)
+        self.wq_ticket = 0  # questions asked there
+        self.wq_rr_cpu = -1  # wq_rr_cpu_last
         self.names = {name: sink.intern(name) for name in traced_names(self.workqueues)}
         self.dev_numbers = [8 << 20 | 16 * index for index in range(len(spec.disks))]
         self.files = iomap.file_table(spec)

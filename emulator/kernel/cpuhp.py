@@ -309,7 +309,7 @@ def migrate_tasks(cpu: Cpu) -> None:
         if p.sched_delayed:
             rq.fair.dequeue_task(rq, p, DEQUEUE_SLEEP | DEQUEUE_DELAYED)  # as the pick would
             continue
-        if p.flags & PF_WQ_WORKER:
+        if p.flags & PF_WQ_WORKER and not workqueue.is_unbound(p):
             workqueue.park_worker(cpu, p)
             continue
         target = affinity.select_fallback_rq(cpu, p, cpu.node_id)
@@ -417,7 +417,9 @@ def readdress(cpu: Cpu, rq: Request) -> None:
 
 def is_own_thread(cpu: Cpu, p: Task) -> bool:
     """Whether a task is one of the CPU's own threads, which stay with it."""
-    return p is cpu.rq.stop or p is cpu.ksoftirqd or bool(p.flags & PF_WQ_WORKER)
+    if p is cpu.rq.stop or p is cpu.ksoftirqd:
+        return True
+    return bool(p.flags & PF_WQ_WORKER) and not workqueue.is_unbound(p)
 
 
 def reply_ns(cpu: Cpu) -> int:

@@ -24,6 +24,7 @@ from emulator.kernel import (
     syscall,
     tick,
     workqueue,
+    wq_unbound,
 )
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.PIPE_WRITTEN] = pipe.pipe_written
     table[frames.PIPE_SELECT] = pipe.select_end
     table[frames.QUEUE_WORK_ON] = dio_completion.charged
+    table[frames.WQ_ANSWER] = wq_unbound.answer_end
+    table[frames.WQ_SELECT] = wq_unbound.select_end
     return table
 
 

@@ -88,6 +88,10 @@ SETAFFINITY = 62  # sched_setaffinity() of the current task
 FSYNC = 63  # fsync() up to where it knows what is to be written
 # A completion policy: also a subroutine, with interrupts off.
 QUEUE_WORK_ON = 64  # its decision, and queue_work_on() of another CPU's pool
+# Unbound workqueues.
+WQ_WAIT = 65  # queue_work() or worker_thread(), waits for the lock of an unbound pool
+WQ_ANSWER = 66  # the same, from the answer on
+WQ_SELECT = 67  # try_to_wake_up() of a worker elsewhere, up to select_task_rq()
 
 
 #: Argument of USER: the code watches its CPU clock, which goes on while the CPU is without the host.
@@ -121,7 +125,8 @@ READS = COMPLETING | frozenset(
         NEWIDLE_DONE,
         EXEC,
         PIPE_SELECT,
+        WQ_SELECT,
     )
 )
 
-NR_KINDS = 65
+NR_KINDS = 68

@@ -26,6 +26,7 @@ from emulator.kernel import frames, workqueue
 from emulator.kernel.process import unpack_task
 from emulator.kernel.request import PAGES, Request
 from emulator.kernel.sched import Task
+from emulator.kernel.wq_unbound import FETCHED_ITEM
 from emulator.types import Message
 
 if TYPE_CHECKING:
@@ -170,9 +171,14 @@ def items(cpu: Cpu) -> Iterator[list[Any]]:
         for pid, item in pool.executing.items():
             if not had_effect(cpu, cpu.tasks[pid]):
                 yield item
+    for worker in (*cpu.tasks.values(), *(p for m in inbox(cpu) for p in tasks_in(cpu, m))):
+        if worker.run.item and not had_effect(cpu, worker):
+            yield workqueue.unpack_item(worker.run.item)
     for message in (*cpu.inbox, *cpu.deferred):
         if message[4] == messages.QUEUE_WORK:
             yield workqueue.unpack_item(message[5][0])
+        elif message[4] == messages.WQ_WORK and message[5][1] == FETCHED_ITEM:
+            yield workqueue.unpack_item(message[5][2])
         elif message[4] == messages.ADOPT:
             for taken in message[5][1][6]:
                 yield from (workqueue.unpack_item(data) for data in taken)

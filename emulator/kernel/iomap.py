@@ -157,7 +157,7 @@ def dio_tail_end(cpu: Cpu, pending: int | None) -> None:
     """The end of a work item; drop the iocb's reference if that was still to be done."""
     if pending:
         p = cpu.rq.curr
-        rq = workqueue.pool_of(cpu, p).executing[p.pid][3]
+        rq = workqueue.current_item(cpu, p)[3]
         owner = cpu.tasks.get(rq.pid)
         if owner is None:
             send_dio_done(cpu, rq, only_iocb=True)

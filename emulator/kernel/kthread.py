@@ -11,7 +11,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import affinity, core, eevdf, fair, frames, pipe, placement, workqueue
+from emulator.kernel import (
+    affinity,
+    core,
+    eevdf,
+    fair,
+    frames,
+    pipe,
+    placement,
+    workqueue,
+    wq_table,
+    wq_unbound,
+)
 from emulator.kernel.process import WAIT_WORK, Kioctx, TaskRun
 from emulator.kernel.sched import (
     DEQUEUE_DELAYED,
@@ -58,6 +69,9 @@ def boot(cpu: Cpu) -> None:
     for pid in range(base + 2, base + PIDS_PER_CPU):
         index = pid % 2
         workqueue.create_worker(cpu, cpu.pools[index], index, pid)
+    for pid, index, number, home in wq_table.boot_workers(cpu.unbound_pools, cpu.pods):
+        if home == cpu.node_id:
+            wq_unbound.create_worker(cpu, cpu.unbound_pools[index], pid, number)
 
 
 def new_kthread(cpu: Cpu, pid: int, comm: str, nice: int, kind: int) -> Task:

@@ -32,6 +32,7 @@ from emulator.kernel import (
     rcu,
     smp,
     stop_machine,
+    wq_unbound,
 )
 from emulator.kernel.process import unpack_task
 from emulator.kernel.request import Request
@@ -43,7 +44,14 @@ if TYPE_CHECKING:
 
 #: Messages whose handling may read what other nodes published.
 READING = frozenset(
-    (messages.DIO_DONE, messages.COMMAND, messages.ADOPT, messages.RCU_REPORT, messages.PIPE_DATA)
+    (
+        messages.DIO_DONE,
+        messages.COMMAND,
+        messages.ADOPT,
+        messages.RCU_REPORT,
+        messages.PIPE_DATA,
+        messages.WQ_WAKE,
+    )
 )
 
 #: Messages that are interrupts: whoever is sent one has something to execute.
@@ -262,4 +270,7 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.SCHEDULE: handle_schedule,
     messages.STOP: handle_stop,
     messages.TAG_GRANT: handle_tag_grant,
+    messages.WQ_QUEUED: wq_unbound.handle_queued,
+    messages.WQ_WAKE: wq_unbound.handle_wake,
+    messages.WQ_WORK: wq_unbound.handle_work,
 }

@@ -208,6 +208,7 @@ class TaskRun:
         "dio_count",
         "iocb_seq",
         "iocbs",
+        "item",
         "kind",
         "left",
         "pipes",
@@ -244,12 +245,13 @@ class TaskRun:
         self.submit: list[Any] = []
         #: requests (request.Request) collected under the plug; empty whenever the task is off its CPU
         self.plug: list[Request] = []
-        self.worker = -1  # pool index * 2**32 + worker id, for workqueue workers
+        self.worker = -1  # of a workqueue's worker: its pool here, or UNBOUND_BASE + index
         #: IOs outstanding that were submitted on other CPUs: their ends arrive as mail
         self.remote_ios = 0
         #: it writes less than a block at a time: each io_submit() waits for its own IO
         self.unaligned = False
         self.pipes: PipeEnds | None = None
+        self.item: list[Any] = []  # of an unbound worker: the item it executes, packed
         self.refill_ns = 0  # cache refill after a move, added to the next user segment
         #: while a delayed task is being moved, the timer that ends its sleep: [ns, 0] or [0, jiffy]
         self.timer: list[int] = []
@@ -281,6 +283,7 @@ class TaskRun:
             self.timer,
             self.unaligned,
             None if self.pipes is None else self.pipes.pack(),
+            self.item,
         ]
 
     @classmethod
@@ -308,6 +311,7 @@ class TaskRun:
             run.timer,
             run.unaligned,
             pipes,
+            run.item,
         ) = data
         run.program = None if program is None else unpack_program(program)
         run.ctx = None if ctx is None else Kioctx.unpack(ctx)

@@ -20,6 +20,7 @@ from emulator import messages
 from emulator.kernel import frames, hrtimer, softirq
 from emulator.kernel.process import MAIL_WAITS, WAIT_TAG
 from emulator.kernel.sched import PF_WQ_WORKER, Task
+from emulator.kernel.wq_table import UNBOUND_BASE
 from emulator.types import NEVER, SCHEDULE_REQUESTS, Costs, Promise
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ SENDING = frozenset(
         frames.PIPE_WRITTEN,
         frames.PIPE_SELECT,
         frames.SETAFFINITY,
+        frames.WQ_ANSWER,
+        frames.WQ_SELECT,
     )
 )
 #: Frames of a submitter's system calls: what comes after them is its program's to bound.
@@ -140,7 +143,7 @@ def soonest_sends(cpu: Cpu, soonest: int) -> tuple[int, int]:
 
 def device_sends(cpu: Cpu, soonest: int) -> int:
     """Return the earliest send to a device: how many requests can do without one, and their time."""
-    if soonest >= NEVER or not cpu.queues:
+    if soonest >= NEVER or not cpu.queues or cpu.shared_node >= 0:
         return soonest
     if not cpu.online or cpu.going_down or cpu.flushes or returns_tags(cpu):
         return soonest
@@ -257,7 +260,7 @@ def worker_sleeps_ns(cpu: Cpu, kind: int, soonest: int) -> int:
 
     Whom the items wake is :func:`completion_sends`'s to say.
     """
-    if kind not in WORKING:
+    if kind not in WORKING or cpu.rq.curr.run.worker >= UNBOUND_BASE:
         return soonest
     costs = cpu.costs
     items = len(cpu.pools[cpu.rq.curr.run.worker].worklist)

@@ -67,6 +67,8 @@ PLAIN = (
     "idle_cores",
     "pushing",
     "completed",
+    "wq_ticket",
+    "wq_rr_cpu",
 )
 
 

@@ -1,5 +1,8 @@
 """Bound workqueues with concurrency management: ``kernel/workqueue.c``, v5.4.
 
+Which workqueues there are is :mod:`wq_table`'s; unbound ones go from :func:`queue_work` to
+:mod:`wq_unbound`, and share what a worker does with an item.
+
 Theory of operation
 -------------------
 Every CPU has two pools of workers, nice 0 and nice -20, each with one list of work items that all
@@ -21,14 +24,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, core, dio_completion, frames, iomap, kthread
+from emulator.kernel import blk_mq, core, dio_completion, frames, iomap, kthread, wq_unbound
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.request import Request
 from emulator.kernel.sched import KTHREAD_IS_PER_CPU, PF_WQ_WORKER, TASK_WAKING, Task
+from emulator.kernel.wq_table import (
+    UNBOUND_BASE,
+    WQ_DIO,
+    WQ_EVENTS,
+    WQ_EVENTS_UNBOUND,
+    WQ_INTENSIVE,
+    WQ_KBLOCKD,
+    WQ_WRITEBACK,
+    WQ_XFS_CONV,
+    Workqueue,
+    workqueues,
+)
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
-    from emulator.types import BoxSpec
+
+#: Of the table, under this module's name for those that queue.
+__all__ = [
+    "WQ_DIO",
+    "WQ_EVENTS",
+    "WQ_EVENTS_UNBOUND",
+    "WQ_INTENSIVE",
+    "WQ_KBLOCKD",
+    "WQ_WRITEBACK",
+    "WQ_XFS_CONV",
+    "Workqueue",
+    "workqueues",
+]
 
 #: WORK_CPU_UNBOUND as traces show it: the compile-time NR_CPUS of the emulated kernel.
 WORK_CPU_UNBOUND = 8192
@@ -42,38 +69,6 @@ WORKER_PREP = 8
 WORKER_CPU_INTENSIVE = 64
 WORKER_UNBOUND = 128
 WORKER_NOT_RUNNING = WORKER_PREP | WORKER_CPU_INTENSIVE | WORKER_UNBOUND
-
-# Workqueues: id -> (name, pool index, max_active, CPU_INTENSIVE).
-WQ_DIO = 0
-WQ_KBLOCKD = 1
-WQ_XFS_CONV = 2
-WQ_EVENTS = 3
-WQ_INTENSIVE = 4
-
-
-class Workqueue:
-    """One bound workqueue: the attributes that decide where and how its items run."""
-
-    __slots__ = ("cpu_intensive", "max_active", "name", "pool")
-
-    def __init__(self, name: str, pool: int, max_active: int, cpu_intensive: bool = False) -> None:
-        self.name = name
-        self.pool = pool
-        self.max_active = max_active
-        self.cpu_intensive = cpu_intensive
-
-
-def workqueues(spec: BoxSpec) -> dict[int, Workqueue]:
-    """Return the workqueues that exist (F.16); one table row each."""
-    disk = spec.filesystems[0].disk if spec.filesystems else "none"
-    return {
-        WQ_DIO: Workqueue(f"dio/{disk}", 0, 256),
-        WQ_KBLOCKD: Workqueue("kblockd", 1, 256),
-        WQ_XFS_CONV: Workqueue(f"xfs-conv/{disk}", 0, 256),
-        WQ_EVENTS: Workqueue("events", 0, 256),
-        WQ_INTENSIVE: Workqueue("cpu_intensive", 0, 256, cpu_intensive=True),
-    }
-
 
 # Work functions.
 FN_DIO_COMPLETE = 1
@@ -184,13 +179,17 @@ def too_many_workers(nr_workers: int, nr_idle: int, managing: bool = False) -> b
 
 
 def queue_work(cpu: Cpu, wq_id: int, function: int, arg: Any, work: int) -> bool:
-    """Queue an item on this CPU's pool; return whether a worker should be woken for it.
+    """Queue an item on this CPU's pool, or its pod's; return whether a worker should be woken for it.
 
-    The caller charges the wakeup (it may be in a softirq) and calls :func:`wake_up_worker`.
+    The caller charges the wakeup (it may be in a softirq) and calls :func:`wake_up_worker`.  It has
+    set the frame that goes on afterwards: for an unbound queue another is over it when this returns,
+    in which the CPU waits for the pool, and wakes whom it must (:mod:`wq_unbound`).
     """
     wq = cpu.workqueues[wq_id]
-    pool = cpu.pools[wq.pool]
     item = [work, function, wq_id, arg, 0]
+    if wq.unbound:
+        wq_unbound.queue_work(cpu, item)
+        return False
     item[4] = cpu.emit(
         tp.WORKQUEUE_QUEUE_WORK,
         work,
@@ -199,7 +198,7 @@ def queue_work(cpu: Cpu, wq_id: int, function: int, arg: Any, work: int) -> bool
         WORK_CPU_UNBOUND,
         cpu.node_id,
     )
-    return insert_work(cpu, pool, item)
+    return insert_work(cpu, cpu.pools[wq.pool], item)
 
 
 def insert_work(cpu: Cpu, pool: WorkerPool, item: list[Any]) -> bool:
@@ -240,8 +239,13 @@ def wake_up_worker(cpu: Cpu, pool: WorkerPool) -> None:
 # -- The worker thread (F.5) --------------------------------------------------------------------
 
 
+def is_unbound(p: Task) -> bool:
+    """Whether a worker serves a pool of no CPU."""
+    return bool(p.run.worker >= UNBOUND_BASE)
+
+
 def pool_of(cpu: Cpu, p: Task) -> WorkerPool:
-    """Return the pool that a worker serves."""
+    """Return the pool of this CPU that a bound worker serves."""
     index: int = p.run.worker
     return cpu.pools[index]
 
@@ -266,6 +270,9 @@ def create_worker(cpu: Cpu, pool: WorkerPool, index: int, pid: int) -> Task:
 def worker_start(cpu: Cpu, _arg: object) -> None:
     """``worker_thread()`` after a wakeup: leave idle, take the first item, or sleep again."""
     p = cpu.rq.curr
+    if is_unbound(p):
+        wq_unbound.fetch(cpu, p, starts=True)
+        return
     pool = pool_of(cpu, p)
     if pool.workers[p.pid] & WORKER_IDLE:
         pool.workers[p.pid] &= ~WORKER_IDLE
@@ -282,9 +289,12 @@ def worker_start(cpu: Cpu, _arg: object) -> None:
     worker_work(cpu, p, pool)
 
 
-def worker_created(cpu: Cpu, _arg: object) -> None:
+def worker_created(cpu: Cpu, arg: Any) -> None:
     """``maybe_create_worker()`` has made an idle worker: go on."""
     p = cpu.rq.curr
+    if is_unbound(p):
+        wq_unbound.worker_created(cpu, p, arg)
+        return
     pool = pool_of(cpu, p)
     if pool.manager == p.pid:
         new = create_worker(cpu, pool, p.run.worker, kthread.late_pid(cpu))
@@ -311,10 +321,17 @@ def process_one_work(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
     item = pool.worklist.pop(0)
     pool.watchdog_ns = cpu.now
     pool.executing[p.pid] = item
-    work, function, wq_id, arg, cause = item
-    if cpu.workqueues[wq_id].cpu_intensive:
+    if cpu.workqueues[item[2]].cpu_intensive:
         pool.workers[p.pid] |= WORKER_CPU_INTENSIVE
         pool.nr_running -= 1
+    start_function(cpu, p, item)
+    if need_more_worker(pool) and first_idle_sleeps(cpu, pool):
+        wake_up_worker(cpu, pool)
+
+
+def start_function(cpu: Cpu, p: Task, item: list[Any]) -> None:
+    """Call an item's function: start its first frame."""
+    work, function, _wq_id, arg, cause = item
     cpu.cause = cause
     p.run.cause = cpu.emit(tp.WORKQUEUE_EXECUTE_START, work, cpu.names[FUNCTIONS[function]])
     cpu.cause = p.run.cause
@@ -327,15 +344,19 @@ def process_one_work(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
         cpu.start(frames.WORK_BODY, cpu.costs.dio_complete_ns)
     else:
         cpu.start(frames.WORK_BODY, arg[0][0])
-    if need_more_worker(pool) and first_idle_sleeps(cpu, pool):
-        wake_up_worker(cpu, pool)
+
+
+def current_item(cpu: Cpu, p: Task) -> list[Any]:
+    """Return the item that a worker executes."""
+    if is_unbound(p):
+        return unpack_item(p.run.item)
+    return pool_of(cpu, p).executing[p.pid]
 
 
 def work_body(cpu: Cpu, _arg: object) -> None:
     """The item has reached its effect: apply it; what follows is its tail."""
     p = cpu.rq.curr
-    pool = pool_of(cpu, p)
-    _work, function, _wq, arg, _cause = pool.executing[p.pid]
+    _work, function, _wq, arg, _cause = current_item(cpu, p)
     cpu.cause = p.run.cause  # an interrupt may have come in between
     if function == FN_DIO_COMPLETE:
         iomap.dio_complete_work(cpu, arg)
@@ -359,8 +380,7 @@ def script_step(cpu: Cpu, p: Task, arg: list[list[int]]) -> None:
 def work_end(cpu: Cpu, _arg: object) -> None:
     """The item's function has returned: ``cond_resched()``, bookkeeping, the next item."""
     p = cpu.rq.curr
-    pool = pool_of(cpu, p)
-    cpu.emit(tp.WORKQUEUE_EXECUTE_END, pool.executing[p.pid][0])
+    cpu.emit(tp.WORKQUEUE_EXECUTE_END, current_item(cpu, p)[0])
     cpu.cause = 0
     if cpu.rq.need_resched:
         preempted_between_items(cpu, p)
@@ -371,6 +391,9 @@ def work_end(cpu: Cpu, _arg: object) -> None:
 def after_cond_resched(cpu: Cpu, _arg: object) -> None:
     """Bookkeeping of the item that is over; then the next one, or the way to sleep."""
     p = cpu.rq.curr
+    if is_unbound(p):
+        wq_unbound.fetch(cpu, p)
+        return
     pool = pool_of(cpu, p)
     work_done(cpu, p, pool)
     if keep_working(pool):
@@ -446,6 +469,8 @@ def worker_sleep(cpu: Cpu, _arg: object) -> None:
 
 def wq_worker_sleeping(cpu: Cpu, p: Task) -> None:
     """A worker is about to block: if it was the only one running, another is woken for the rest."""
+    if is_unbound(p):
+        return  # never counted: WORKER_UNBOUND
     pool = pool_of(cpu, p)
     if pool.workers[p.pid] & WORKER_NOT_RUNNING:
         return

@@ -146,8 +146,7 @@ EVENT_PHRASES = {
     "{amount} moved",
     "box_nohz_kick": "CPU {here}'s tick {saw}, and kicked CPU {ilb}, the first idle one, to balance for "
     "all idle CPUs",
-    "workqueue_queue_work": "the work {function} was queued on CPU {here}: its workqueue is bound, so "
-    "that only CPU {cpu}'s own worker may take it",
+    "workqueue_queue_work": "the work {function} was queued on CPU {here}: its workqueue is {bound}",
     "workqueue_activate_work": "",
     "workqueue_execute_start": "{current} ran the work {function}{delay}",
     "workqueue_execute_end": "{current} ended a work",

@@ -87,6 +87,7 @@ class Teller:
             "box_nohz_kick": self._kicked,
             "box_load_balance": lambda entry: {"passed": self._passed(entry)},
             "workqueue_execute_start": self._execute,
+            "workqueue_queue_work": self._queued,
         }
 
     # -- One record ------------------------------------------------------------------------------
@@ -201,6 +202,12 @@ class Teller:
         if queued is None:
             return {"delay": ""}
         return {"delay": f", {duration_ns(entry.time_ns - queued.time_ns)} after it was queued"}
+
+    def _queued(self, entry: Entry) -> dict[str, str]:
+        cpu = entry.args[4]
+        if cpu < 0:
+            return {"bound": "unbound, so that any worker of its pool may take it"}
+        return {"bound": f"bound, so that only CPU {cpu}'s own worker may take it"}
 
     def _passed(self, entry: Entry) -> str:
         dst, src, _idle, result, failed = entry.args

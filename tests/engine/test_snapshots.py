@@ -10,7 +10,7 @@ import pytest
 
 from emulator import wire
 from emulator.boxfile.route import route
-from emulator.build import latencies, node_of
+from emulator.build import latencies, node_of, shared_node
 from emulator.config import load_box
 from emulator.engine.board import HistoryBoard
 from emulator.engine.commands import Commands
@@ -38,7 +38,7 @@ class Restored:
     def __init__(self, spec: BoxSpec) -> None:
         self.spec = spec
         nr_cpus = spec.machine.nr_cpus
-        self.nr_nodes = nr_cpus + 1 + len(spec.disks)
+        self.nr_nodes = nr_cpus + 1 + len(spec.disks) + (shared_node(spec) >= 0)
         self.board = HistoryBoard(self.nr_nodes)
         self.rings = [MemoryRing(f"node{node}", node) for node in range(self.nr_nodes)]
         nodes = [self.build(node) for node in range(self.nr_nodes)]
@@ -101,6 +101,7 @@ def spec_of(box: str, events: tuple[BoxEvent, ...] = (), *settings: str) -> BoxS
     return replace(load_box(box, settings).resolve(), events=events, warmup_ns=0)
 
 
+UNBOUND = "kernel.workqueue.unbound=[dio]"
 DELAYED = "kernel.policies=[delayed-wake-list]"
 
 
@@ -113,8 +114,9 @@ DELAYED = "kernel.policies=[delayed-wake-list]"
         ("xfs-aio-4k-tuned", HOTPLUG, 30, ()),
         ("xfs-aio-4k-tuned", HOTPLUG, 30, (DELAYED,)),
         ("oracle/W30", (), 60, ()),
+        ("xfs-aio-512", HOTPLUG, 30, (UNBOUND,)),
     ],
-    ids=["default", "tuned", "512", "hotplug", "delayed_wakes", "take_turns"],
+    ids=["default", "tuned", "512", "hotplug", "delayed_wakes", "take_turns", "unbound"],
 )
 def test_a_box_whose_nodes_are_replaced_leaves_the_same_rings(
     box: str, events: tuple[BoxEvent, ...], end_ms: int, settings: tuple[str, ...]

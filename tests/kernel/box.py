@@ -17,10 +17,13 @@ from emulator.completion import CompletionSpec
 from emulator.device.disk import Disk
 from emulator.engine.board import HistoryBoard
 from emulator.engine.inline import InlineBox
+from emulator.engine.node import Node
 from emulator.kernel import fair, frames, kthread, workqueue
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.process import TaskRun
 from emulator.kernel.sched import Task
+from emulator.kernel.shared import Shared
+from emulator.kernel.wq_table import shared_node
 from emulator.messages import COMMAND
 from emulator.rules import FEATURES, Rules
 from emulator.trace.memory import MemoryRing, NullRing
@@ -58,6 +61,7 @@ from emulator.types import (
     MachineSpec,
     Op,
     WorkloadSpec,
+    WorkqueueSpec,
 )
 
 US = 1_000
@@ -195,6 +199,7 @@ def box_spec(
     rules: Rules = Rules(),
     version: str = "5.4",
     completion: CompletionSpec | None = None,
+    wq: WorkqueueSpec = WorkqueueSpec(),
 ) -> BoxSpec:
     """Return the box of these parts; mounts are ``/xfs`` and ``/raw``, both on the one disk."""
     mounts = () if disk is None else (("/xfs", "xfs", block_size), ("/raw", "none", 512))
@@ -229,6 +234,7 @@ def box_spec(
             rcu_callbacks=rcu_callbacks,
             rcu_needs_cpu=rcu_needs_cpu,
             completion=completion or CompletionSpec(),
+            workqueue=wq,
         ),
         costs=charges,
         disks=() if disk is None else (disk,),
@@ -295,6 +301,7 @@ class Box:
         version: str = "5.4",
         topology: MachineSpec | None = None,
         completion: CompletionSpec | None = None,
+        wq: WorkqueueSpec = WorkqueueSpec(),
     ) -> None:
         topology = topology or machine(nr_cpus, hz=hz, llc=llc, core=core, node=node)
         nr_cpus = topology.nr_cpus
@@ -312,8 +319,10 @@ class Box:
             rules,
             version,
             completion,
+            wq,
         )
-        nr_nodes = nr_cpus + 1 + len(self.spec.disks)
+        shared = [Shared(self.spec)] if shared_node(self.spec) >= 0 else []
+        nr_nodes = nr_cpus + 1 + len(self.spec.disks) + len(shared)
         board = HistoryBoard(nr_nodes)
         self.rings = [MemoryRing(f"cpu{c}", c) for c in range(nr_cpus)]
         self.cpus = [
@@ -335,7 +344,9 @@ class Box:
             balancer_ns=charged.request_ns,
             coherence_ns=charged.coherence_ns,
         )
-        self.engine = InlineBox([*self.cpus, self.balancer, *disks], nr_cpus, [board], latencies)
+        nodes: list[Node] = [*self.cpus, self.balancer, *disks, *shared]
+        self.engine = InlineBox(nodes, nr_cpus, [board], latencies)
+        self.shared = shared[0] if shared else None
 
     @staticmethod
     def pid(index: int) -> int:
@@ -345,6 +356,7 @@ class Box:
     def run(self, until_ns: int) -> Box:
         """Run every event before ``until_ns``, audit the books, and return the box."""
         for position, node in enumerate(self.engine._nodes):
+            self.engine._collect(node)
             self.engine._times[position] = node.next_event_ns()  # a test may have changed it
         self.engine.run(until_ns)
         self.engine.check()
