@@ -28,6 +28,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from emulator.boxfile import reference
+from emulator.boxfile.around import Surroundings
 from emulator.boxfile.costs import COST_NAMES, VERIFY, preset_costs, resolve_costs
 from emulator.boxfile.events import resolve_events
 from emulator.boxfile.kernel import did_you_mean, resolve_kernel, sysctl_problem
@@ -37,7 +38,8 @@ from emulator.boxfile.problems import BoxError, Path, Place, Problem, Report
 from emulator.boxfile.reader import Node, NotYaml, Reader, child
 from emulator.boxfile.storage import resolve_disks, resolve_filesystems
 from emulator.boxfile.validation import child_at, report_error
-from emulator.boxfile.work import JobText, Surroundings, resolve_workloads
+from emulator.boxfile.work import resolve_workloads
+from emulator.boxfile.work_fio import JobText
 from emulator.tracepoints import BY_NAME
 from emulator.types import NSEC_PER_SEC, BoxSpec, Costs, cpulist_parse
 from emulator.units import (
@@ -47,6 +49,7 @@ from emulator.units import (
     duration_parse,
     size_parse,
 )
+from emulator.workload.fio_job import INCLUDES_MAX, included_name
 
 __all__ = ["Box", "BoxError", "Expectation", "find_config_dir", "list_boxes", "load_box"]
 
@@ -292,6 +295,9 @@ class Workload(_Model):
         None, description="a fio job file, beside the box file or in `config/jobs`"
     )
     section: str | None = Field(None, description="one job of the file; left out: all")
+    env: dict[str, str] = Field(
+        default_factory=dict, description="what `${NAME}` stands for in the job file"
+    )
     filesystem: str | None = Field(None, description="mount point; needed if there are several")
     program: str | None = Field(None, description="a built-in program, see below")
     params: dict[str, int | str] = Field(default_factory=dict, description="the program's own")
@@ -615,8 +621,21 @@ def _job_texts(model: BoxFile, file: FilePath, report: Report) -> dict[int, JobT
             continue
         try:
             found[index] = JobText(_shown(job), job.read_text(encoding="utf-8"))
+            found[index].included = _included(job, INCLUDES_MAX)
         except (OSError, UnicodeDecodeError) as error:
             report.at(path, f"cannot be read: {error}")
+    return found
+
+
+# The files that a job file includes: they are looked for beside the one that does.
+def _included(job: FilePath, depth: int) -> dict[tuple[str, str], JobText]:
+    found: dict[tuple[str, str], JobText] = {}
+    for line in job.read_text(encoding="utf-8").splitlines() if depth else ():
+        name = included_name(line)
+        file = job.parent / name if name else job
+        if name and file.is_file():
+            found[_shown(job), name] = JobText(_shown(file), file.read_text(encoding="utf-8"))
+            found |= _included(file, depth - 1)
     return found
 
 

@@ -527,7 +527,7 @@ def test_what_this_kernel_s_scheduler_does_not_have(tmp_path: Path, text: str, s
 @pytest.mark.parametrize(
     ("extra", "work", "job", "says"),
     [
-        ("", "", JOB + "rate=1m\n", "8:1 rate: the emulator does not know the option 'rate'"),
+        ("", "", JOB + "zonemode=zbd\n", "8:1 zonemode: the emulator does not know the option"),
         ("", "", JOB + "verify=md6\n", "8:8 verify: the box's costs do not say what 'md6' costs"),
         ("", "", JOB + "cpus_allowed=4\n", "8:14 cpus_allowed: CPU 4 is outside the machine"),
         ("", "", JOB + "directory=/srv\n", "/srv lies on no file system of the box"),
@@ -536,7 +536,10 @@ def test_what_this_kernel_s_scheduler_does_not_have(tmp_path: Path, text: str, s
         ("", "    filesystem: /mt\n", JOB, "no such file system; did you mean /mnt?"),
         ("", "    params: {a: 1}\n", JOB, "belongs to program: workloads"),
         ("", "    count: 2\n", JOB + "filename=/mnt/f\n", "the job names one file"),
-        ("", "  - fio: job.fio\n", JOB + "filename=/mnt/f\n", "another job has this file"),
+        (
+            *("", "  - fio: job.fio\n", JOB.replace("4k", "512") + "filename=/mnt/f\n"),
+            "8:10 filename: another job has /mnt/f, and writes of less than 4096 bytes take turns",
+        ),
     ],
 )
 def test_impossible_jobs(tmp_path: Path, extra: str, work: str, job: str, says: str) -> None:
@@ -546,12 +549,12 @@ def test_impossible_jobs(tmp_path: Path, extra: str, work: str, job: str, says: 
 
 
 def test_an_error_in_a_job_file_shows_its_line(tmp_path: Path) -> None:
-    file = write(tmp_path, fio_box(), JOB + "rate=1m\n")
+    file = write(tmp_path, fio_box(), JOB + "zonemode=zbd\n")
     with pytest.raises(BoxError) as caught:
         load_box(file)
     head, line, caret = str(caught.value).splitlines()
-    assert head.startswith(f"{tmp_path / 'job.fio'}:8:1: rate: ")
-    assert (line, caret) == ("    rate=1m", "    ^")
+    assert head.startswith(f"{tmp_path / 'job.fio'}:8:1: zonemode: ")
+    assert (line, caret) == ("    zonemode=zbd", "    ^")
 
 
 def test_all_mistakes_at_once_in_order_of_lines(tmp_path: Path) -> None:
@@ -572,7 +575,7 @@ def test_all_mistakes_at_once_in_order_of_lines(tmp_path: Path) -> None:
         events: [{at: 2s, do: cpu offline 99}]
         trace: {off: [sched_swich]}
         """
-    found = mistakes(tmp_path, text, "foo=1", job=JOB + "rate=1\n")
+    found = mistakes(tmp_path, text, "foo=1", job=JOB + "zonemode=zbd\n")
     for says in (
         "2:7 seed: YAML",
         "4:1 machin: no such key",
@@ -588,7 +591,7 @@ def test_all_mistakes_at_once_in_order_of_lines(tmp_path: Path) -> None:
         "14:15 events[0].at: the run is over",
         "14:23 events[0].do: there is no CPU 99",
         "15:15 trace.off[0]: no such event",
-        "8:1 rate: the emulator does not know",
+        "8:1 zonemode: the emulator does not know",
         "0:0 foo: no such key",
     ):
         assert any(one.startswith(says) for one in found), (says, found)

@@ -19,7 +19,7 @@ asynchronous writes in the softirq, as the block device's own direct IO does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
@@ -60,6 +60,10 @@ def file_table(spec: BoxSpec) -> dict[int, FileFacts]:
     mounts = {mount.name: mount for mount in spec.filesystems}
     files: dict[int, FileFacts] = {}
     used = [0] * len(spec.disks)
+    lengths: dict[int, int] = {}  # a file of several workloads is as long as the longest says
+    for workload in spec.workloads:
+        for file, size in own_files(workload.params) if "filesystem" in workload.params else ():
+            lengths[file] = max(size, lengths.get(file, 0))
     for workload in spec.workloads:
         name = workload.params.get("filesystem")
         if name is None:
@@ -67,11 +71,19 @@ def file_table(spec: BoxSpec) -> dict[int, FileFacts]:
         mount = mounts[name]
         disk = disks[mount.disk]
         serialises = mount.type == "xfs" and not spec.kernel.rules.xfs_unaligned_overwrite
-        files[workload.params["file"]] = FileFacts(
-            disk, mount.type, mount.block_size, used[disk], serialises
-        )
-        used[disk] += workload.params.get("size", 0)
+        for file, _ in own_files(workload.params):
+            if file not in files:
+                files[file] = FileFacts(disk, mount.type, mount.block_size, used[disk], serialises)
+                used[disk] += lengths[file]
     return files
+
+
+def own_files(params: dict[str, Any]) -> list[tuple[int, int]]:
+    """Return number and length of every file that a workload's parameters name."""
+    several = params.get("files")
+    if several is None:
+        return [(params["file"], params.get("size", 0))]
+    return [(file, start + size) for file, start, size in several]
 
 
 def unaligned(facts: FileFacts, offset: int, length: int) -> bool:

@@ -4,25 +4,44 @@ Theory of operation
 -------------------
 The files are fio's own (``fio JOBFILE`` must accept them too): sections in brackets, ``key=value``
 lines, ``;`` and ``#`` start a comment anywhere in a line, options of ``[global]`` hold for the
-sections below it, a section name may come twice and then means two jobs.  Every option is kept
-with its line and column, so that a mistake can be pointed at; all mistakes are found in one pass.
+sections below it, a section name may come twice and then means two jobs.  ``include FILE`` takes
+options from another file, which opens no sections of its own.  ``${NAME}`` stands for what the box
+file says in ``env:`` (never for the environment of whoever runs it), ``$ncpus`` and ``$pagesize`` for
+the emulated machine's; a number may be a product of them (``2*$ncpus``).
 
-An option that fio has but this emulator does not act on is refused, never ignored: the result
-would look like an answer.  Readings of fio that no author can have meant are refused as well:
-``bs = 4k`` (fio reads 4), ``size=1.5g`` (1), ``bs=4q`` (4), ``runtime=1h30`` (one microsecond).
-
-fio's units are kept as they are (3.33, ``kb_base=1024``): ``4k``, ``4kb`` and ``4ki`` are 4096, but
-``4kib`` is 4000; a bare ``runtime`` is in seconds, a bare ``thinktime`` in microseconds.
+Every option is kept with its file, line and column, so that a mistake can be pointed at; all mistakes
+are found in one pass.  What the options mean is in :mod:`emulator.workload.fio_options`, how jobs
+wait for each other in :mod:`emulator.workload.fio_groups`.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from emulator.types import NSEC_PER_SEC, NSEC_PER_USEC, cpulist_parse
+from emulator.workload.fio_options import ALIASES, FLAGS, IGNORED, OPTIONS
+from emulator.workload.latency import PERCENTILES
+
+PAGE_SIZE = 4096
+#: How deep files may include files.
+INCLUDES_MAX = 8
+
+#: From the file that includes and the name written there: the file's own name, its text; or None.
+Include = Callable[[str, str], tuple[str, str] | None]
+
+READ_MIX_DEFAULT = 50
+SYNC_ENGINES = frozenset({"psync", "sync", "pvsync"})
+_DIRECTIONS = {
+    "read": (100, True),
+    "write": (0, True),
+    "randread": (100, False),
+    "randwrite": (0, False),
+    "rw": (-1, True),
+    "readwrite": (-1, True),
+    "randrw": (-1, False),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +52,7 @@ class JobProblem:
     column: int
     option: str
     message: str
+    source: str = ""  #: the included file that it is in; empty: the job file itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +64,11 @@ class JobOption:
     line: int
     column: int
     value_column: int
+    source: str = ""
+
+    def problem(self, message: str) -> JobProblem:
+        """Return a mistake in the option's value."""
+        return JobProblem(self.line, self.value_column, self.name, message, self.source)
 
 
 @dataclass(slots=True)
@@ -53,11 +78,27 @@ class JobSection:
     name: str
     line: int
     options: dict[str, JobOption] = field(default_factory=dict)
+    shared: dict[str, JobOption] = field(default_factory=dict)  #: those of ``[global]`` alone
 
-    def line_of(self, option: str) -> tuple[int, int]:
-        """Return line and column of an option's value, or of the section if it was not given."""
+    def problem(self, option: str, message: str) -> JobProblem:
+        """Return a mistake that an option makes, at its value; at the section if it is not given."""
         found = self.options.get(option)
-        return (found.line, found.value_column) if found else (self.line, 1)
+        return found.problem(message) if found else JobProblem(self.line, 1, option, message)
+
+    def own(self) -> dict[str, str]:
+        """Return what the section itself says, as written."""
+        return {
+            name: "1" if option.value is None else option.value
+            for name, option in self.options.items()
+            if self.shared.get(name) is not option
+        }
+
+    def inherited(self) -> dict[str, str]:
+        """Return what ``[global]`` says, as written."""
+        return {
+            name: "1" if option.value is None else option.value
+            for name, option in self.shared.items()
+        }
 
 
 @dataclass(slots=True)
@@ -68,8 +109,11 @@ class FioJob:
     section: JobSection
     ioengine: str = "psync"
     rw: str = "read"
-    bs: int = 4096
+    rwmixread: int = -1  #: -1: not given
+    rwmixwrite: int = -1
+    block_sizes: tuple[int | None, int | None] = (None, None)
     direct: bool = False
+    buffered: bool | None = None
     iodepth: int = 1
     iodepth_batch: int = 1
     iodepth_batch_complete_min: int = 1
@@ -77,8 +121,15 @@ class FioJob:
     iodepth_low: int = 0  #: 0: iodepth
     size: int = 0
     filesize: int = 0
+    io_size: int = 0
+    number_ios: int = 0
+    loops: int = 1
+    offset: int = 0
+    offset_increment: int = 0
     filename: str = ""
     directory: str = ""
+    nrfiles: int = 0  #: 0: one per filename
+    service: tuple[str, int] = ("roundrobin", 1)
     overwrite: bool = False
     fallocate: str = "native"
     norandommap: bool = False
@@ -88,233 +139,230 @@ class FioJob:
     startdelay_ns: int = 0
     time_based: bool = False
     numjobs: int = 1
+    group_reporting: bool = False
+    new_group: bool = False
+    stonewall: bool = False
+    wait_for: str = ""
+    fsync: int = 0
+    fdatasync: int = 0
+    end_fsync: bool = False
+    sync: str = ""
+    rate: tuple[int | None, int | None] = (None, None)
+    rate_iops: tuple[int | None, int | None] = (None, None)
     thinktime_ns: int = 0
     thinktime_spin_ns: int = 0
     thinktime_blocks: int = 1
+    thinktime_blocks_type: str = "complete"
+    thinktime_iotime_ns: int = 0
     verify: str = ""
     do_verify: bool = True
     verify_fatal: bool = False
+    percentile_list: tuple[float, ...] = PERCENTILES
     nice: int = 0
     cpus_allowed: int = 0  #: 0: all
     cpus_allowed_policy: str = "shared"
-    end_fsync: bool = False
+
+    @property
+    def bs(self) -> int:
+        """Return the block size of reads."""
+        return self.block_sizes[0] or 4096
+
+    @property
+    def write_bs(self) -> int:
+        """Return the block size of writes."""
+        return self.block_sizes[1] or 4096
+
+    @property
+    def read_mix(self) -> int:
+        """Return the percentage of IOs that are reads."""
+        percent, _ = _DIRECTIONS[self.rw]
+        if percent >= 0:
+            return percent
+        if self.rwmixread >= 0:
+            return self.rwmixread
+        return 100 - self.rwmixwrite if self.rwmixwrite >= 0 else READ_MIX_DEFAULT
+
+    @property
+    def sequential(self) -> bool:
+        """Whether blocks are taken in order."""
+        return _DIRECTIONS[self.rw][1]
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads."""
+        return self.read_mix > 0
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes."""
+        return self.read_mix < 100
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether IO goes past the page cache."""
+        return self.direct if self.buffered is None else not self.buffered
+
+    @property
+    def is_sync(self) -> bool:
+        """Whether the engine does one IO at a time."""
+        return self.ioengine in SYNC_ENGINES
+
+    @property
+    def names(self) -> list[str]:
+        """Return the files that ``filename`` names."""
+        return [name for name in self.filename.split(":") if name]
+
+    @property
+    def nr_files(self) -> int:
+        """Return how many files one process of the job has."""
+        return self.nrfiles or max(1, len(self.names))
 
     @property
     def file_bytes(self) -> int:
-        """Return the size of the job's file: ``size``, or ``filesize`` alone."""
-        return self.size or self.filesize
+        """Return how much of each file the job uses: ``filesize``, or its share of ``size``."""
+        return self.filesize or self.size // self.nr_files
 
-
-# -- Values -------------------------------------------------------------------------------------
-
-_NUMBER = re.compile(r"(-?)(0x[0-9a-f]+|[0-9]+)([a-z]*)", re.ASCII)
-_POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_TIME_USEC = {
-    "us": 1,
-    "usec": 1,
-    "ms": 1_000,
-    "msec": 1_000,
-    "s": 1_000_000,
-    "sec": 1_000_000,
-    "m": 60_000_000,
-    "min": 60_000_000,
-    "h": 3_600_000_000,
-    "hour": 3_600_000_000,
-    "d": 86_400_000_000,
-    "day": 86_400_000_000,
-}
-
-
-def fio_bytes(text: str) -> int:
-    """Return an integer as fio reads it, size suffix included; raise ValueError."""
-    match = _NUMBER.fullmatch(text.lower())
-    if match is None:
-        raise ValueError(f"{text!r} is not a whole number such as 4096, 4k or 64m")
-    value = int(match[2], 16 if match[2].startswith("0x") else 10)
-    value = -value if match[1] else value
-    suffix = match[3]
-    if suffix in ("", "b"):
-        return value
-    if suffix[0] not in _POWERS or suffix[1:] not in ("", "b", "i", "ib"):
-        raise ValueError(f"fio has no unit {suffix!r}; it has k, m, g and t")
-    base = 1000 if suffix[1:] == "ib" else 1024
-    return value * int(base ** _POWERS[suffix[0]])
-
-
-def fio_time_ns(text: str, bare_ns: int) -> int:
-    """Return a time as fio reads it, in ns; ``bare_ns`` is the unit of a bare number."""
-    match = _NUMBER.fullmatch(text.lower())
-    if match is None or match[1] or match[2].startswith("0x"):
-        raise ValueError(f"{text!r} is not a time such as 30s, 100ms or 10us")
-    value, suffix = int(match[2]), match[3]
-    if not suffix:
-        return value * bare_ns
-    if suffix not in _TIME_USEC:
-        raise ValueError(f"fio has no unit of time {suffix!r}; it has us, ms, s, m, h and d")
-    return value * _TIME_USEC[suffix] * NSEC_PER_USEC
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        value = fio_bytes(text)
-        if not low <= value <= high:
-            raise ValueError(f"{text} is outside {low}..{high}")
-        return value
-
-    return read
-
-
-def _boolean(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise ValueError(f"{text!r} is neither 0 nor 1")
-    return text == "1"
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"{text!r} is not emulated; known are {', '.join(words)}")
-        return text
-
-    return read
-
-
-def _block_size(text: str) -> int:
-    if "," in text:
-        raise ValueError("one block size for reads and another for writes is not emulated")
-    return _integer(1, 1 << 30)(text)
-
-
-def _seconds(text: str) -> int:
-    return fio_time_ns(text, NSEC_PER_SEC)
-
-
-def _microseconds(text: str) -> int:
-    return fio_time_ns(text, NSEC_PER_USEC)
-
-
-def _file_size(text: str) -> int:
-    if text.endswith("%"):
-        raise ValueError("a percentage needs a device to take it of; give the size in bytes")
-    return _integer(1, 1 << 60)(text)
-
-
-_BIG = (1 << 31) - 1
-_depth = _integer(0, _BIG)
-
-#: Every option that is acted upon: how its value is read, and the attribute of FioJob it sets.
-#: The empty attribute: the option says nothing that an emulated run could show.
-OPTIONS: dict[str, tuple[str, Callable[[str], object]]] = {
-    "name": ("name", str),
-    "description": ("", str),
-    "ioengine": ("ioengine", _one_of("libaio", "psync")),
-    "direct": ("direct", _boolean),
-    "rw": ("rw", _one_of("read", "write", "randread", "randwrite")),
-    "bs": ("bs", _block_size),
-    "iodepth": ("iodepth", _integer(1, _BIG)),
-    "iodepth_batch": ("iodepth_batch", _depth),
-    "iodepth_batch_complete_min": ("iodepth_batch_complete_min", _depth),
-    "iodepth_batch_complete_max": ("iodepth_batch_complete_max", _depth),
-    "iodepth_low": ("iodepth_low", _depth),
-    "size": ("size", _file_size),
-    "filesize": ("filesize", _file_size),
-    "filename": ("filename", str),
-    "directory": ("directory", str),
-    "overwrite": ("overwrite", _boolean),
-    "fallocate": ("fallocate", _one_of("none", "native", "posix", "keep", "0", "1")),
-    "norandommap": ("norandommap", _boolean),
-    "randseed": ("randseed", _integer(0, (1 << 63) - 1)),
-    "runtime": ("runtime_ns", _seconds),
-    "ramp_time": ("ramp_ns", _seconds),
-    "startdelay": ("startdelay_ns", _seconds),
-    "time_based": ("time_based", _boolean),
-    "numjobs": ("numjobs", _integer(1, 1024)),
-    "group_reporting": ("", _boolean),
-    "invalidate": ("", _boolean),
-    "end_fsync": ("end_fsync", _boolean),
-    "thinktime": ("thinktime_ns", _microseconds),
-    "thinktime_spin": ("thinktime_spin_ns", _microseconds),
-    "thinktime_blocks": ("thinktime_blocks", _integer(1, _BIG)),
-    "verify": ("verify", str),
-    "do_verify": ("do_verify", _boolean),
-    "verify_fatal": ("verify_fatal", _boolean),
-    "nice": ("nice", _integer(-20, 19)),
-    "cpus_allowed": ("cpus_allowed", cpulist_parse),
-    "cpus_allowed_policy": ("cpus_allowed_policy", _one_of("shared", "split")),
-}
-
-#: Options that mean yes when they stand alone in their line.
-FLAGS = frozenset({"time_based", "norandommap", "group_reporting"})
-
-#: fio's other names for the same option.
-ALIASES = {
-    "readwrite": "rw",
-    "blocksize": "bs",
-    "iodepth_batch_submit": "iodepth_batch",
-    "iodepth_batch_complete": "iodepth_batch_complete_min",
-    "start_delay": "startdelay",
-}
+    @property
+    def verifies(self) -> bool:
+        """Whether blocks carry checksums."""
+        return self.verify not in ("", "0", "none")
 
 
 # -- Lines --------------------------------------------------------------------------------------
 
 _COMMENT = re.compile(r"[;#].*")
 _HEADER = re.compile(r"\[([^\]]+)\]")
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_INCLUDE = re.compile(r"include\s+(\S.*)")
+_PRODUCT = re.compile(r"[0-9]{1,9}(?:\*[0-9]{1,9}){1,4}", re.ASCII)
 
 
-def parse_sections(text: str) -> tuple[list[JobSection], list[JobProblem]]:
-    """Return the jobs of a job file, ``[global]`` merged into them, and what is odd in its lines."""
-    sections: list[JobSection] = []
-    problems: list[JobProblem] = []
-    shared: dict[str, JobOption] = {}
-    target: dict[str, JobOption] | None = None
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = _COMMENT.sub("", raw).rstrip()
-        column = len(line) - len(line.lstrip()) + 1
-        body = line.strip()
-        if not body:
-            continue
-        if body.startswith("["):
-            header = _HEADER.fullmatch(body)
-            if header is None:
-                problems.append(JobProblem(number, column, body, "not a section: write [name]"))
-                target = {}  # Its options are still read, so that they are checked too.
-            elif header[1] == "global":
-                target = shared
+def included_name(raw: str) -> str:
+    """Return the file that a line includes, empty if it includes none."""
+    found = _INCLUDE.fullmatch(_COMMENT.sub("", raw).strip())
+    return found[1] if found else ""
+
+
+class JobReader:
+    """Reads one job file and what it includes."""
+
+    def __init__(
+        self,
+        include: Include | None = None,
+        env: Mapping[str, str] | None = None,
+        cpus: int = 1,
+    ) -> None:
+        self.include = include
+        self.env = env or {}
+        self.keywords = {"$ncpus": str(cpus), "$pagesize": str(PAGE_SIZE)}
+        self.sections: list[JobSection] = []
+        self.problems: list[JobProblem] = []
+        self.shared: dict[str, JobOption] = {}
+        self.target: dict[str, JobOption] | None = None
+
+    def read(self, text: str, source: str = "", depth: int = 0) -> None:
+        """Read a file's lines; an included one adds options to the section that is open."""
+        for number, raw in enumerate(text.splitlines(), start=1):
+            line = _COMMENT.sub("", raw).rstrip()
+            column = len(line) - len(line.lstrip()) + 1
+            body = line.strip()
+            if not body:
+                continue
+            place = (number, column, body, source)
+            included = included_name(raw)
+            if body.startswith("["):
+                self._open(place, depth)
+            elif included:
+                self._include(place, included, depth)
             else:
-                sections.append(JobSection(header[1], number, dict(shared)))
-                target = sections[-1].options
-            continue
-        option, problem = _option(body, number, column)
-        if problem is not None:
-            problems.append(problem)
-        elif target is None:
-            problems.append(
-                JobProblem(number, column, body, "an option before the first [section]")
+                self._option(place)
+
+    def _problem(self, place: tuple[int, int, str, str], message: str) -> None:
+        line, column, body, source = place
+        self.problems.append(JobProblem(line, column, body, message, source))
+
+    def _open(self, place: tuple[int, int, str, str], depth: int) -> None:
+        header = _HEADER.fullmatch(place[2])
+        if header is None or depth:
+            why = (
+                "not a section: write [name]" if not header else "an included file has no sections"
             )
-        elif option is not None:
-            target[option.name] = option
-    if not sections and not problems:
-        problems.append(JobProblem(1, 1, "", "there is no job: fio needs a [section] of its own"))
-    return sections, problems
+            self._problem(place, why)
+            self.target = {}  # Its options are still read, so that they are checked too.
+        elif header[1] == "global":
+            self.target = self.shared
+        else:
+            section = JobSection(header[1], place[0], dict(self.shared), dict(self.shared))
+            self.sections.append(section)
+            self.target = section.options
+
+    def _include(self, place: tuple[int, int, str, str], name: str, depth: int) -> None:
+        found = self.include(place[3], name) if self.include is not None else None
+        if depth >= INCLUDES_MAX:
+            self._problem(place, f"more than {INCLUDES_MAX} files deep")
+        elif found is None:
+            self._problem(place, f"there is no file {name!r} beside this one")
+        else:
+            self.read(found[1], found[0], depth + 1)
+
+    # One line that is neither empty nor a header.
+    def _option(self, place: tuple[int, int, str, str]) -> None:
+        line, column, body, source = place
+        written, equals, value = body.partition("=")
+        written = written.rstrip()
+        name = ALIASES.get(written, written)
+        value_column = column + body.find("=") + 1 if equals else column
+        at_name, at_value = (line, column, written, source), (line, value_column, written, source)
+        if name not in OPTIONS and name not in IGNORED:
+            self._problem(at_name, _unknown(written))
+        elif not equals and name not in FLAGS:
+            self._problem(at_name, f"needs a value: {written}=…")
+        elif equals and not value:
+            self._problem(at_value, "has no value after the =")
+        elif equals and value[0].isspace():
+            message = f"fio misreads a space after the =: write {written}={value.strip()}"
+            self._problem(at_value, message)
+        elif self.target is None:
+            self._problem(place, "an option before the first [section]")
+        elif name in OPTIONS:
+            text = self._substituted(at_value, value) if equals else None
+            if text is not None or not equals:
+                option = JobOption(name, text, line, column, value_column, source)
+                self.target[option.name] = option
+
+    # None if a variable is not known, which has been said then.
+    def _substituted(self, place: tuple[int, int, str, str], value: str) -> str | None:
+        for name in _VARIABLE.findall(value):
+            if name not in self.env:
+                self._problem(place, f"${{{name}}} is not known: say env: {{{name}: …}} in the box")
+                return None
+        value = _VARIABLE.sub(lambda match: self.env[match[1]], value)
+        for keyword, number in self.keywords.items():
+            value = value.replace(keyword, number)
+        if "$" in value:
+            self._problem(place, f"{value!r}: fio's $mb_memory and others are not emulated")
+            return None
+        if _PRODUCT.fullmatch(value):
+            product = 1
+            for factor in value.split("*"):
+                product *= int(factor)
+            return str(product)
+        return value
 
 
-# One line that is neither empty nor a header.
-def _option(body: str, line: int, column: int) -> tuple[JobOption | None, JobProblem | None]:
-    written, equals, value = body.partition("=")
-    written = written.rstrip()
-    name = ALIASES.get(written, written)
-    value_column = column + body.find("=") + 1 if equals else column
-    if name not in OPTIONS:
-        return None, JobProblem(line, column, written, _unknown(written))
-    if not equals and name not in FLAGS:
-        return None, JobProblem(line, column, written, f"needs a value: {written}=…")
-    if equals and not value:
-        return None, JobProblem(line, value_column, written, "has no value after the =")
-    if equals and value[0].isspace():
-        message = f"fio misreads a space after the =: write {written}={value.strip()}"
-        return None, JobProblem(line, value_column, written, message)
-    return JobOption(name, value if equals else None, line, column, value_column), None
+def parse_sections(
+    text: str,
+    include: Include | None = None,
+    env: Mapping[str, str] | None = None,
+    cpus: int = 1,
+) -> tuple[list[JobSection], list[JobProblem]]:
+    """Return the jobs of a job file, ``[global]`` merged into them, and what is odd in its lines."""
+    reader = JobReader(include, env, cpus)
+    reader.read(text)
+    if not reader.sections and not reader.problems:
+        message = "there is no job: fio needs a [section] of its own"
+        reader.problems.append(JobProblem(1, 1, "", message))
+    return reader.sections, reader.problems
 
 
 def _unknown(name: str) -> str:
@@ -335,41 +383,84 @@ def read_job(section: JobSection) -> tuple[FioJob, list[JobProblem]]:
         try:
             value = read("1" if option.value is None else option.value)
         except ValueError as error:
-            message = str(error)
-            problems.append(JobProblem(option.line, option.value_column, option.name, message))
+            problems.append(option.problem(str(error)))
             continue
         if attribute:
             setattr(job, attribute, value)
     if not problems:
-        problems = [
-            JobProblem(*section.line_of(option), option, message)
-            for option, message in _impossible(job)
-        ]
+        impossible = [*_impossible(job), *_sizes(job), *_verification(job)]
+        problems = [section.problem(option, message) for option, message in impossible]
     return job, problems
 
 
 # What cannot be emulated, or not be at all, although every value alone is fine.
 def _impossible(job: FioJob) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    if not job.direct:
-        found.append(("direct", "buffered IO is not emulated: the job needs direct=1"))
-    if job.bs % 512:
-        found.append(("bs", f"{job.bs} is not a multiple of 512, which direct IO needs"))
-    if not job.file_bytes:
-        found.append(("size", "the job needs a size (or filesize)"))
-    elif job.size and job.filesize and job.size != job.filesize:
-        found.append(("filesize", "a size and a different filesize are not emulated"))
-    elif job.bs % 512 == 0 and job.file_bytes % job.bs:
-        found.append(("size", f"{job.file_bytes} is not a multiple of bs={job.bs}"))
+    if not job.is_direct:
+        at = "direct" if job.buffered is None else "buffered"
+        found.append((at, "buffered IO is not emulated: the job needs direct=1"))
+    if job.ioengine == "io_uring":
+        found.append(("ioengine", "'io_uring' is not emulated"))
     if job.time_based and not job.runtime_ns:
         found.append(("time_based", "a time_based job needs a runtime"))
     if job.thinktime_spin_ns > job.thinktime_ns:
         found.append(("thinktime_spin", "longer than thinktime, of which it is a part"))
-    if job.end_fsync:
-        found.append(("end_fsync", "fsync is not emulated"))
-    if job.numjobs > 1 and job.filename:
-        found.append(("filename", "jobs that share one file are not emulated: leave filename out"))
+    if job.thinktime_iotime_ns and not job.thinktime_ns:
+        found.append(("thinktime_iotime", "says when thinktime comes, but there is none"))
+    if job.sync:
+        found.append(("sync", "O_SYNC and O_DSYNC are not emulated: fsync=1 or fdatasync=1 are"))
+    if job.rwmixread >= 0 and job.rwmixwrite >= 0 and job.rwmixread + job.rwmixwrite != 100:
+        found.append(("rwmixwrite", "rwmixread and rwmixwrite do not make 100"))
+    if any(job.rate) and any(job.rate_iops):
+        found.append(("rate_iops", "rate and rate_iops exclude each other"))
+    if job.nrfiles and job.names and job.nrfiles != len(job.names):
+        found.append(("nrfiles", f"filename names {len(job.names)}"))
+    if job.stonewall and job.wait_for:
+        found.append(("wait_for", "stonewall waits for all jobs before already"))
     return found
+
+
+def _sizes(job: FioJob) -> list[tuple[str, str]]:
+    sizes = [bs for bs, used in ((job.bs, job.reads), (job.write_bs, job.writes)) if used]
+    for bs in sizes:
+        if bs % 512:
+            return [("bs", f"{bs} is not a multiple of 512, which direct IO needs")]
+    if not job.file_bytes:
+        return [("size", "the job needs a size (or filesize)")]
+    if job.size and job.filesize and job.size != job.filesize * job.nr_files:
+        return [("filesize", "a size and a different filesize are not emulated")]
+    multiples = [("size", job.file_bytes, bs) for bs in dict.fromkeys(sizes)]
+    multiples += [("offset", job.offset, min(sizes))]
+    multiples += [("offset_increment", job.offset_increment, min(sizes))]
+    return [
+        (name, f"{value} is not a multiple of bs={bs}")
+        for name, value, bs in multiples
+        if value % bs
+    ]
+
+
+#: What a job that verifies may not have; it reads back, pass by pass, what it has written itself.
+_UNVERIFIED: dict[str, Callable[[FioJob], object]] = {
+    "rw": lambda job: job.reads and job.writes,
+    "nrfiles": lambda job: job.nr_files > 1,
+    "filename": lambda job: job.numjobs > 1 and job.filename,
+    "norandommap": lambda job: job.norandommap,
+    "io_size": lambda job: job.io_size,
+    "number_ios": lambda job: job.number_ios,
+    "offset": lambda job: job.offset or job.offset_increment,
+    "rate": lambda job: any(job.rate) or any(job.rate_iops),
+    "fsync": lambda job: job.fsync or job.fdatasync,
+}
+
+
+def _verification(job: FioJob) -> list[tuple[str, str]]:
+    if not job.verifies:
+        return []
+    return [
+        (option, f"verify together with {option} is not emulated")
+        for option, given in _UNVERIFIED.items()
+        if given(job)
+    ]
 
 
 def instance_cpus(job: FioJob, instance: int, every: int) -> int:

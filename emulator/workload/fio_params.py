@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from emulator.types import NEVER, READ, WRITE, Costs
+from emulator.workload.latency import PERCENTILES
 
 #: Every option of a job that the program reads, with its default; None: must be given.
 FIO_PARAMS: dict[str, Any] = {
@@ -36,27 +37,60 @@ FIO_PARAMS: dict[str, Any] = {
     "thinktime_spin_ns": 0,
     "thinktime_blocks": 1,
     "stats_from_ns": 0,
+    # All below are left out of a job that does not need them.
+    "write_bs": 0,
+    "read_mix": 50,
+    "files": None,
+    "service": "roundrobin",
+    "service_nr": 1,
+    "random_map": True,
+    "io_size": 0,
+    "number_ios": 0,
+    "loops": 1,
+    "rate_read": 0,
+    "rate_write": 0,
+    "fsync": 0,
+    "fdatasync": 0,
+    "end_fsync": False,
+    "thinktime_issued": False,
+    "thinktime_iotime_ns": 0,
+    "thinktime_blocks_set": True,
+    "percentiles": None,
+    "reads": [],
+    "writes": [],
 }
 
+#: Per ``rw``: the percentage of reads, -1 if the mix says, and whether blocks come in order.
 _DIRECTIONS = {
-    "read": (READ, True),
-    "write": (WRITE, True),
-    "randread": (READ, False),
-    "randwrite": (WRITE, False),
+    "read": (100, True),
+    "write": (0, True),
+    "randread": (100, False),
+    "randwrite": (0, False),
+    "rw": (-1, True),
+    "readwrite": (-1, True),
+    "randrw": (-1, False),
 }
 _NO_VERIFY = ("", "none", "0", None)
+SYNC_ENGINES = ("psync", "sync", "pvsync")
+ENGINES = ("libaio", "io_uring", *SYNC_ENGINES)
+
+# How the next file of several is chosen: FioJob.service.
+SERVICE_ROUNDROBIN = 0
+SERVICE_RANDOM = 1
+SERVICE_SEQUENTIAL = 2
+SERVICES = ("roundrobin", "random", "sequential")
 
 
 class FioJob(NamedTuple):
     """The resolved job; fixed for the life of the program, and plain data as a list."""
 
-    rw: int  #: READ or WRITE, of the phase that is not verification
+    rw: int  #: READ or WRITE, of the phase that is not verification; of a mix, WRITE
     sequential: bool
     bs: int
     blocks: int  #: units of one pass over the file
     file: int
     seed: int
-    sync: bool  #: psync: one IO at a time through pread() and pwrite()
+    sync: bool  #: psync and its like: one IO at a time through pread() and pwrite()
     iodepth: int
     batch_submit: int
     complete_min: int
@@ -75,29 +109,83 @@ class FioJob(NamedTuple):
     write_reap_ns: int
     read_prep_ns: int
     read_reap_ns: int
+    #: The job needs :class:`emulator.workload.fio_mix.MixCourse`; see :func:`is_mixed`.
+    mixed: bool
+    read_bs: int
+    write_bs: int
+    read_mix: int  #: percentage of reads
+    files: list[list[int]]  #: [file, first byte, bytes] each
+    service: int
+    service_nr: int  #: IOs to one file before the next
+    random_map: bool  #: a pass visits every block once
+    io_bytes: int  #: what the whole job moves, NEVER: no end
+    number_ios: int  #: likewise, in IOs
+    loops: int
+    rate_read: int  #: bytes per second, 0: as fast as it goes
+    rate_write: int
+    fsync_every: int  #: writes between two fsync() calls, 0: none
+    fdatasync_every: int
+    end_fsync: bool
+    think_issued: bool  #: thinktime counts IOs when they are issued
+    think_iotime_ns: int  #: time of IO between two thoughts, 0: only blocks count
+    think_blocks_set: bool
+    seek_ns: int  #: lseek() before an IO that does not continue the last one
+    uring: bool
+    percentiles: list[float]
+    reads: list[int]  #: pipes on which the end of an earlier job is told
+    writes: list[int]  #: pipes on which the end of this one is
+
+
+def is_mixed(option: dict[str, Any]) -> bool:
+    """Whether a job does more than go over one file in one direction as fast as it can."""
+    mix, _ = _direction(option["rw"])
+    several = option["files"] is not None and len(option["files"]) > 1
+    region = option["files"] is not None and any(start for _, start, _ in option["files"])
+    return bool(
+        mix < 0
+        or several
+        or region
+        or not option["random_map"]
+        or option["io_size"]
+        or option["number_ios"]
+        or option["rate_read"]
+        or option["rate_write"]
+        or option["fsync"]
+        or option["fdatasync"]
+        or option["ioengine"] == "sync"
+    )
 
 
 def resolve_job(params: dict[str, Any], costs: Costs, seed: int) -> FioJob:
     """Return the job of some resolved options; ValueError names the option that cannot be."""
     option = FIO_PARAMS | params
-    rw, sequential = _direction(option["rw"])
+    percent, sequential = _direction(option["rw"])
+    read_mix = percent if percent >= 0 else option["read_mix"]
+    rw = READ if read_mix == 100 else WRITE
     bs: int = option["bs"]
-    if option["size"] // bs < 1:
-        raise ValueError(f"size {option['size']} holds no block of {bs} bytes")
+    write_bs: int = option["write_bs"] or bs
+    files = option["files"] or [[option["file"], 0, option["size"]]]
+    largest = max(bs if read_mix else 0, write_bs if read_mix < 100 else 0)
+    if option["size"] < largest:
+        raise ValueError(f"size {option['size']} holds no block of {largest} bytes")
     sync = _engine_is_sync(option["ioengine"])
     iodepth = 1 if sync else option["iodepth"]
     if iodepth < 1:
         raise ValueError(f"iodepth {iodepth} leaves no unit to issue")
     complete_min = min(option["batch_complete_min"], iodepth)
     verify = option["verify"] not in _NO_VERIFY
-    checksum_ns = verify_ns(option["verify"], bs, costs) if verify else 0
-    fill_ns = bs * costs.fio_fill_ps_per_byte // 1000
+    read_sum_ns, write_sum_ns = (
+        verify_ns(option["verify"], size, costs) if verify else 0 for size in (bs, write_bs)
+    )
+    fill_ns = write_bs * costs.fio_fill_ps_per_byte // 1000
+    time_based = bool(option["time_based"])
+    whole = option["io_size"] or sum(size for _, _, size in files)
     return FioJob(
         rw=rw,
         sequential=sequential,
-        bs=bs,
-        blocks=option["size"] // bs,
-        file=option["file"],
+        bs=bs if rw == READ else write_bs,
+        blocks=option["size"] // (bs if rw == READ else write_bs),
+        file=files[0][0],
         seed=seed,
         sync=sync,
         iodepth=iodepth,
@@ -109,17 +197,41 @@ def resolve_job(params: dict[str, Any], costs: Costs, seed: int) -> FioJob:
         do_verify=verify and bool(option["do_verify"]) and rw == WRITE,
         # fio lets the queue run dry at the end of every pass of a verifying job, also of one that
         # reads nothing back (do_verify=0).
-        drains=verify or not option["time_based"],
-        time_based=bool(option["time_based"]),
+        drains=verify or not time_based,
+        time_based=time_based,
         runtime_ns=option["runtime_ns"] or NEVER,
         think_ns=option["thinktime_ns"],
         think_spin_ns=option["thinktime_spin_ns"],
         think_blocks=max(1, option["thinktime_blocks"]),
         stats_from_ns=option["stats_from_ns"],
-        write_prep_ns=costs.fio_prep_ns + fill_ns + checksum_ns,
+        write_prep_ns=costs.fio_prep_ns + fill_ns + write_sum_ns,
         write_reap_ns=costs.fio_reap_ns,
         read_prep_ns=costs.fio_prep_ns,
-        read_reap_ns=costs.fio_reap_ns + checksum_ns,
+        read_reap_ns=costs.fio_reap_ns + read_sum_ns,
+        mixed=is_mixed(option),
+        read_bs=bs,
+        write_bs=write_bs,
+        read_mix=read_mix,
+        files=[list(file) for file in files],
+        service=SERVICES.index(option["service"]),
+        service_nr=option["service_nr"],
+        random_map=bool(option["random_map"]),
+        io_bytes=NEVER if time_based else whole * option["loops"],
+        number_ios=option["number_ios"] * option["loops"] or NEVER,
+        loops=option["loops"],
+        rate_read=option["rate_read"],
+        rate_write=option["rate_write"],
+        fsync_every=option["fsync"],
+        fdatasync_every=option["fdatasync"],
+        end_fsync=bool(option["end_fsync"]) and read_mix < 100,
+        think_issued=bool(option["thinktime_issued"]),
+        think_iotime_ns=option["thinktime_iotime_ns"],
+        think_blocks_set=bool(option["thinktime_blocks_set"]),
+        seek_ns=costs.syscall_ns if option["ioengine"] == "sync" else 0,
+        uring=option["ioengine"] == "io_uring",
+        percentiles=list(option["percentiles"] or PERCENTILES),
+        reads=list(option["reads"]),
+        writes=list(option["writes"]),
     )
 
 
@@ -138,6 +250,6 @@ def _direction(rw: str) -> tuple[int, bool]:
 
 
 def _engine_is_sync(ioengine: str) -> bool:
-    if ioengine not in ("libaio", "psync"):
-        raise ValueError(f"ioengine={ioengine} is not one of libaio, psync")
-    return ioengine == "psync"
+    if ioengine not in ENGINES:
+        raise ValueError(f"ioengine={ioengine} is not one of {', '.join(ENGINES)}")
+    return ioengine in SYNC_ENGINES

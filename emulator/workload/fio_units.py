@@ -25,13 +25,15 @@ _NOT_IN_FLIGHT = -1
 class Units:
     """All units of one job."""
 
-    __slots__ = ("free", "in_flight", "iodepth", "issued", "queued", "started", "tail")
+    __slots__ = ("free", "in_flight", "iodepth", "issued", "queued", "rws", "started", "tail")
 
     def __init__(self, iodepth: int) -> None:
         self.iodepth = iodepth
         self.free = list(range(iodepth - 1, -1, -1))  #: a stack, as fio's free list
         self.started = array("q", [0]) * iodepth  #: when the unit was handed to the engine
         self.issued = array("q", [_NOT_IN_FLIGHT]) * iodepth  #: when its io_submit() had returned
+        #: READ or WRITE, of a job that does both; see FioJob.mixed
+        self.rws = bytearray(iodepth)
         self.queued: list[Iocb] = []  #: handed to the engine, not yet submitted
         self.tail = 0  #: of the engine's array
         self.in_flight = 0
@@ -77,6 +79,7 @@ class Units:
             list(self.free),
             self.started.tobytes(),
             self.issued.tobytes(),
+            bytes(self.rws),
             [list(iocb) for iocb in self.queued],
         ]
 
@@ -84,8 +87,9 @@ class Units:
     def unpack(cls, data: list[Any]) -> Units:
         """Rebuild what :meth:`pack` returned."""
         units = cls.__new__(cls)
-        units.iodepth, units.tail, units.in_flight, free, started, issued, queued = data
+        units.iodepth, units.tail, units.in_flight, free, started, issued, rws, queued = data
         units.free = list(free)
         units.started, units.issued = array("q", started), array("q", issued)
+        units.rws = bytearray(rws)
         units.queued = [(iocb[0], iocb[1], iocb[2], iocb[3], iocb[4]) for iocb in queued]
         return units

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from emulator.boxfile.work import START_TICKS_MAX
+from emulator.boxfile.around import START_TICKS_MAX
 from emulator.config import load_box
 
 BOX = """

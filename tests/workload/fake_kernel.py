@@ -38,6 +38,7 @@ class FakeKernel:
         credits_max: int = 1 << 30,
         reap_most: Callable[[int], int] = lambda ready: ready,
         error_at: int = -1,
+        fsync_ns: int = 0,
     ) -> None:
         self.program = program
         self.device_ns = device_ns
@@ -45,6 +46,7 @@ class FakeKernel:
         self.credits_max = credits_max
         self.reap_most = reap_most  # of so many finished events, how many one call returns
         self.error_at = error_at  # the number of the IO that fails
+        self.fsync_ns = fsync_ns
         self.now_ns = 0
         self.result: Any = None
         self.in_device: list[tuple[int, int, int]] = []  # (finish, data, length), by finish
@@ -72,15 +74,19 @@ class FakeKernel:
                 self.now_ns += op[1]
             case 1:
                 self.now_ns = max(self.now_ns, op[1])
-            case 2:
+            case 2 | 18:
                 self.result = self._io_submit(op[1])
-            case 3:
+            case 3 | 19:
                 self.result = self._io_getevents(op[1], op[2])
             case 4:
                 self.iocbs.append((0, *op[1:]))
                 self.now_ns += self.device_ns
             case 6:
                 self.exited = True
+            case 17:
+                self.now_ns += self.fsync_ns
+            case 11 | 12 | 13:
+                pass
             case _:
                 raise AssertionError(op)
 

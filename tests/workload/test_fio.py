@@ -436,7 +436,7 @@ def test_quiet_ns_is_0_near_the_end_of_the_runtime() -> None:
     ("params", "message"),
     [
         ({"rw": "trim"}, "rw=trim"),
-        ({"ioengine": "io_uring"}, "ioengine=io_uring"),
+        ({"ioengine": "mmap"}, "ioengine=mmap"),
         ({"verify": "md5"}, "verify=md5 has no cost"),
         ({"size": 100}, "holds no block"),
         ({"iodepth": 0}, "iodepth 0"),

@@ -1,16 +1,18 @@
 """Reading fio's job files: the ini syntax, units, defaults, and every way to be refused."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from emulator.workload.fio_groups import groups, unknown_waits, waits
 from emulator.workload.fio_job import (
     FioJob,
     JobProblem,
-    fio_bytes,
-    fio_time_ns,
     instance_cpus,
     parse_sections,
     read_job,
 )
+from emulator.workload.fio_options import ALIASES, IGNORED, OPTIONS, fio_bytes, fio_time_ns
 
 MINIMAL = "ioengine=libaio\ndirect=1\nsize=64m\n"
 
@@ -130,31 +132,56 @@ def test_time_options_have_their_own_bare_units() -> None:
 @pytest.mark.parametrize(
     ("options", "name", "says"),
     [
-        ("rate=1m\n", "rate", "does not know the option 'rate'"),
+        ("zonemode=zbd\n", "zonemode", "does not know the option 'zonemode'"),
         ("iodpeth=4\n", "iodpeth", "did you mean iodepth?"),
-        ("stonewall\n", "stonewall", "does not know"),
+        ("exitall\n", "exitall", "does not know"),
+        ("stonewall=2\n", "stonewall", "neither 0 nor 1"),
         ("bs\n", "bs", "needs a value"),
         ("bs=\n", "bs", "no value"),
         ("bs = 4k\n", "bs", "misreads a space"),
-        ("rw=rw\n", "rw", "not emulated"),
+        ("rw=trim\n", "rw", "not emulated"),
+        ("rwmixread=101\n", "rwmixread", "outside 0..100"),
+        ("rw=rw\nrwmixread=70\nrwmixwrite=20\n", "rwmixwrite", "do not make 100"),
         ("rw=write:4\n", "rw", "not emulated"),
-        ("ioengine=io_uring\n", "ioengine", "not emulated"),
+        ("ioengine=mmap\n", "ioengine", "not emulated"),
         ("iodepth=0\n", "iodepth", "outside 1"),
         ("nice=20\n", "nice", "outside -20..19"),
         ("direct=0\n", "direct", "buffered IO"),
         ("direct=true\n", "direct", "neither 0 nor 1"),
         ("overwrite=yes\n", "overwrite", "neither 0 nor 1"),
         ("bs=1000\n", "bs", "multiple of 512"),
-        ("bs=4k,8k\n", "bs", "not emulated"),
+        ("bs=4k,8k,4k,4k\n", "bs", "no pair"),
+        ("bs=,\n", "bs", "no pair"),
+        ("bs=4k,1000\nrw=rw\n", "bs", "1000 is not a multiple of 512"),
         ("bs=24k\n", "size", "multiple of bs"),
         ("size=10%\n", "size", "percentage"),
         ("time_based\n", "time_based", "needs a runtime"),
-        ("end_fsync=1\n", "end_fsync", "not emulated"),
+        ("sync=dsync\n", "sync", "not emulated"),
+        ("sync=full\n", "sync", "none of none, 0, sync"),
+        ("buffered=1\n", "buffered", "buffered IO"),
+        ("rate=1m\nrate_iops=10\n", "rate_iops", "exclude"),
+        ("rate_process=poisson\n", "rate_process", "not emulated"),
+        ("filename=a:b\nnrfiles=4\n", "nrfiles", "filename names 2"),
+        ("offset=1000\n", "offset", "multiple of bs"),
+        ("offset=10%\n", "offset", "percentage"),
+        ("stonewall\nwait_for=x\n", "wait_for", "already"),
+        ("file_service_type=zipf\n", "file_service_type", "not emulated"),
+        ("file_service_type=random:0\n", "file_service_type", "outside 1"),
+        ("percentile_list=50:x\n", "percentile_list", "no percentage"),
+        ("percentile_list=101\n", "percentile_list", "between 0 and 100"),
+        ("thinktime=1ms\nthinktime_iotime=3\n", "thinktime_iotime", "say the unit"),
+        ("thinktime_iotime=3s\n", "thinktime_iotime", "there is none"),
+        ("random_distribution=zipf:1.2\n", "random_distribution", "not emulated"),
+        ("numjobs=${N}\n", "numjobs", "say env: {N: …} in the box"),
+        ("size=$mb_memory\n", "size", "not emulated"),
+        ("include other.fio\n", "include other.fio", "no file 'other.fio'"),
+        ("rw=randrw\nverify=md5\n", "rw", "verify together with rw"),
+        ("verify=md5\nfsync=1\n", "fsync", "verify together with fsync"),
+        ("cpus_allowed=0-99999\n", "cpus_allowed", "no machine has"),
         ("cpus_allowed=3-1\n", "cpus_allowed", "backwards"),
         ("cpus_allowed=a\n", "cpus_allowed", "not a CPU number"),
         ("thinktime=5\nthinktime_spin=10\n", "thinktime_spin", "longer"),
         ("filesize=1m\n", "filesize", "different filesize"),
-        ("filename=/mnt/f\nnumjobs=2\n", "filename", "share one file"),
         ("fallocate=foo\n", "fallocate", "not emulated"),
         ("[bad\n", "[bad", "not a section"),
     ],
@@ -174,7 +201,7 @@ def test_the_place_of_a_refused_value_is_the_value() -> None:
 
 
 def test_all_mistakes_at_once() -> None:
-    sections, problems = parse_sections("[job]\nrate=1\nbs=4q\nfoo=2\nnice=99\n")
+    sections, problems = parse_sections("[job]\nzonesize=1\nbs=4q\nfoo=2\nnice=99\n")
     problems += read_job(sections[0])[1]
     assert [problem.line for problem in problems] == [2, 4, 3, 5]
 
@@ -193,3 +220,90 @@ def test_cpus_allowed_policy() -> None:
     split = one_job("cpus_allowed=1,3,5\ncpus_allowed_policy=split\nnumjobs=4\n")
     assert [instance_cpus(split, one, 0xFF) for one in range(4)] == [2, 8, 32, 2]
     assert instance_cpus(one_job(""), 0, 0xF) == 0xF
+
+
+def test_mixes_pairs_and_rates() -> None:
+    job = one_job("rw=randrw\nrwmixread=70\nbs=4k,8k\nrate_iops=,200\nfsync=32\n")
+    assert (job.bs, job.write_bs, job.read_mix, job.sequential) == (4096, 8192, 70, False)
+    assert (job.rate_iops, job.fsync) == ((None, 200), 32)
+    assert one_job("rw=rw\n").read_mix == 50
+    assert one_job("rw=rw\nrwmixwrite=10\n").read_mix == 90
+    assert (one_job("rate=1m\n").rate, one_job("bs=,8k\n").bs) == ((1 << 20, 1 << 20), 4096)
+    assert one_job("file_service_type=random:3\n").service == ("random", 3)
+    assert one_job("percentile_list=99.9:50\n").percentile_list == (50.0, 99.9)
+    assert one_job("cpumask=6\n").cpus_allowed == 6
+
+
+def test_files_share_the_size_of_the_job() -> None:
+    job = one_job("nrfiles=4\n")
+    assert (job.nr_files, job.file_bytes) == (4, 16 << 20)
+    job = one_job("filename=/mnt/a:/mnt/b\n")
+    assert (job.names, job.file_bytes) == (["/mnt/a", "/mnt/b"], 32 << 20)
+
+
+def test_keywords_variables_and_includes() -> None:
+    files = {"common.fio": "bs=${BS}\ninclude more.fio\n", "more.fio": "numjobs=2*$ncpus\n"}
+
+    def include(source: str, name: str) -> tuple[str, str] | None:
+        assert source in ("", "dir/common.fio")
+        return (f"dir/{name}", files[name]) if name in files else None
+
+    text = f"[global]\n{MINIMAL}[a]\ninclude common.fio\n[b]\nbs=4q\ninclude more.fio\n"
+    sections, problems = parse_sections(text, include, {"BS": "8k"}, cpus=4)
+    assert problems == []
+    job, problems = read_job(sections[0])
+    assert (problems, job.bs, job.numjobs) == ([], 8192, 8)
+    assert sections[0].own() == {"bs": "8k", "numjobs": "8"}
+    assert sections[0].inherited() == sections[1].inherited()
+    files["more.fio"] = "[c]\niodepth=0\n"
+    sections, problems = parse_sections(text, include, {"BS": "4q"})
+    assert [(one.source, one.line) for one in problems] == [("dir/more.fio", 1)] * 2
+    (problem,) = read_job(sections[0])[1]
+    assert (problem.source, problem.line, problem.column) == ("dir/common.fio", 1, 4)
+
+
+def test_a_file_that_includes_itself_is_refused() -> None:
+    problems = parse_sections("[a]\ninclude a\n", lambda _source, name: (name, "include a\n"))[1]
+    assert [one.message for one in problems] == ["more than 8 files deep"]
+
+
+def jobs_of(text: str) -> list[FioJob]:
+    sections, problems = parse_sections(text)
+    assert problems == []
+    return [read_job(section)[0] for section in sections]
+
+
+def test_stonewall_holds_back_all_behind_it_and_wait_for_only_one() -> None:
+    jobs = jobs_of("[a]\n[b]\n[c]\nstonewall\n[d]\n[e]\nwait_for=d\n[f]\nnew_group\n")
+    assert waits(jobs) == [[], [], [0, 1], [0, 1], [0, 1, 3], [0, 1]]
+    assert groups(jobs) == [0, 0, 1, 1, 1, 2]
+    assert unknown_waits(jobs) == []
+    assert unknown_waits(jobs_of("[a]\nwait_for=b\n[b]\nwait_for=b\n")) == [0, 1]
+
+
+NAMES = st.sampled_from([*OPTIONS, *ALIASES, *IGNORED, "nosuch", "[job]", "[global]", "include"])
+VALUES = st.sampled_from(
+    [
+        *("", "1", "0", "4k", "-1", "1:2", "4k,8k", "randrw", "libaio", "9" * 20, "0-3", "5s"),
+        *("10%", "${A}", "$ncpus", "2*3", "nan", "²", "sync", ":", ",,,", "0x1f", "1e5"),
+    ]
+)
+LINES = st.one_of(
+    st.builds(lambda name, value: f"{name}={value}", NAMES, VALUES), NAMES, st.text(max_size=30)
+)
+
+
+@given(st.lists(LINES, max_size=25), st.dictionaries(st.just("A"), VALUES))
+@settings(deadline=None, derandomize=True, max_examples=400)
+def test_any_text_gives_jobs_or_a_list_of_problems(lines: list[str], env: dict[str, str]) -> None:
+    text = "\n".join(lines)
+    sections, problems = parse_sections(text, lambda _source, name: (name, text), env, 4)
+    assert sections or problems
+    height = len(text.splitlines()) or 1
+    for section in sections:
+        job, more = read_job(section)
+        problems += more
+        if not more:
+            assert job.file_bytes > 0
+            assert 0 <= job.read_mix <= 100
+    assert all(1 <= one.line <= height and one.column >= 1 for one in problems)
