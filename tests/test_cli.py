@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from emulator import attach, cli, config, session
+from emulator.completion import COMPLETIONS
 from emulator.config import Box, BoxError
 from emulator.rules import POLICIES, RULES, VERSIONS
 from emulator.session import Request
@@ -173,8 +174,12 @@ def test_policies_say_what_they_change_and_versions_what_they_have() -> None:
     listed = _invoke("policies")
     assert listed.exit_code == 0
     heads = [line.partition("  (")[0] for line in listed.stdout.splitlines() if "  (F" in line]
-    assert heads == list(POLICIES)
+    fixes = [name for name, row in COMPLETIONS.items() if row.fix.startswith("F")]
+    assert heads == [*POLICIES, *fixes]
     text = " ".join(listed.stdout.split())
+    for completion in COMPLETIONS.values():
+        head = f"{completion.name} ({completion.fix}, {completion.who}) decides"
+        assert f"{head} {completion.changes} reported {completion.outcome}" in text
     for policy in POLICIES.values():
         assert f"{policy.name} ({policy.fix}, {policy.who}) changes {policy.changes}" in text
         assert f"reported {policy.outcome}" in text
