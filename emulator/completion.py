@@ -16,6 +16,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: The workqueues whose works policies send about, by their names without the disk.
+COMPLETION_QUEUES = ("dio", "xfs-conv")
+
 #: What a policy does in a box that says nothing.
 BOUND = "bound"
 
@@ -30,6 +33,9 @@ class Completion:
     changes: str  #: what it decides
     outcome: str  #: what was reported, or expected
     takes: str = ""  #: what may follow its name: "" nothing, "batch" a number, "signals"
+    unbound: bool = False  #: it makes the file systems' completion workqueues WQ_UNBOUND
+    scope: str = ""  #: with this affinity scope; empty: as the box says
+    strict: bool = False
 
 
 def _table(*rows: Completion) -> dict[str, Completion]:
@@ -99,6 +105,35 @@ COMPLETIONS: dict[str, Completion] = _table(
         "preempt)",
         "the open question of the thread: can saturation be told simply and cheaply?",
         "signals",
+    ),
+    Completion(
+        "wq-unbound",
+        "F9",
+        "Vincent Guittot, Ming Lei",
+        "a worker that the scheduler places: the workqueue is WQ_UNBOUND, with the pools that this "
+        "version has (up to 6.5 one per NUMA node)",
+        "works: random overwrites +273 %; rejected: spreads work, bounces caches, fails under load",
+        unbound=True,
+    ),
+    Completion(
+        "cache-pool",
+        "F12",
+        "Dave Chinner, Vincent Guittot",
+        "the same with a pool per last-level cache, to which workers are brought back when they are "
+        "woken (affinity scope cache, 6.6)",
+        "merged in 6.6 for unbound workqueues; the direct IO one was not converted",
+        unbound=True,
+        scope="cache",
+    ),
+    Completion(
+        "cache-pool-strict",
+        "F12",
+        "Dave Chinner, Vincent Guittot",
+        "the same, and the workers may not leave the cache",
+        "can lose throughput where little runs",
+        unbound=True,
+        scope="cache",
+        strict=True,
     ),
 )
 

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from emulator.boxfile.completion import resolve_completion
 from emulator.boxfile.problems import Path, Report
-from emulator.completion import CompletionSpec
+from emulator.completion import BOUND, COMPLETION_QUEUES, COMPLETIONS, CompletionSpec
 from emulator.kernel.wq_table import WQ_NAMES
 from emulator.rules import (
     FEATURES,
@@ -81,6 +81,7 @@ def resolve_kernel(
     written = _written(kernel, presets, rules, report)
     completion = _completion(kernel, rules, report)
     workqueue = _workqueue(kernel, rules, report)
+    rules, workqueue = _completion_queues(completion, rules, workqueue, report)
     if len(report.problems) > before:
         return None
     defaults = {
@@ -185,6 +186,25 @@ def _rules(kernel: Kernel, report: Report) -> Rules:
         path: Path = ("kernel", "rules", said) if said else ("kernel",)
         report.at(path, f"the rule {name} means nothing without {', '.join(needs)}")
     return rules
+
+
+# Policies that say how the file systems' workqueues are made; the others are for bound ones.
+def _completion_queues(
+    completion: CompletionSpec, rules: Rules, workqueue: WorkqueueSpec, report: Report
+) -> tuple[Rules, WorkqueueSpec]:
+    policy = COMPLETIONS[completion.name]
+    made = [name for name in COMPLETION_QUEUES if name in workqueue.unbound]
+    if not policy.unbound:
+        if made and completion.name != BOUND:
+            text = f"{completion.name} is for bound workqueues; kernel.workqueue makes {made[0]} unbound"
+            report.at(("kernel", "completion"), text)
+        return rules, workqueue
+    unbound = tuple(dict.fromkeys((*workqueue.unbound, *COMPLETION_QUEUES)))
+    workqueue = replace(workqueue, unbound=unbound)
+    if policy.scope:
+        rules = changed(rules, {"wq_affinity_scopes": True})
+        workqueue = replace(workqueue, affinity_scope=policy.scope, affinity_strict=policy.strict)
+    return rules, workqueue
 
 
 def _workqueue(kernel: Kernel, rules: Rules, report: Report) -> WorkqueueSpec:

@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 A bio ends in a softirq, an interrupt, or in the submitter.  The policy (``kernel.completion``) decides
 there, on what that CPU knows: :data:`TARGETS` has one function per policy, which returns the CPU whose
-pool is to do the work, and why.  ``bound`` has none: the plain kernel does not decide.
+pool is to do the work, and why.  ``bound`` has none: the plain kernel does not decide.  Nor have those
+that make the workqueue unbound: the waker places the worker as any task (:mod:`wq_unbound`).
 
 A work for this CPU is queued as ever.  One for another CPU is a ``queue_work_on()``: this CPU takes
 that pool's lock, appends the work, and wakes the pool's worker if none runs, which it pays for.  Then
@@ -91,8 +92,8 @@ class DioCompletion:
 
 
 def policy_of(spec: CompletionSpec) -> DioCompletion | None:
-    """Return a CPU's part of a box's policy, None for the kernel's own."""
-    return None if spec.name == "bound" else DioCompletion(spec)
+    """Return a CPU's part of a box's policy, None if the workqueue itself is all there is to it."""
+    return DioCompletion(spec) if spec.name in TARGETS else None
 
 
 # -- Policies: which CPU, and why ---------------------------------------------------------------

@@ -72,3 +72,18 @@ def test_a_mistake_has_its_place() -> None:
 def test_every_row_says_what_it_is() -> None:
     assert all(row.changes and row.outcome and row.fix for row in COMPLETIONS.values())
     assert all(row.asserted and row.stale for row in SIGNALS.values())
+
+
+def test_unbound_policies_make_the_queues_unbound() -> None:
+    plain = load_box("xfs-aio-4k-tuned", ["kernel.completion=wq-unbound"]).resolve().kernel
+    assert plain.workqueue.unbound == ("dio", "xfs-conv")
+    assert not plain.rules.wq_affinity_scopes  # a pool per node, as 5.4 has them
+    cache = load_box("xfs-aio-4k-tuned", ["kernel.completion=cache-pool-strict"]).resolve().kernel
+    assert cache.rules.wq_affinity_scopes
+    assert (cache.workqueue.affinity_scope, cache.workqueue.affinity_strict) == ("cache", True)
+
+
+def test_the_others_are_for_bound_queues() -> None:
+    words = ["kernel.completion=next-online", "kernel.workqueue.unbound=[dio]"]
+    with pytest.raises(BoxError, match="is for bound workqueues"):
+        load_box("xfs-aio-4k-tuned", words)
