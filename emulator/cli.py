@@ -216,6 +216,10 @@ def ctl(run_word: str, words: tuple[str, ...]) -> None:
     cpu load N --percent P    a program that keeps CPU N busy P % of the time; 0 removes it
     sysctl NAME=VALUE         such as kernel.sched_wakeup_granularity_ns=4000000
     task affine NAME CPULIST  the first task of that name may run on these CPUs only
+    disk NAME error|drop|lose-irq [sector=A-B] [every=N] [count=K] [medium]
+    disk NAME busy DURATION   the driver cannot queue for so long
+    disk NAME slow F DURATION what is rung within it takes F times as long
+    disk NAME reset           all requests are given back and sent again
 
     N is a CPU, or of:TASK: the CPU on which the first task of that name is then.
     Prints the box's answer.  Exit status: 0 done, 1 refused, 2 no such command.

@@ -246,6 +246,13 @@ class ScsiDebug(_Model):
     sector_size: Literal[512, 4096] = Field(512, description="bytes per sector")
     dix: Literal[0, 1] = Field(0, description="protection information in the host")
     dif: Literal[0, 1, 2, 3] = Field(0, description="protection type")
+    opts: int = Field(
+        0,
+        ge=0,
+        description="injections: 2 medium error at sector 0x1234, 4 lost, 16 transport error",
+    )
+    every_nth: int = Field(0, ge=0, description="with `opts` 4 or 16: every so manieth command")
+    timeout: Duration = Field(30_000_000_000, description="of a request; whole milliseconds")
     scheduler: Literal["mq-deadline", "none"] | None = Field(
         None, description="elevator; left out: mq-deadline with one hardware queue, else none"
     )
@@ -266,6 +273,7 @@ class NullBlk(_Model):
     submit_queues: int = Field(1, ge=1, description="hardware queues")
     queue_mode: Literal[2] = Field(2, description="2: multi-queue")
     gb: int = Field(250, ge=1, description="size in GiB")
+    timeout: Duration = Field(30_000_000_000, description="of a request; whole milliseconds")
     bs: Literal[512, 4096] = Field(512, description="bytes per sector")
     scheduler: Literal["mq-deadline", "none"] | None = Field(
         None, description="elevator; left out: mq-deadline with one hardware queue, else none"
@@ -277,7 +285,101 @@ class NullBlk(_Model):
     schedules: bool = Field(True, description="announce service times ahead; same results")
 
 
-Disk = Annotated[ScsiDebug | NullBlk, Field(discriminator="driver")]
+class _VectorDisk(_Model):
+    size_gb: int = Field(256, ge=1, description="size in GiB")
+    scheduler: Literal["mq-deadline", "none"] | None = Field(
+        None, description="elevator; left out: mq-deadline with one hardware queue, else none"
+    )
+    rq_affinity: Literal[0, 1, 2] = Field(1, description="steering of completions, as in sysfs")
+    nr_requests: int | None = Field(
+        None, ge=1, le=1024, description="requests; left out: what the block layer derives"
+    )
+    timeout: Duration = Field(
+        30_000_000_000, description="of a request (`queue/io_timeout`); whole milliseconds"
+    )
+    reset_time: Duration = Field(100_000_000, description="how long a reset of the device takes")
+
+
+class _FlashDisk(_VectorDisk):
+    read: Duration | None = Field(
+        None, description="median of a 4 KiB read; left out: the preset's"
+    )
+    write: Duration | None = Field(
+        None, description="median of a 4 KiB write; left out: the preset's"
+    )
+    sigma: float | None = Field(
+        None, ge=0, le=2, description="spread of the lognormal; left out: the preset's"
+    )
+    units: int | None = Field(
+        None, ge=1, description="requests served at once; left out: the preset's"
+    )
+
+
+class Nvme(_FlashDisk):
+    """An NVMe disk: queues with managed vectors, completions ended in the interrupt; its key is nvme0n1."""
+
+    driver: Literal["nvme"]
+    preset: Literal["optane", "p4500", "generic"] = Field(
+        "generic", description="latency profile, see `emulator/device/latency.py`"
+    )
+    vectors: int | None = Field(
+        None, ge=1, description="interrupt vectors for IO; left out: one per CPU"
+    )
+    depth: int = Field(1023, ge=2, le=4095, description="tags per queue")
+    coalesce_threshold: int = Field(
+        0, ge=0, le=255, description="feature 08h: completions that wait, less one"
+    )
+    coalesce_time: Duration = Field(0, description="feature 08h: how long they wait; 0: not at all")
+
+
+class VirtioBlk(_FlashDisk):
+    """A virtio_blk disk: one queue, whose interrupt has one CPU."""
+
+    driver: Literal["virtio_blk"]
+    preset: Literal["host", "fast"] = Field(
+        "host", description="latency profile, see `emulator/device/latency.py`"
+    )
+    irq_cpu: int = Field(0, ge=0, description="the CPU that its interrupt comes to")
+    depth: int = Field(128, ge=2, le=1024, description="requests in the ring")
+
+
+class SataSsd(_FlashDisk):
+    """A SATA SSD behind AHCI: one queue of 32 commands, whose interrupt has one CPU."""
+
+    driver: Literal["sata_ssd"]
+    preset: Literal["generic"] = Field(
+        "generic", description="latency profile, see `emulator/device/latency.py`"
+    )
+    irq_cpu: int = Field(0, ge=0, description="the CPU that its interrupt comes to")
+    depth: int = Field(32, ge=2, le=32, description="NCQ commands")
+
+
+class HardDisk(_VectorDisk):
+    """A disk that turns, behind AHCI: seek, rotation, transfer, NCQ; one interrupt with one CPU."""
+
+    driver: Literal["hdd"]
+    preset: Literal["7200", "5400"] = Field(
+        "7200", description="mechanics, see `emulator/device/hdd.py`"
+    )
+    irq_cpu: int = Field(0, ge=0, description="the CPU that its interrupt comes to")
+    ncq: int = Field(
+        32, ge=1, le=32, description="commands that the disk chooses among; 1: in order"
+    )
+
+
+Disk = Annotated[
+    ScsiDebug | NullBlk | Nvme | VirtioBlk | SataSsd | HardDisk, Field(discriminator="driver")
+]
+
+#: Driver name -> its part of the schema.
+DISK_MODELS: dict[str, type[BaseModel]] = {
+    "scsi_debug": ScsiDebug,
+    "null_blk": NullBlk,
+    "nvme": Nvme,
+    "virtio_blk": VirtioBlk,
+    "sata_ssd": SataSsd,
+    "hdd": HardDisk,
+}
 
 
 class Filesystem(_Model):
@@ -552,7 +654,7 @@ def _resolved(model: BoxFile, dirty: frozenset[str], file: FilePath, report: Rep
     kernel = resolve_kernel(model.kernel, _presets(report), report)
     costs = _costs(model.costs.preset, model.costs.model_extra or {}, report)
     cpus = model.machine.cpus
-    disks = resolve_disks(model, cpus, report)
+    disks = resolve_disks(model, cpus, report, machine)
     no_storage = bool(dirty & {"disks", "filesystems"})
     filesystems = () if no_storage else resolve_filesystems(model, report)
     if model.warmup >= model.duration:
@@ -566,7 +668,8 @@ def _resolved(model: BoxFile, dirty: frozenset[str], file: FilePath, report: Rep
     workloads = resolve_workloads(model.workloads, _job_texts(model, file, report), around)
     names = tuple(dict.fromkeys(one.name for one in workloads))
     rules = None if kernel is None else kernel.rules
-    events = resolve_events(model.events, cpus, names, model.duration, report, rules)
+    driven = None if no_storage else {one.name: one for one in disks}
+    events = resolve_events(model.events, cpus, names, model.duration, report, rules, driven)
     expect = tuple(_expectations(model, report))
     _check_trace(model, report)
     if report.problems or machine is None or kernel is None or costs is None:
@@ -752,7 +855,7 @@ def _keys_at(path: Path, data: Any) -> list[str]:
         return list(Smp.model_fields)
     if path[0] == "disks":
         driver = child(child_at(data, path), "driver")
-        return list((NullBlk if driver == "null_blk" else ScsiDebug).model_fields)
+        return list(DISK_MODELS.get(str(driver), ScsiDebug).model_fields)
     model = _MODELS.get(str(path[0]))
     return list(model.model_fields) if model else []
 

@@ -85,6 +85,22 @@ WQ_QUEUED = _op(71, "wq_queued", "shared", "cpu", "ticket work cause activated w
 WQ_FETCH = _op(72, "wq_fetch", "cpu", "shared", "ticket pool pid starts moves since task")
 WQ_WORK = _op(73, "wq_work", "shared", "cpu", "ticket what given starts activated wakes")
 WQ_WAKE = _op(74, "wq_wake", "cpu", "cpu", "pid moves decision waker_cpu waker_pid cause")
+# Devices that are given each request (device/controller.py).  A request is the device's from its
+# doorbell until an interrupt, or an event (send it again), gives it back.
+REQUEST = _op(
+    56,
+    "request",
+    "cpu",
+    "device",
+    "request rung_ns cookie ctx_cpu rw sector nr_sector pid iocb",
+)
+INTERRUPT = _op(57, "interrupt", "device", "cpu", "index vector entries polled")
+TAG_FREED = _op(58, "tag_freed", "cpu", "cpu", "index waker_pid cause")
+TAG_RECALL = _op(59, "tag_recall", "device", "cpu", "index")
+TIMEOUT = _op(60, "timeout", "device", "cpu", "index")
+SCAN = _op(61, "scan", "cpu", "device", "")
+DRIVER_EVENT = _op(62, "driver_event", "device", "cpu", "index requests lines")
+CPU_STATE = _op(63, "cpu_state", "cpu", "device", "online")
 # Commands, from the coordinator; one that is passed on to another CPU is answered in the place of
 # the node that was asked first.
 COMMAND = _op(64, "command", "any", "any", "words place act")
@@ -116,11 +132,14 @@ __all__ = [
     "COMMAND_DONE",
     "COMPLETION",
     "COORDINATOR",
+    "CPU_STATE",
     "DETACH",
     "DETACHED",
     "DIO_DONE",
     "DOORBELL",
     "DOORBELLS",
+    "DRIVER_EVENT",
+    "INTERRUPT",
     "NOHZ_KICK",
     "NOHZ_UPDATE",
     "OPS",
@@ -130,14 +149,19 @@ __all__ = [
     "PUBLISH_DOMAINS",
     "QUEUE_WORK",
     "RCU_REPORT",
+    "REQUEST",
     "RING_DOORBELLS",
+    "SCAN",
     "SCHEDULE",
     "SCHEDULE_REQUEST",
     "STOP",
     "STOPPED",
+    "TAG_FREED",
     "TAG_GRANT",
+    "TAG_RECALL",
     "TAG_REQUEST",
     "TAG_RETURN",
+    "TIMEOUT",
     "WQ_FETCH",
     "WQ_QUEUE",
     "WQ_QUEUED",

@@ -184,14 +184,19 @@ def _disk_to_plain(disk: DiskSpec) -> list[Any]:
         disk.rq_affinity,
         disk.nr_requests,
         disk.schedules,
+        _masks_to_plain(disk.vectors),
+        disk.managed,
+        disk.preset,
+        disk.carries,
     ]
     assert len(plain) == len(fields(DiskSpec)), "DiskSpec has a field that plain.py forgets"
     return plain
 
 
 def _disk_from_plain(plain: list[Any]) -> DiskSpec:
-    name, driver, params, *queue = plain
-    return DiskSpec(name, driver, dict(params), *queue)
+    name, driver, params, scheduler, affinity, requests, schedules, vectors, *rest = plain
+    queue = (scheduler, affinity, requests, schedules)
+    return DiskSpec(name, driver, dict(params), *queue, _masks_from_plain(vectors), *rest)
 
 
 def _workload_to_plain(workload: WorkloadSpec) -> list[Any]:

@@ -383,12 +383,16 @@ class DiskSpec:
     """One disk: driver model, its parameters by the driver's own names, and queue settings."""
 
     name: str  #: sda, nullb0 …
-    driver: str  #: key of ``device.DRIVERS``: scsi_debug, null_blk
+    driver: str  #: scsi_debug, null_blk, nvme, virtio_blk, sata_ssd, hdd
     params: dict[str, int]  #: the driver's module parameters
     scheduler: str  #: mq-deadline or none
     rq_affinity: int
     nr_requests: int  #: scheduler tags, or driver tags without an elevator
     schedules: bool = True  #: announce service times ahead where the driver can
+    vectors: tuple[int, ...] = ()  #: per interrupt vector the CPUs it may interrupt; none: timers
+    managed: bool = False  #: vectors belong to hardware queues and are never moved
+    preset: str = ""  #: latency profile or mechanics by name
+    carries: bool = False  #: each request is asked for from the start, with all that it is
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,16 @@ too, wherever it is.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from emulator import faults
 from emulator.boxfile.kernel import did_you_mean, sysctl_problem
 from emulator.boxfile.problems import Path, Report
+from emulator.kernel.blk_queue import service_time
 from emulator.rules import Rules
-from emulator.types import BoxEvent, cpulist_format, cpulist_parse
+from emulator.types import BoxEvent, DiskSpec, cpulist_format, cpulist_parse
 from emulator.units import duration_format
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ COMMANDS = (
     "cpu load CPU --percent P",
     "sysctl NAME=VALUE",
     "task affine NAME CPULIST",
+    *faults.COMMANDS,
 )
 _CPU_VERBS = ("offline", "online", "kill", "load")
 
@@ -36,13 +40,14 @@ _CPU_VERBS = ("offline", "online", "kill", "load")
 class Command:
     """A command line taken apart; ``cpu`` is -1 where it is named by a task or not at all."""
 
-    verb: str  #: offline, online, kill, load, sysctl, affine
+    verb: str  #: offline, online, kill, load, sysctl, affine, disk
     cpu: int = -1
     of: str = ""
     percent: int = 0
     name: str = ""
     value: int = 0
     mask: int = 0
+    fault: faults.Fault | None = None  #: of the verb disk
 
 
 def parse_command(line: str) -> Command:
@@ -64,6 +69,8 @@ def parse_command(line: str) -> Command:
             return Command(verb, number, of)
         case ["task", "affine", name, cpulist]:
             return Command("affine", of=name, mask=cpulist_parse(cpulist))
+        case ["disk", *_]:
+            return Command("disk", fault=faults.parse_fault(words))
         case ["cpu", verb, *_] if verb not in _CPU_VERBS:
             raise ValueError(f"no command 'cpu {verb}'{did_you_mean(verb, _CPU_VERBS)}")
     raise ValueError(f"{line!r} is not one of: {'; '.join(COMMANDS)}")
@@ -92,6 +99,7 @@ class Expected:
     online: dict[int, bool]
     killed: set[int]
     rules: Rules | None = None  #: of the kernel, None where they are not known
+    disks: Mapping[str, DiskSpec] | None = None  #: by name, None where they are not known
 
 
 def resolve_events(
@@ -101,6 +109,7 @@ def resolve_events(
     duration_ns: int,
     report: Report,
     rules: Rules | None = None,
+    disks: Mapping[str, DiskSpec] | None = None,
 ) -> tuple[BoxEvent, ...]:
     """Return the events in order of time; refuse what cannot be done when it is due.
 
@@ -108,7 +117,7 @@ def resolve_events(
     or not; none where they are not known.
     """
     order = sorted(range(len(events)), key=lambda index: events[index].at)
-    expected = Expected(tasks, dict.fromkeys(range(cpus), True), set(), rules)
+    expected = Expected(tasks, dict.fromkeys(range(cpus), True), set(), rules, disks)
     for index in order:
         event, path = events[index], ("events", index)
         if event.at >= duration_ns:
@@ -130,6 +139,11 @@ def _check(command: Command, expected: Expected, path: Path, report: Report) -> 
         problem = sysctl_problem(command.name, command.value, expected.rules)
         if problem:
             report.at(path, f"{command.name}: {problem}")
+        return
+    if command.fault is not None:
+        problem = fault_problem(command.fault, expected.disks)
+        if problem:
+            report.at(path, problem)
         return
     if command.mask >> cpus:
         outside = cpulist_format(command.mask >> cpus << cpus)
@@ -155,3 +169,15 @@ def _check(command: Command, expected: Expected, path: Path, report: Report) -> 
         online[cpu] = verb == "online"
     if verb == "kill":
         expected.killed.add(cpu)
+
+
+def fault_problem(fault: faults.Fault, disks: Mapping[str, DiskSpec] | None) -> str:
+    """Return why a disk cannot be struck by a fault, "" if it can or the disks are not known."""
+    if disks is None:
+        return ""
+    disk = disks.get(fault.disk)
+    if disk is None:
+        return f"the box has no disk {fault.disk!r}{did_you_mean(fault.disk, disks)}"
+    if not (disk.vectors or disk.carries) and service_time(disk.driver, disk.params) == 0:
+        return f"{disk.name} ends requests inside queue_rq(): nothing can happen to them"
+    return ""

@@ -3,16 +3,17 @@
 ``cpu VERB N`` is CPU N's, a sysctl is every CPU's and the balancer's.  ``cpu VERB of:NAME`` goes to
 every CPU, as ``task affine NAME`` does: the one on which the named task then is acts, the others have
 nothing to say
-(:mod:`emulator.kernel.command`).
+(:mod:`emulator.kernel.command`).  ``disk NAME …`` is the disk's and every CPU's.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from emulator.boxfile.events import parse_command
+from emulator.boxfile.events import fault_problem, parse_command
 from emulator.boxfile.kernel import sysctl_problem
 from emulator.engine.plan import CommandError
+from emulator.faults import Fault
 from emulator.plain import spec_from_plain
 from emulator.types import BoxSpec
 
@@ -25,6 +26,8 @@ def route(words: list[Any], spec_plain: Any) -> list[int]:
         raise CommandError(str(error)) from None
     spec = spec_from_plain(spec_plain)
     nr_cpus = spec.machine.nr_cpus
+    if command.fault is not None:
+        return disk_nodes(command.fault, spec)
     if command.verb == "sysctl":
         problem = sysctl_problem(command.name, command.value, spec.kernel.rules)
         if problem:
@@ -38,6 +41,16 @@ def route(words: list[Any], spec_plain: Any) -> list[int]:
     if command.cpu >= nr_cpus:
         raise CommandError(f"there is no CPU {command.cpu}: the machine has CPUs 0-{nr_cpus - 1}")
     return [command.cpu]
+
+
+def disk_nodes(fault: Fault, spec: BoxSpec) -> list[int]:
+    """Return the nodes that a fault concerns: the disk's, and every CPU, whose driver gives it all."""
+    disks = {disk.name: disk for disk in spec.disks}
+    problem = fault_problem(fault, disks)
+    if problem:
+        raise CommandError(problem)
+    nr_cpus = spec.machine.nr_cpus
+    return [*range(nr_cpus), nr_cpus + 1 + list(disks).index(fault.disk)]
 
 
 def _check_task(name: str, spec: BoxSpec) -> None:

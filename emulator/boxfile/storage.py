@@ -1,7 +1,8 @@
 """Disks and file systems of a box: driver parameters with their defaults, queue settings.
 
 Parameter names and defaults are the drivers' own (scsi_debug and null_blk, v5.4).  What the block
-layer derives from them when nothing is said (elevator, number of requests) is derived here too.
+layer derives from them when nothing is said (elevator, number of requests) is derived here too, and
+which CPUs the interrupt vectors of the others have.
 """
 
 from __future__ import annotations
@@ -9,18 +10,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emulator.boxfile.kernel import did_you_mean
-from emulator.boxfile.problems import Report
-from emulator.types import DiskSpec, FilesystemSpec
+from emulator.boxfile.problems import Path, Report
+from emulator.device.latency import PROFILES
+from emulator.kernel.irq_affinity import group_cpus_evenly
+from emulator.types import NSEC_PER_MSEC, DiskSpec, FilesystemSpec, MachineSpec
 
 if TYPE_CHECKING:
-    from emulator.config import BoxFile, NullBlk, ScsiDebug
+    from emulator.config import (
+        BoxFile,
+        HardDisk,
+        NullBlk,
+        Nvme,
+        SataSsd,
+        ScsiDebug,
+        VirtioBlk,
+    )
 
 _MIB = 1 << 20
 _GIB = 1 << 30
 
 
-def disk_params(disk: ScsiDebug | NullBlk) -> dict[str, int]:
-    """Return the driver's module parameters, all of them."""
+def disk_params(
+    disk: ScsiDebug | NullBlk | Nvme | VirtioBlk | SataSsd | HardDisk,
+) -> dict[str, int]:
+    """Return the driver's parameters, all of them."""
+    timeout_ms = disk.timeout // NSEC_PER_MSEC
     if disk.driver == "scsi_debug":
         return {
             "delay": disk.delay,
@@ -31,16 +45,44 @@ def disk_params(disk: ScsiDebug | NullBlk) -> dict[str, int]:
             "sector_size": disk.sector_size,
             "dix": disk.dix,
             "dif": disk.dif,
+            "opts": disk.opts,
+            "every_nth": disk.every_nth,
+            "timeout_ms": timeout_ms,
         }
-    return {
-        "queue_mode": disk.queue_mode,
-        "irqmode": disk.irqmode,
-        "completion_nsec": disk.completion_nsec,
-        "hw_queue_depth": disk.hw_queue_depth,
-        "submit_queues": disk.submit_queues,
-        "gb": disk.gb,
-        "bs": disk.bs,
+    if disk.driver == "null_blk":
+        return {
+            "queue_mode": disk.queue_mode,
+            "irqmode": disk.irqmode,
+            "completion_nsec": disk.completion_nsec,
+            "hw_queue_depth": disk.hw_queue_depth,
+            "submit_queues": disk.submit_queues,
+            "gb": disk.gb,
+            "bs": disk.bs,
+            "timeout_ms": timeout_ms,
+        }
+    params = {
+        "submit_queues": 1,
+        "gb": disk.size_gb,
+        "timeout_ms": timeout_ms,
+        "reset_ns": disk.reset_time,
     }
+    if disk.driver == "hdd":
+        return params | {"hw_queue_depth": 32, "ncq": disk.ncq}
+    profile = PROFILES[disk.driver][disk.preset]
+    params |= {
+        "hw_queue_depth": disk.depth,
+        "read_ns": disk.read or profile.read_ns,
+        "write_ns": disk.write or profile.write_ns,
+        "units": disk.units or profile.units,
+        "sigma_percent": profile.sigma_percent if disk.sigma is None else round(disk.sigma * 100),
+        "tail_ppm": profile.tail_ppm,
+    }
+    if disk.driver == "nvme":
+        params |= {
+            "coalesce_threshold": disk.coalesce_threshold,
+            "coalesce_time_ns": disk.coalesce_time,
+        }
+    return params
 
 
 def disk_bytes(disk: DiskSpec) -> int:
@@ -50,29 +92,58 @@ def disk_bytes(disk: DiskSpec) -> int:
     return disk.params["gb"] * _GIB
 
 
-def resolve_disks(box: BoxFile, cpus: int, report: Report) -> tuple[DiskSpec, ...]:
-    """Return the disks in the order of the file, with what the block layer would choose."""
+def resolve_disks(
+    box: BoxFile, cpus: int, report: Report, machine: MachineSpec | None = None
+) -> tuple[DiskSpec, ...]:
+    """Return the disks in the order of the file, with what the block layer would choose.
+
+    ``machine`` is None where the box's has mistakes; vectors are then not spread.
+    """
     disks: list[DiskSpec] = []
     for name, disk in box.disks.items():
-        if disk.submit_queues > cpus:
-            path = ("disks", name, "submit_queues")
-            report.at(path, f"more queues than the machine has CPUs ({cpus})")
-        depth = disk.max_queue if disk.driver == "scsi_debug" else disk.hw_queue_depth
-        scheduler = disk.scheduler or ("mq-deadline" if disk.submit_queues == 1 else "none")
+        params = disk_params(disk)
+        vectors: tuple[int, ...] = ()
+        if disk.driver == "nvme":
+            wanted = min(disk.vectors or cpus, cpus)
+            if machine is not None:
+                vectors = tuple(group_cpus_evenly(wanted, machine.node, machine.core))
+            params["submit_queues"] = wanted
+        elif disk.driver != "scsi_debug" and disk.driver != "null_blk":
+            if disk.irq_cpu >= cpus:
+                report.at(("disks", name, "irq_cpu"), f"the machine has CPUs 0-{cpus - 1}")
+            vectors = (1 << disk.irq_cpu,)
+        depth = params.get("max_queue") or params["hw_queue_depth"]
+        queues = params["submit_queues"]
+        path: Path = ("disks", name)
+        if queues > cpus:
+            message = f"more queues than the machine has CPUs ({cpus})"
+            report.at((*path, "submit_queues"), message)
+        if vectors and depth * queues < cpus:
+            report.at(path, f"{depth} tags are not enough for {cpus} CPUs")
+        scheduler = disk.scheduler or ("mq-deadline" if queues == 1 else "none")
         default = depth if scheduler == "none" else 2 * min(depth, 128)
         requests = disk.nr_requests or default
         if scheduler == "none" and requests > depth:
             message = f"without an elevator there are no more than the driver's {depth} tags"
-            report.at(("disks", name, "nr_requests"), message)
+            report.at((*path, "nr_requests"), message)
+        schedules, preset = False, ""
+        if disk.driver == "scsi_debug" or disk.driver == "null_blk":
+            schedules = disk.schedules
+        else:
+            preset = disk.preset
         disks.append(
             DiskSpec(
                 name=name,
                 driver=disk.driver,
-                params=disk_params(disk),
+                params=params,
                 scheduler=scheduler,
                 rq_affinity=disk.rq_affinity,
                 nr_requests=requests,
-                schedules=disk.schedules,
+                schedules=schedules,
+                vectors=vectors,
+                managed=disk.driver == "nvme",
+                preset=preset,
+                carries=bool(params.get("opts")),
             )
         )
     return tuple(disks)

@@ -16,6 +16,13 @@ in order of time; what rang in the period in which a run ends is not in it.
 Tags are leased: CPUs hold some from the start and ask for more when they run short.  A CPU that goes
 offline returns its own; one is kept for it, so that it can always begin again.
 
+A device whose requests depend on each other, or whose interrupts have a CPU of their own, or that has
+been struck by a fault, announces nothing: each request comes with its doorbell (REQUEST) and is here
+until its interrupt takes it back (:mod:`controller`).
+
+Such a device's tags follow the submitter: when a CPU wants some and there are none, the others are
+told to give back what they do not use (TAG_RECALL).
+
 Departures from the kernel: which CPU holds which tag has no timing effect and is not tracked, only
 how many.
 """
@@ -28,6 +35,8 @@ from typing import Any
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.device import null_blk, scsi_debug
+from emulator.device.controller import Controller
+from emulator.faults import parse_fault
 from emulator.nodebase import NodeBase
 from emulator.types import (
     CLASSES,
@@ -47,6 +56,11 @@ DRIVERS = {
 }
 
 
+def queue_tags(params: dict[str, int]) -> int:
+    """Return the tags of all hardware queues of a driver that has vectors."""
+    return params["hw_queue_depth"] * params["submit_queues"]
+
+
 #: Sequence numbers of what is no completion begin here: a completion's is its cookie, whoever
 #: computes it, and must sort the same way among them with and without schedules.
 OTHERS_SEQ = 1 << 56
@@ -60,6 +74,7 @@ class Disk(NodeBase):
         "announces",
         "answer_ns",
         "coherence_ns",
+        "controller",
         "free_tags",
         "kept_tags",
         "log",
@@ -70,6 +85,7 @@ class Disk(NodeBase):
         "service_ns",
         "sink",
         "tags",
+        "vectored",
         "wanting",
     )
 
@@ -77,11 +93,16 @@ class Disk(NodeBase):
         nr_cpus = spec.machine.nr_cpus
         super().__init__(nr_cpus + 1 + index, nr_cpus)
         disk = spec.disks[index]
-        service, nr_tags = DRIVERS[disk.driver]
         self.name = disk.name
         self.params = disk.params
-        self.service_ns = service(disk.params)
-        self.tags = nr_tags(disk.params)
+        self.vectored = bool(disk.vectors)
+        if self.vectored:
+            self.service_ns = 0
+            self.tags = queue_tags(disk.params)
+        else:
+            service, nr_tags = DRIVERS[disk.driver]
+            self.service_ns = service(disk.params)
+            self.tags = nr_tags(disk.params)
         self.free_tags = self.tags - nr_cpus * max(1, self.tags // (4 * nr_cpus))
         self.kept_tags: list[int] = []  # CPUs that went offline and have one tag waiting for them
         self.wanting: list[int] = []  # CPUs that asked when there was none
@@ -90,21 +111,26 @@ class Disk(NodeBase):
         self.answer_ns = max(costs.coherence_ns, min(costs.ttwu_activate_ns, costs.ipi_ns))
         self.coherence_ns = costs.coherence_ns
         self.seq = OTHERS_SEQ
-        self.announces = disk.schedules
-        self.announced_to = list(range(nr_cpus)) if disk.schedules else []  # CPUs with a schedule
+        self.announces = disk.schedules and not disk.carries
+        self.announced_to = list(range(nr_cpus)) if self.announces else []  # CPUs with a schedule
         self.sink = sink
         self.log: list[tuple[int, ...]] = []  # heap of doorbells that are not recorded yet
         self.rung_by = [0] * nr_cpus  # doorbells seen, per CPU
         self.rung = 0  # doorbells recorded
+        self.controller = Controller(spec, index, self, self.service_ns, self.answer_ns)
 
     # -- Node -------------------------------------------------------------------------------------
 
     def own_next_ns(self) -> int:
+        """Return when the device does something, or a doorbell is recorded."""
+        return max(min(self.recording_ns(), self.controller.next_ns()), self.clock_ns)
+
+    def recording_ns(self) -> int:
         """Return when the oldest doorbell that has come, or is in the mail, is recorded."""
         soonest = self.record_ns(self.log[0][0]) if self.log else NEVER
         # What was mailed by the end of a period rang in it, or before.
         mailed = self.record_ns(self.mail[0][0] - self.coherence_ns - 1) if self.mail else NEVER
-        return max(min(soonest, mailed), self.clock_ns)
+        return min(soonest, mailed)
 
     def record_ns(self, rung_ns: int) -> int:
         """Return when the doorbells of a period are recorded: they have all come by mail then."""
@@ -112,11 +138,15 @@ class Disk(NodeBase):
 
     def reads(self, message: Message | None) -> bool:
         """Return whether an event looks at the mail: recording, and granting a schedule, do."""
-        return message is None or message[4] == messages.SCHEDULE_REQUEST
+        if message is None:
+            return self.recording_ns() < self.controller.next_ns()
+        return message[4] == messages.SCHEDULE_REQUEST
 
     def promise(self) -> Promise:
-        """Return what this node promises: it only answers, and mail makes it record, not send."""
-        send_ns = [self.inbox[0][0] if self.inbox else NEVER] * CLASSES
+        """Return what this node promises: mail makes it record, not send."""
+        answers_ns = self.inbox[0][0] if self.inbox else NEVER
+        acts_ns = max(self.controller.next_ns(), self.clock_ns)
+        send_ns = [min(answers_ns, acts_ns)] * CLASSES
         mail_ns = self.record_ns(self.reached_ns - self.coherence_ns - 1)
         soonest = self.next_event_ns()
         return Promise(
@@ -124,7 +154,10 @@ class Disk(NodeBase):
         )
 
     def fire(self, now_ns: int) -> None:
-        """Record the doorbells of the periods that are over."""
+        """Let the device do what is due, or record the doorbells of the periods that are over."""
+        if self.controller.next_ns() <= now_ns:
+            self.controller.fire(now_ns)
+            return
         over_ns = now_ns - self.coherence_ns
         while self.log and self.log[0][0] < over_ns:
             rung_ns, source, cookie, sector, rw, done_ns = heappop(self.log)
@@ -145,9 +178,17 @@ class Disk(NodeBase):
             self.grant(source, args[0])
         elif op == messages.TAG_RETURN:
             self.take_back(args[0], args[1])
+        elif op == messages.REQUEST:
+            done_ns = self.controller.arrive(source, args)
+            _data, rung_ns, cookie, _ctx, rw, sector, nr_sector = args[:7]
+            heappush(self.log, (rung_ns, source, cookie, sector, rw | nr_sector << 1, done_ns))
+        elif op == messages.SCAN:
+            self.controller.scan(self.clock_ns, source)
+        elif op == messages.CPU_STATE:
+            self.controller.cpu_state(source, args[0])
         else:
             assert op == messages.COMMAND, f"{self.name} got op {op}"
-            self.send(messages.COORDINATOR, messages.COMMAND_DONE, (args[0], "done"), self.clock_ns)
+            self.command(list(args[0]))
 
     def check(self, source: int, bell: list[int]) -> None:
         """Compute a request's completion and compare it with what its CPU computed."""
@@ -159,6 +200,26 @@ class Disk(NodeBase):
         )
         self.rung_by[source] += 1
         heappush(self.log, (rung_ns, source, cookie, sector, rw | nr_sector << 1, done_ns))
+
+    def command(self, words: list[str]) -> None:
+        """Let a fault strike: from now on every request comes here."""
+        self.announces = False
+        self.controller.fault(parse_fault(words), self.clock_ns)
+        self.send(messages.COORDINATOR, messages.COMMAND_DONE, (words, "done"), self.clock_ns)
+
+    # -- What the controller sends ----------------------------------------------------------------
+
+    def interrupt(self, cpu: int, vector: int, entries: list[list[Any]], polled: int) -> None:
+        """Carry completion entries to a CPU."""
+        self.send_others(cpu, messages.INTERRUPT, (vector, entries, polled))
+
+    def event(self, cpu: int, requests: list[list[Any]], lines: list[str]) -> None:
+        """Have a CPU's driver send requests again, and log lines."""
+        self.send_others(cpu, messages.DRIVER_EVENT, (requests, lines))
+
+    def expired(self, cpu: int) -> None:
+        """Tell a CPU that the queue's timer has expired there."""
+        self.send_others(cpu, messages.TIMEOUT, ())
 
     # -- Requests ---------------------------------------------------------------------------------
 
@@ -203,10 +264,27 @@ class Disk(NodeBase):
             self.wanting.remove(source)
         elif not nr and source not in self.wanting:
             self.wanting.append(source)
+            if self.vectored:
+                self.recall(source)
         self.send_grant(source, nr)
 
+    def recall(self, wanting: int) -> None:
+        """Tell all CPUs but one to give back the tags that they do not use."""
+        for cpu in range(self.nr_cpus):
+            if cpu != wanting:
+                self.send_others(cpu, messages.TAG_RECALL, ())
+
     def take_back(self, nr: int, owner: int) -> None:
-        """Take the tags of a CPU that went offline; one is kept for its return."""
+        """Take tags back: recalled ones (owner -1), or those of a CPU that went offline.
+
+        One is kept for the CPU's return.
+        """
+        if owner < 0:
+            while nr and self.wanting:
+                nr -= 1
+                self.send_grant(self.wanting.pop(0), 1)
+            self.free_tags += nr
+            return
         if owner in self.wanting:
             self.wanting.remove(owner)
             self.send_grant(owner, nr)
@@ -220,7 +298,7 @@ class Disk(NodeBase):
         """Tell a CPU by how much its lease grows."""
         self.send_others(source, messages.TAG_GRANT, (nr,))
 
-    def send_others(self, source: int, op: int, args: tuple[int, ...]) -> None:
+    def send_others(self, source: int, op: int, args: tuple[Any, ...]) -> None:
         """Send a CPU something about this disk, whose index comes first."""
         index = self.node_id - self.nr_cpus - 1
         self.send(source, op, (index, *args), self.clock_ns + self.answer_ns)
@@ -230,10 +308,18 @@ class Disk(NodeBase):
     def books(self) -> dict[str, Any]:
         """Return the tags and how many requests were served."""
         returned = [m[5][0] for m in self.inbox if m[4] == messages.TAG_RETURN]
+        coming = [m[5] for m in self.inbox if m[4] == messages.REQUEST]
+        entries = self.controller.entries.values()
         return {
             "tags": self.tags,
             "free_tags": self.free_tags + len(self.kept_tags) + sum(returned),
             "rung": self.rung,
+            "held": len(coming) + len(entries),
+            "carried": [
+                *(entry.io for entry in entries if entry.io),
+                *(list(args[7:9]) for args in coming if args[7]),
+            ],
+            "device": {"name": self.name, **self.controller.counters},
         }
 
     def snapshot(self) -> list[Any]:
@@ -242,7 +328,8 @@ class Disk(NodeBase):
             [self.seq, self.clock_ns, self.read_ns, self.reached_ns, self.wants_view],
             [[list(m) for m in box] for box in (self.outbox, self.inbox, self.mail)],
             [self.free_tags, self.rung, self.service_ns, self.kept_tags, self.wanting],
-            [self.announced_to, self.rung_by, [list(bell) for bell in self.log]],
+            [self.announced_to, self.rung_by, [list(bell) for bell in self.log], self.announces],
+            self.controller.pack(),
         ]
 
     def restore(self, state: list[Any]) -> None:
@@ -251,5 +338,6 @@ class Disk(NodeBase):
         boxes = [[messages.message_from_list(m) for m in box] for box in state[1]]
         self.outbox[:], self.inbox, self.mail = boxes
         self.free_tags, self.rung, self.service_ns, self.kept_tags, self.wanting = state[2]
-        self.announced_to, self.rung_by, log = state[3]
+        self.announced_to, self.rung_by, log, self.announces = state[3]
+        self.controller.unpack(state[4])
         self.log = [tuple(bell) for bell in log]

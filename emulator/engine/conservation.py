@@ -181,6 +181,7 @@ def _audit_requests(books: Books) -> list[str]:
     made, freed, here = (
         (sum(column) for column in zip(*totals, strict=True)) if totals else (0,) * 3
     )
+    here += sum(book.get("held", 0) for book in books.values())
     problems = []
     if made != freed + here:
         problems.append(f"{made} requests were made, {freed} freed, and {here} are somewhere")
@@ -196,6 +197,7 @@ def _audit_tags(books: Books) -> list[str]:
     problems = []
     for index, disk in enumerate(disks):
         held = sum(book["tags"][index] for book in books.values() if "requests" in book)
+        held += disk.get("held", 0)
         if held + disk["free_tags"] != disk["tags"]:
             problems.append(
                 f"disk {index} has {disk['tags']} tags: {disk['free_tags']} are free and {held} leased"

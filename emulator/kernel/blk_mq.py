@@ -18,7 +18,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import aio, blk_mq_tag, dio_completion, driver, frames, iomap, workqueue
+from emulator.kernel import (
+    aio,
+    blk_mq_tag,
+    blk_timeout,
+    dio_completion,
+    driver,
+    frames,
+    iomap,
+    workqueue,
+)
 from emulator.kernel.blk_queue import BlockQueue
 from emulator.kernel.request import DIO_ASYNC, DIO_SYNC, Request
 from emulator.types import WRITE
@@ -87,6 +96,8 @@ def dispatch_loop(cpu: Cpu, arg: list[Any]) -> None:
 def dispatch_pending(cpu: Cpu, queue: int) -> bool:
     """Whether the hardware queue has a request that can go to the driver now."""
     q = cpu.queues[queue]
+    if q.busy_until > cpu.now:
+        return False  # BLK_STS_RESOURCE: it is run again after a while
     if q.elevator is None:
         return bool(q.busy)
     # Without a driver tag nothing goes out: SCHED_RESTART, the next free runs the queue again.
@@ -190,6 +201,8 @@ def trace_request(cpu: Cpu, event: int, rq: Request) -> None:
 
 def trace_complete(cpu: Cpu, rq: Request) -> int:
     """Record ``block_rq_complete``; return its position."""
+    if rq.error:
+        blk_timeout.print_req_error(cpu, rq)
     return cpu.emit(
         tp.BLOCK_RQ_COMPLETE,
         cpu.dev_numbers[rq.queue],

@@ -61,12 +61,15 @@ class BlockQueue:
         "announced",
         "asks",
         "busy",
+        "busy_until",
+        "carries",
         "depth",
         "doorbells",
         "driver",
         "elevator",
         "hctx",
         "index",
+        "irq_names",
         "lease",
         "lease_step",
         "name",
@@ -74,6 +77,7 @@ class BlockQueue:
         "nr_hw_queues",
         "nr_requests",
         "params",
+        "recalled",
         "ring_at",
         "rings",
         "rq_affinity",
@@ -83,6 +87,7 @@ class BlockQueue:
         "service_ns",
         "stat",
         "tag_asked",
+        "vectored",
         "wait_cnt",
         "wait_index",
         "waiters",
@@ -97,7 +102,13 @@ class BlockQueue:
         self.params = disk.params
         self.nr_hw_queues = disk.params.get("submit_queues", 1)
         machine = spec.machine
-        queue_of = queue_map(spec, self.nr_hw_queues)
+        self.vectored = bool(disk.vectors)
+        #: each request goes to the device whole and comes back with its interrupt
+        self.carries = self.vectored or disk.carries
+        self.irq_names = irq_names(disk)
+        self.busy_until = 0  # the device answers BLK_STS_RESOURCE until then (a fault)
+        self.recalled = False  # another CPU lacks tags: those freed here go back to the device
+        queue_of = vector_map(disk, machine) if disk.managed else queue_map(spec, self.nr_hw_queues)
         self.hctx = queue_of[cpu]
         self.nr_ctx = [queue_of.count(hctx) for hctx in queue_of]  # per CPU, of its hctx
         self.rq_affinity = disk.rq_affinity
@@ -109,7 +120,7 @@ class BlockQueue:
         self.announced = initial_schedule(disk, machine.take_turns)  # requests left of it
         self.schedule_asked = False
         self.sched_tags = 0  # requests allocated and not freed here
-        nr_tags = self.depth * (self.nr_hw_queues if disk.driver == "null_blk" else 1)
+        nr_tags = self.depth * (1 if disk.driver == "scsi_debug" else self.nr_hw_queues)
         self.lease = initial_lease(nr_tags, machine.nr_cpus)
         # As many as leave each CPU a share: what one CPU has leased it keeps.
         self.lease_step = max(1, nr_tags // machine.nr_cpus - self.lease)
@@ -136,10 +147,32 @@ class BlockQueue:
         return bool(self.busy) or (self.elevator is not None and self.elevator.has_work())
 
 
+def vector_map(disk: DiskSpec, machine: MachineSpec) -> list[int]:
+    """Return the hardware queue of each CPU where every queue has a vector of its own."""
+    queue_of = [0] * machine.nr_cpus
+    for vector, mask in enumerate(disk.vectors):
+        for cpu in range(machine.nr_cpus):
+            if mask >> cpu & 1:
+                queue_of[cpu] = vector
+    return queue_of
+
+
+def irq_names(disk: DiskSpec) -> list[str]:
+    """Return what ``/proc/interrupts`` calls the vectors of a disk."""
+    if disk.driver == "nvme":
+        controller = disk.name.partition("n1")[0]
+        return [f"{controller}q{vector + 1}" for vector in range(len(disk.vectors))]
+    if disk.driver == "virtio_blk":
+        return [f"virtio0-req.{vector}" for vector in range(len(disk.vectors))]
+    return ["ahci" for _ in disk.vectors]
+
+
 def service_time(driver: str, params: dict[str, int]) -> int:
     """Return the driver's fixed service time in ns; 0 completes inside ``queue_rq``."""
     if driver == "scsi_debug":
         return params.get("ndelay", 0)
+    if driver != "null_blk":
+        return 0
     irqmode = params.get("irqmode", 1)
     return params.get("completion_nsec", 10_000) if irqmode == 2 else 0
 
@@ -154,6 +187,8 @@ def initial_schedule(disk: DiskSpec, take_turns: bool) -> int:
 
     CPUs that take turns see each other's timers, so theirs must be known ahead: never asked.
     """
+    if disk.vectors or disk.carries:
+        return 0
     if take_turns:
         return NEVER
     return SCHEDULE_REQUESTS if disk.schedules else 0

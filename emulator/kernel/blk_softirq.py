@@ -44,7 +44,7 @@ def blk_mq_complete_request(cpu: Cpu, rq: Request) -> None:
         cpu.rq.rules,
         q.nr_ctx[ctx],
     )
-    del cpu.inflight[rq.cookie]
+    cpu.inflight.pop(rq.cookie, None)  # the device had it, if it is given its requests
     if where != here:
         cpu.send(
             where,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import cpuhp, fair, kthread, mail, migration
+from emulator.kernel import blk_timeout, cpuhp, fair, kthread, mail, migration
 from emulator.kernel.sched import POLICIES
 from emulator.types import cpulist_parse
 
@@ -104,6 +104,8 @@ def act(cpu: Cpu, words: list[Any], place: int) -> None:
         answer = cpuhp.cpu_up(cpu)
     elif verb == "load":
         answer = load(cpu, int(words[-1]))
+    elif words[0] == "disk":
+        answer = blk_timeout.struck(cpu, [str(word) for word in words])
     elif verb == "affine":
         answer = affine(cpu, str(words[2]), str(words[3]))
     else:

@@ -23,7 +23,7 @@ whole ticks since boot for every CPU, not what the time-keeping CPU last wrote.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from emulator import messages
@@ -48,7 +48,7 @@ from emulator.kernel import (
     workqueue,
     wq_table,
 )
-from emulator.kernel.blk_queue import BlockQueue
+from emulator.kernel.blk_queue import BlockQueue, irq_names
 from emulator.kernel.frame_ends import ENDS
 from emulator.kernel.process import WAIT_NAMES, TaskRun
 from emulator.kernel.request import Request
@@ -98,6 +98,20 @@ class Programs(Protocol):
     def load(self, percent: int, now_ns: int) -> Program:
         """Build the program of ``cpu load``."""
         ...
+
+
+class Names(dict[str, int]):
+    """The ids of the names in this CPU's ring; a name is interned when it is first asked for."""
+
+    __slots__ = ("sink",)
+
+    def __init__(self, sink: TraceSink, names: Iterable[str]) -> None:
+        super().__init__({name: sink.intern(name) for name in names})
+        self.sink = sink
+
+    def __missing__(self, name: str) -> int:
+        number = self[name] = self.sink.intern(name)
+        return number
 
 
 class Cpu:
@@ -176,6 +190,8 @@ class Cpu:
         "pipes",
         "pods",
         "pools",
+        "printed",
+        "printed_since",
         "programs",
         "psi",
         "published_nr",
@@ -250,7 +266,7 @@ class Cpu:
         self.unbound_pools, self.pods = wq_table.unbound_pools(spec, self.workqueues)
         self.wq_ticket = 0  # questions asked there
         self.wq_rr_cpu = -1  # wq_rr_cpu_last
-        self.names = {name: sink.intern(name) for name in traced_names(self.workqueues)}
+        self.names = Names(sink, traced_names(self.workqueues, spec))
         self.dev_numbers = [8 << 20 | 16 * index for index in range(len(spec.disks))]
         self.files = iomap.file_table(spec)
         # Time and execution.
@@ -368,6 +384,8 @@ class Cpu:
         self.inflight: dict[int, Request] = {}
         self.io_seq = 0  # requests made
         self.ended = 0  # requests freed
+        self.printed = 0  # lines about failed requests since then
+        self.printed_since = 0
         self.counters: dict[str, int] = {}
         kthread.boot(self)
         idle.boot(self)
@@ -499,6 +517,9 @@ class Cpu:
             return aio.needs_mail(self)
         if kind == frames.SOFTIRQ_RCU:
             return self.rcu.driven
+        if kind == frames.IRQ_VECTOR:
+            leaves = self.completion is not None and self.completion.remote
+            return leaves or driver.vector_reads(self, self.f_arg)
         if kind == frames.STOPPER_WORK:
             return bool(self.stop_works[0][0] < 0)  # no push: another CPU is looked for
         if kind in frames.SWITCHES:
@@ -852,12 +873,13 @@ class Cpu:
         snapshot.unpack(self, state)
 
 
-def traced_names(workqueues: dict[int, workqueue.Workqueue]) -> list[str]:
+def traced_names(workqueues: dict[int, workqueue.Workqueue], spec: BoxSpec) -> list[str]:
     """Return every name that this CPU's records intern, in a fixed order."""
     return [
         *(wq.name for wq in workqueues.values()),
-        *workqueue.FUNCTIONS.values(),
+        *(name for number, name in workqueue.FUNCTIONS.items() if number <= workqueue.FN_SCRIPT),
         *driver.TIMER_FUNCTIONS.values(),
         "WS",
         "R",
+        *(name for disk in spec.disks for name in irq_names(disk)),
     ]

@@ -55,6 +55,7 @@ from emulator.kernel import (
     stop_machine,
     workqueue,
 )
+from emulator.kernel.blk_queue import BlockQueue
 from emulator.kernel.process import MAIL_WAITS, WAIT_WORK, unpack_task
 from emulator.kernel.request import Request
 from emulator.kernel.sched import DEQUEUE_DELAYED, DEQUEUE_SLEEP, PF_WQ_WORKER, Task
@@ -66,6 +67,9 @@ if TYPE_CHECKING:
 
 #: Stop work that takes the CPU down, in place of the CPU to push to.
 TAKE_CPU_DOWN = -1
+
+#: Messages to a CPU that is offline that its heir acts on in its place.
+PASSED_ON = (messages.ADOPT, messages.INTERRUPT, messages.DRIVER_EVENT, messages.TIMEOUT)
 
 CPUHP_OFFLINE = 0
 CPUHP_ONLINE = 195
@@ -256,6 +260,7 @@ def cpu_up(cpu: Cpu) -> str:
     cpu.irqs_on = True
     walk(cpu, STEPS, down=False)
     for q in cpu.queues:
+        tell_device(cpu, q, 1)
         blk_mq_tag.ask_for_tags(cpu, q)
     cpu.start(frames.IDLE_ENTRY, cpu.costs.idle_entry_ns)
     if cpu.stalled:
@@ -334,6 +339,9 @@ def hand_over(cpu: Cpu) -> None:
         if workqueue.carries_request(item[1]):
             readdress(cpu, item[3])
     completions = take_completions(cpu)
+    for irq in cpu.irqs:
+        if irq[0] == frames.IRQ_VECTOR:
+            pass_on(cpu, target, messages.INTERRUPT, tuple(irq[1]))
     items = [workqueue.take_items(cpu, pool) for pool in cpu.pools]
     done = [*cpu.done_list, *cpu.call_done]
     queues = [take_queue(cpu, index, target) for index in range(len(cpu.queues))]
@@ -397,6 +405,7 @@ def take_queue(cpu: Cpu, index: int, target: int) -> list[Any]:
         for rq in (*busy, *waiting):
             rq.ctx_cpu = target  # no driver tag yet: it will be one of the heir's
     blk_mq_tag.return_tags(cpu, q, q.lease, cpu.node_id)
+    tell_device(cpu, q, 0)
     state = [
         [rq.pack() for rq in busy],
         [rq.pack() for rq in waiting],
@@ -406,6 +415,15 @@ def take_queue(cpu: Cpu, index: int, target: int) -> list[Any]:
     q.lease = q.sched_tags = 0
     q.tag_asked = q.run_queued = False
     return state
+
+
+def tell_device(cpu: Cpu, q: BlockQueue, online: int) -> None:
+    """A device with vectors is told that this CPU goes or comes: its interrupts are moved."""
+    if q.vectored:
+        effect_ns = cpu.now + cpu.costs.coherence_ns
+        args = (online,)
+        device = cpu.device_nodes[q.index]
+        cpu.send(device, messages.CPU_STATE, args, effect_ns, cpu.costs.coherence_ns)
 
 
 def readdress(cpu: Cpu, rq: Request) -> None:
@@ -447,13 +465,15 @@ def ghost(cpu: Cpu, message: Message) -> bool:
         if workqueue.carries_request(item[1]):
             readdress(cpu, item[3])
         pass_on(cpu, cpu.adopter, op, (workqueue.pack_item(item), *args[1:]))
-    elif op == messages.ADOPT:
+    elif op in PASSED_ON:
         pass_on(cpu, cpu.adopter, op, args)
+    elif op == messages.TAG_FREED:
+        blk_mq_tag.return_tags(cpu, cpu.queues[args[0]], 1, cpu.node_id)
     elif op == messages.TAG_GRANT:
         blk_mq_tag.return_tags(cpu, cpu.queues[args[0]], args[1], cpu.node_id)
     elif op == messages.STOP:
         stop_aborted(cpu, args[0])
-    elif op != messages.NOHZ_KICK:
+    elif op not in (messages.NOHZ_KICK, messages.TAG_RECALL):
         return False
     return True
 

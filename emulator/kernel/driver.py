@@ -10,25 +10,34 @@ COMPLETION comes back.  Either way the doorbells are noted for the device's log 
 mail, at the latest at the end of the period of :data:`~emulator.types.DOORBELL_PERIOD_NS` in which
 they rang.  A service too short for a question and its answer is never asked for.
 
-Departures from the kernel: none in what a request sees; the drivers' error handling is left out.
+A device whose interrupts have a CPU of their own, or that was struck by a fault, announces nothing:
+the request itself goes to it (:func:`send_request`) and comes back with the interrupt of its vector
+(:func:`vector_interrupt`), to whichever CPU that is.  The interrupts of each vector are counted here
+as ``irq:NAME``, NAME as in ``/proc/interrupts``.
+
+Departures from the kernel: an interrupt takes the completions posted until it was raised, and those
+of a second one that comes before its handler has begun.
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, blk_softirq
+from emulator.kernel import blk_mq, blk_softirq, dio_completion, frames
 from emulator.kernel.blk_queue import BlockQueue
-from emulator.kernel.request import Request
+from emulator.kernel.request import PAGES, Request
 from emulator.types import DOORBELL_PERIOD_NS, NEVER, SCHEDULE_REQUESTS, Message
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
 DOORBELL_BATCH = 256
+
+#: Number of the first disk's first vector; each disk has 64 to itself.
+FIRST_IRQ = 24
 
 TIMER_FUNCTIONS = {
     "scsi_debug": "sdebug_q_cmd_hrt_complete",
@@ -39,6 +48,9 @@ TIMER_FUNCTIONS = {
 def queue_rq(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
     """The driver takes the request: its timer starts, or it ends at once."""
     blk_mq.trace_request(cpu, tp.BLOCK_RQ_ISSUE, rq)
+    if q.carries:
+        send_request(cpu, q, rq)
+        return
     cpu.inflight[rq.cookie] = rq
     rq.done_ns = cpu.now + q.service_ns
     note_doorbell(cpu, q, rq)
@@ -81,16 +93,86 @@ def device_interrupt(cpu: Cpu, arg: list[int]) -> None:
     rq = cpu.inflight.get(cookie)
     assert rq is not None, cpu.story(f"request {cookie:#x} completes twice")
     rq.error = status
-    q = cpu.queues[rq.queue]
-    cpu.cause = rq.cause
-    cpu.cause = cpu.emit(
-        tp.HRTIMER_EXPIRE_ENTRY, cookie, cpu.names[TIMER_FUNCTIONS[q.driver]], cpu.now
+    timer_expired(cpu, cpu.queues[rq.queue], rq)
+
+
+# -- Devices that are given each request ----------------------------------------------------------
+
+
+def send_request(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
+    """Give the device the request; where it will end its owner need not be, so that expects mail."""
+    if rq.what != PAGES and not rq.remote:
+        dio_completion.send_away(cpu, rq)
+    told = (0, 0) if rq.what == PAGES else (rq.pid, rq.iocb)
+    cpu.send(
+        cpu.device_nodes[q.index],
+        messages.REQUEST,
+        (rq.pack(), cpu.now, rq.cookie, rq.ctx_cpu, rq.rw, rq.sector, rq.nr_sector, *told),
+        cpu.now + cpu.costs.coherence_ns,
+        cpu.costs.coherence_ns,
     )
+
+
+def vector_raised(cpu: Cpu, index: int, vector: int, entries: list[list[Any]], polled: int) -> None:
+    """A device raises its vector here; one that is pending already takes the entries along."""
+    for irq in cpu.irqs:
+        if irq[0] == frames.IRQ_VECTOR and irq[1][:2] == [index, vector] and not polled:
+            irq[1][2].extend(entries)
+            return
+    q = cpu.queues[index]
+    costs = cpu.costs
+    ns = costs.hrtimer_ns
+    if q.vectored and q.nr_hw_queues > 1:
+        # Requests are ended in the interrupt.
+        each = costs.blk_start_request_ns + costs.blk_end_request_ns + costs.blk_done_request_ns
+        ns += each * len(entries)
+    cpu.irqs.append((frames.IRQ_VECTOR, [index, vector, entries, polled], ns))
+
+
+def vector_reads(cpu: Cpu, arg: list[Any]) -> bool:
+    """Whether the interrupt may steer a request to another CPU, which must be online then."""
+    q = cpu.queues[arg[0]]
+    if q.rq_affinity == 0:
+        return False
+    here = cpu.node_id
+    # A request's place in its packed form is its class's: its ctx is the fourth.
+    ctxs = [entry[0][3] for entry in arg[2] if entry[0][3] != here]
+    return any(q.rq_affinity == 2 or not cpu.llc_mask >> ctx & 1 for ctx in ctxs)
+
+
+def vector_interrupt(cpu: Cpu, arg: list[Any]) -> None:
+    """The handler of a device's vector: every completion of its queue is steered to where it ends."""
+    index, vector, entries, polled = arg
+    q = cpu.queues[index]
+    if q.vectored and not polled:
+        name = q.irq_names[vector]
+        cpu.count(f"irq:{name}")
+        cpu.emit(tp.IRQ_HANDLER_ENTRY, FIRST_IRQ + index * 64 + vector, cpu.names[name])
+    for data, status in entries:
+        rq = Request.unpack(data)
+        rq.error = status
+        if not q.vectored:
+            timer_expired(cpu, q, rq)
+            continue
+        cpu.cause = rq.cause
+        blk_softirq.blk_mq_complete_request(cpu, rq)
+    if q.vectored and not polled:
+        cpu.emit(tp.IRQ_HANDLER_EXIT, FIRST_IRQ + index * 64 + vector)
+
+
+def timer_expired(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
+    """The per-request timer of a driver without vectors."""
+    cpu.cause = rq.cause
+    name = cpu.names[TIMER_FUNCTIONS[q.driver]]
+    cpu.cause = cpu.emit(tp.HRTIMER_EXPIRE_ENTRY, rq.cookie, name, cpu.now)
     if q.driver == "null_blk":
-        del cpu.inflight[cookie]
+        cpu.inflight.pop(rq.cookie, None)
         blk_mq.end_request(cpu, rq)  # no steering, no softirq: null_blk ends it in the timer
     else:
         blk_softirq.blk_mq_complete_request(cpu, rq)
+
+
+# -- Timers ---------------------------------------------------------------------------------------
 
 
 def request_timer(cpu: Cpu, cookie: int) -> None:

@@ -73,6 +73,8 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.IRQ_TICK] = tick.tick_sched_timer
     table[frames.IRQ_IPI] = hrtimer.ipi_end
     table[frames.IRQ_DEVICE] = hrtimer.device_end
+    table[frames.IRQ_VECTOR] = hrtimer.vector_end
+    table[frames.IRQ_QUEUE] = hrtimer.queue_end
     table[frames.IRQ_DONE] = hrtimer.interrupt_done
     table[frames.SOFTIRQ_ENTRY] = softirq.pass_begin
     table[frames.BLOCK_START] = blk_softirq.block_start

@@ -92,6 +92,9 @@ QUEUE_WORK_ON = 64  # its decision, and queue_work_on() of another CPU's pool
 WQ_WAIT = 65  # queue_work() or worker_thread(), waits for the lock of an unbound pool
 WQ_ANSWER = 66  # the same, from the answer on
 WQ_SELECT = 67  # try_to_wake_up() of a worker elsewhere, up to select_task_rq()
+# More hard interrupts.
+IRQ_VECTOR = 68  # the interrupt of a device's vector, with its completions
+IRQ_QUEUE = 69  # a hardware queue is to be run here, or its requests' timer has expired
 
 
 #: Argument of USER: the code watches its CPU clock, which goes on while the CPU is without the host.
@@ -126,7 +129,8 @@ READS = COMPLETING | frozenset(
         EXEC,
         PIPE_SELECT,
         WQ_SELECT,
+        IRQ_VECTOR,
     )
 )
 
-NR_KINDS = 68
+NR_KINDS = 70

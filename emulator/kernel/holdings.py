@@ -126,14 +126,29 @@ def all_requests(cpu: Cpu) -> Iterator[tuple[Request, bool]]:
                 yield from ((entry[2], False) for entry in direction)
     for box in (cpu.inflight.values(), cpu.sirq_block, cpu.done_list, cpu.call_done):
         yield from ((rq, True) for rq in box)
+    for data in interrupting(cpu):
+        yield Request.unpack(data), True
     for message in cpu.inbox:
         yield from requests_in(cpu, message)
+
+
+def interrupting(cpu: Cpu) -> Iterator[list[Any]]:
+    """Yield the requests of the devices' interrupts that have not been handled, packed."""
+    kinds = [(kind, arg) for kind, arg, _ns in cpu.irqs]
+    kinds += [(cpu.f_kind, cpu.f_arg), *((frame[0], frame[2]) for frame in cpu.stack)]
+    for kind, arg in kinds:
+        if kind == frames.IRQ_VECTOR:
+            yield from (data for data, _status in arg[2])
 
 
 def requests_in(cpu: Cpu, message: Message) -> Iterator[tuple[Request, bool]]:
     """Yield the requests in a message."""
     if message[4] == messages.CALL_COMPLETE:
         yield Request.unpack(message[5][0]), True
+    elif message[4] == messages.INTERRUPT:
+        yield from ((Request.unpack(data), True) for data, _status in message[5][2])
+    elif message[4] == messages.DRIVER_EVENT:
+        yield from ((Request.unpack(data), True) for data in message[5][1])
     elif message[4] == messages.ADOPT:
         _dead, _completions, inflight, _timers, _wheel, done, _items, queues = message[5][1]
         yield from ((Request.unpack(data), True) for data in (*inflight, *done))
@@ -146,7 +161,9 @@ def tags(cpu: Cpu, index: int, requests: list[tuple[Request, bool]]) -> int:
     """Return how many of a disk's driver tags are here: leased, in use, or just granted."""
     used = sum(rq.queue == index for rq, tagged in requests if tagged)
     granted = sum(m[5][1] for m in cpu.inbox if m[4] == messages.TAG_GRANT and m[5][0] == index)
-    return cpu.queues[index].lease + used + int(granted)
+    freed = sum(m[4] == messages.TAG_FREED and m[5][0] == index for m in inbox(cpu))
+    lease: int = cpu.queues[index].lease
+    return lease + used + int(granted) + int(freed)
 
 
 # -- IOs ----------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import heapq
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, core, driver, frames, idle, smp, softirq
+from emulator.kernel import blk_mq, blk_timeout, core, driver, frames, idle, smp, softirq
 from emulator.types import NEVER
 
 if TYPE_CHECKING:
@@ -191,5 +191,25 @@ def device_end(cpu: Cpu, arg: Any) -> None:
     """The end of a device interrupt's handler."""
     cpu.start(frames.IRQ_DONE, 0)
     driver.device_interrupt(cpu, arg)
+    if cpu.f_kind == frames.IRQ_DONE:
+        interrupt_end(cpu)
+
+
+def vector_end(cpu: Cpu, arg: Any) -> None:
+    """The end of the handler of a device's vector."""
+    cpu.start(frames.IRQ_DONE, 0)
+    driver.vector_interrupt(cpu, arg)
+    if cpu.f_kind == frames.IRQ_DONE:
+        interrupt_end(cpu)
+
+
+def queue_end(cpu: Cpu, arg: list[int]) -> None:
+    """A hardware queue is run, or its timer's work is queued: [queue, whether it is the timer]."""
+    index, timer = arg
+    cpu.start(frames.IRQ_DONE, 0)
+    if timer:
+        blk_timeout.timer_expired(cpu, index)
+    else:
+        blk_mq.run_hw_queue_async(cpu, cpu.queues[index])
     if cpu.f_kind == frames.IRQ_DONE:
         interrupt_end(cpu)

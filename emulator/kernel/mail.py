@@ -18,6 +18,7 @@ from emulator import tracepoints as tp
 from emulator.kernel import (
     blk_mq_tag,
     blk_softirq,
+    blk_timeout,
     command,
     core,
     cpuhp,
@@ -51,6 +52,8 @@ READING = frozenset(
         messages.RCU_REPORT,
         messages.PIPE_DATA,
         messages.WQ_WAKE,
+        messages.TAG_FREED,
+        messages.TAG_GRANT,
     )
 )
 
@@ -198,6 +201,8 @@ def handle_stop(cpu: Cpu, message: Message) -> None:
 def handle_tag_grant(cpu: Cpu, message: Message) -> None:
     """The device leases more tags to this CPU."""
     index, nr = message[5]
+    if cpu.queues[index].vectored and nr and must_wait(cpu, index, message):
+        return
     blk_mq_tag.tags_granted(cpu, index, nr)
 
 
@@ -205,6 +210,44 @@ def handle_schedule(cpu: Cpu, message: Message) -> None:
     """The device announces the service time of more requests."""
     index, service_ns, count = message[5]
     driver.schedule_renewed(cpu, index, service_ns, count)
+
+
+def handle_interrupt(cpu: Cpu, message: Message) -> None:
+    """A device's vector is raised here."""
+    index, vector, entries, polled = message[5]
+    driver.vector_raised(cpu, index, vector, list(entries), polled)
+
+
+def handle_tag_freed(cpu: Cpu, message: Message) -> None:
+    """A request was freed elsewhere whose tag is of this CPU's lease."""
+    index, waker_pid, cause = message[5]
+    if must_wait(cpu, index, message):
+        return
+    blk_mq_tag.tag_freed(cpu, index, (message[1], waker_pid), cause)
+
+
+def must_wait(cpu: Cpu, index: int, message: Message) -> bool:
+    """Whether a tag comes while who waits for it still leaves this CPU: its waker would spin."""
+    for p in blk_mq_tag.waiting(cpu, index):
+        if p.on_cpu and not p.on_rq and not smp.takes_while_on_cpu(cpu, message[1]):
+            cpu.deferred.append(message)
+            return True
+    return False
+
+
+def handle_tag_recall(cpu: Cpu, message: Message) -> None:
+    """The device wants back what tags are not used here."""
+    blk_mq_tag.recall_tags(cpu, message[5][0])
+
+
+def handle_timeout(cpu: Cpu, message: Message) -> None:
+    """The timer of a queue's requests has expired."""
+    blk_timeout.raise_queue(cpu, message[5][0], timer=True)
+
+
+def handle_driver_event(cpu: Cpu, message: Message) -> None:
+    """A driver has something to say, or requests to be sent again."""
+    blk_timeout.driver_event(cpu, *message[5])
 
 
 def handle_rcu_report(cpu: Cpu, message: Message) -> None:
@@ -258,6 +301,11 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.CALL_COMPLETE: handle_call,
     messages.COMMAND: handle_command,
     messages.COMPLETION: handle_completion,
+    messages.DRIVER_EVENT: handle_driver_event,
+    messages.INTERRUPT: handle_interrupt,
+    messages.TAG_FREED: handle_tag_freed,
+    messages.TAG_RECALL: handle_tag_recall,
+    messages.TIMEOUT: handle_timeout,
     messages.DETACH: handle_detach,
     messages.DIO_DONE: handle_dio_done,
     messages.NOHZ_KICK: handle_nohz_kick,

@@ -58,6 +58,8 @@ SENDING = frozenset(
         frames.SETAFFINITY,
         frames.WQ_ANSWER,
         frames.WQ_SELECT,
+        frames.IRQ_VECTOR,
+        frames.IRQ_QUEUE,
     )
 )
 #: Frames of a submitter's system calls: what comes after them is its program's to bound.
@@ -152,6 +154,8 @@ def device_sends(cpu: Cpu, soonest: int) -> int:
     least = NEVER
     costs = cpu.costs
     for q in cpu.queues:
+        if q.carries:
+            return soonest
         # Tags are taken at dispatch with an elevator, at submission without.
         step_ns = costs.dispatch_ns
         if q.elevator is None:
@@ -196,7 +200,7 @@ def completion_sends(cpu: Cpu, soonest: int) -> int:
         if p.run.wait in MAIL_WAITS or p.run.wait == WAIT_TAG:
             waited_for = True
             break
-    steered = any(q.rq_affinity != 1 for q in cpu.queues) or not cpu.llc_mask
+    steered = any(q.rq_affinity != 1 or q.carries for q in cpu.queues) or not cpu.llc_mask
     idling = cpu.rq.curr is cpu.rq.idle
     working = bool(cpu.pools[0].worklist or cpu.pools[1].worklist or cpu.pools[0].executing)
     if waited_for and (working or under_way):

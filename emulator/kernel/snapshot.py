@@ -69,6 +69,8 @@ PLAIN = (
     "completed",
     "wq_ticket",
     "wq_rr_cpu",
+    "printed",
+    "printed_since",
 )
 
 
@@ -175,6 +177,9 @@ def pack_queue(q: BlockQueue) -> list[Any]:
         q.schedule_asked,
         q.ring_at,
         q.stat.pack(),
+        q.carries,
+        q.busy_until,
+        q.recalled,
     ]
 
 
@@ -188,6 +193,7 @@ def unpack_queue(q: BlockQueue, data: list[Any]) -> None:
     q.wait_index, q.wake_index, q.wait_cnt, q.rq_affinity = data[11:15]
     q.schedule_asked, q.ring_at = data[15:17]
     q.stat.unpack(data[17])
+    q.carries, q.busy_until, q.recalled = data[18:21]
 
 
 def pack_elevator(queue: mq_deadline.DeadlineQueue) -> list[Any]:

@@ -24,7 +24,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, core, dio_completion, frames, iomap, kthread, wq_unbound
+from emulator.kernel import (
+    blk_mq,
+    blk_timeout,
+    core,
+    dio_completion,
+    frames,
+    iomap,
+    kthread,
+    wq_unbound,
+)
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.request import Request
 from emulator.kernel.sched import KTHREAD_IS_PER_CPU, PF_WQ_WORKER, TASK_WAKING, Task
@@ -75,11 +84,13 @@ FN_DIO_COMPLETE = 1
 FN_RUN_QUEUE = 2
 FN_XFS_END_IO = 3
 FN_SCRIPT = 4  # a list of (burn ns, sleep ns): the documentation's timelines, tests
+FN_TIMEOUT = 5  # the argument is the queue
 FUNCTIONS = {
     FN_DIO_COMPLETE: "iomap_dio_complete_work",
     FN_RUN_QUEUE: "blk_mq_run_work_fn",
     FN_XFS_END_IO: "xfs_end_io",
     FN_SCRIPT: "script_work",
+    FN_TIMEOUT: "blk_mq_timeout_work",
 }
 
 
@@ -342,6 +353,8 @@ def start_function(cpu: Cpu, p: Task, item: list[Any]) -> None:
         blk_mq.run_work_fn(cpu, arg)
     elif function == FN_XFS_END_IO:
         cpu.start(frames.WORK_BODY, cpu.costs.dio_complete_ns)
+    elif function == FN_TIMEOUT:
+        cpu.start(frames.WORK_BODY, cpu.costs.dispatch_ns)
     else:
         cpu.start(frames.WORK_BODY, arg[0][0])
 
@@ -362,6 +375,8 @@ def work_body(cpu: Cpu, _arg: object) -> None:
         iomap.dio_complete_work(cpu, arg)
     elif function == FN_XFS_END_IO:
         iomap.writeback_end_work(cpu, arg)
+    elif function == FN_TIMEOUT:
+        blk_timeout.timeout_work(cpu, arg)
     else:
         script_step(cpu, p, arg)
 

@@ -1,11 +1,7 @@
-"""A small seeded generator and a permutation of small state, both plain integers.
+"""A permutation of small state, in plain integers, from the generator of :mod:`emulator.seeds`.
 
 Theory of operation
 -------------------
-A run is a pure function of its box file and seed, and a task may move between processes at any
-event, so whatever a program draws must come from state that it carries.  :func:`splitmix64` is the
-generator of Steele, Lea and Flood (2014): one 64-bit counter, one mixing function.
-
 :func:`shuffle_keys` and :func:`shuffled` walk ``range(n)`` in an order that looks random, visits
 every number exactly once and needs no table: a bijection on the next power of two (multiply by an
 odd number, fold the high bits down), and numbers that fall outside are sent through it again until
@@ -14,27 +10,9 @@ they fall inside.  Fewer than two rounds are needed on average.
 
 from __future__ import annotations
 
-U64 = (1 << 64) - 1
+from emulator.seeds import U64, seed_stream, splitmix64
 
-_GOLDEN = 0x9E3779B97F4A7C15
-
-
-def splitmix64(state: int) -> tuple[int, int]:
-    """Return ``(next state, 64 random bits)``."""
-    state = (state + _GOLDEN) & U64
-    bits = state
-    bits = ((bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9) & U64
-    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & U64
-    return state, bits ^ (bits >> 31)
-
-
-def seed_stream(*parts: int) -> int:
-    """Return the start state of one stream, such as (run seed, job's randseed, file)."""
-    state = 0
-    for part in parts:
-        state, bits = splitmix64((state ^ part) & U64)
-        state ^= bits
-    return state
+__all__ = ["U64", "seed_stream", "shuffle_keys", "shuffled", "splitmix64"]
 
 
 def shuffle_keys(count: int, bits: int) -> list[int]:
