@@ -9,13 +9,13 @@ after every grant that was given, so that neither disturbs what has been decided
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from emulator.rundir import BOX, RESULTS, RUN, RunDirectory, resolve_run
+from emulator.rundir import BOX, PROGRAMS, RESULTS, RUN, RunDirectory, resolve_run
 from emulator.trace import ftrace
 from emulator.trace.reader import RingError, RingReader, open_rings
 from emulator.types import NEVER
@@ -154,6 +154,45 @@ def cat(request: CatRequest, runs: Path, width: int) -> str:
         )
     ]
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class FioRequest:
+    """In which of fio's formats, of which job by name; no name: all."""
+
+    run: str
+    formats: tuple[str, ...] = ("normal",)
+    job: str = ""
+
+
+def fio_text(request: FioRequest, runs: Path) -> str:
+    """Return what fio would have printed for the jobs of a run, in the order in which it prints.
+
+    Raises RunDirError where there is no such run, AttachError where it has no such jobs or runs.
+    """
+    from emulator.report.fio.jobs import fio_run
+    from emulator.report.fio.json_output import json_text
+    from emulator.report.fio.normal import normal_text
+    from emulator.report.fio.terse import terse_text
+
+    directory = resolve_run(request.run, runs)
+    if directory.is_running():
+        raise AttachError(f"{directory.path} still runs: fio reports when its jobs are over")
+    view = box_view(str(directory.path), None, runs)
+    programs = {int(pid): parts for pid, parts in directory.read_json(PROGRAMS).items()}
+    run = fio_run(view.spec, programs, view.readers)
+    names = list(dict.fromkeys(job.name for job in run.jobs))
+    run.jobs = [job for job in run.jobs if request.job in ("", job.name)]
+    if not run.jobs:
+        what = f"fio job {request.job!r}" if request.job else "fio job that began"
+        raise AttachError(f"{directory.path} has no {what}; it has {', '.join(names) or 'none'}")
+    texts: dict[str, Callable[[], str]] = {
+        "terse": lambda: terse_text(run),
+        "json": lambda: json_text(run),
+        "json+": lambda: json_text(run, plus=True),
+        "normal": lambda: ("\n" if len(request.formats) > 1 else "") + normal_text(run),
+    }
+    return "".join(text() for name, text in texts.items() if name in request.formats)
 
 
 def box_view(run: str, at_ns: int | None, runs: Path) -> "View":

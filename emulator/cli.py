@@ -21,6 +21,8 @@ EXIT_TRUE = 0
 EXIT_FALSE = 1
 EXIT_UNKNOWN = 2
 
+FIO_FORMATS = ("normal", "json", "json+", "terse")
+
 #: Where runs are kept, seen from where the command is given.
 RUNS = Path("runs")
 
@@ -49,6 +51,15 @@ def time_ns(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
         return NEVER if value is None else duration_parse(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
+
+
+def fio_formats(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
+    """Return the formats of fio's --output-format, which may be several."""
+    names = tuple(value.split(","))
+    for name in names:
+        if name not in FIO_FORMATS:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(FIO_FORMATS)}")
+    return names
 
 
 @contextmanager
@@ -342,6 +353,31 @@ def cat_file(run_word: str, path: str, at: int) -> None:
     request = CatRequest(run_word, path, None if at == NEVER else at)
     with mistakes_of(AttachError, RunDirError):
         click.echo(cat(request, RUNS, get_terminal_size().columns), nl=False)
+
+
+@cli.command("fio", short_help="Print what fio would have said of its jobs.")
+@click.argument("run_word", metavar="RUN")
+@click.option(
+    "--output-format",
+    "formats",
+    default="normal",
+    show_default=True,
+    callback=fio_formats,
+    metavar="FORMATS",
+    help="Of normal, json, json+ and terse; several separated by commas.",
+)
+@click.option("--job", metavar="NAME", default="", help="Only the job of this name.")
+def fio_output(run_word: str, formats: tuple[str, ...], job: str) -> None:
+    """Print what fio itself would have printed for the jobs of a run.
+
+    RUN is a run directory, a box name (its latest run) or `latest`; `fio.json` in the run directory
+    is the same as JSON.
+    """
+    from emulator.attach import AttachError, FioRequest, fio_text
+    from emulator.rundir import RunDirError
+
+    with mistakes_of(AttachError, RunDirError):
+        click.echo(fio_text(FioRequest(run_word, formats, job), RUNS), nl=False)
 
 
 # -- Judging ------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ What lies inside:
 ``cpuN.log``           the same as ftrace text, rendered at the end
 ``control``            address of the control socket, there only while the run takes commands
 ``commands.yaml``      commands with the emulated time at which they took effect
+``programs.json``      what the programs measured, whole: per pid the books of each CPU
+``fio.json``           what fio would have written of its jobs with ``--output-format=json``
 ``results.json``       figures, checks and the verdict; written last, whole or not at all
 =====================  ==========================================================================
 
@@ -34,6 +36,8 @@ from typing import Any, cast
 BOX = "box.yaml"
 RUN = "run.json"
 COMMANDS = "commands.yaml"
+PROGRAMS = "programs.json"
+FIO = "fio.json"
 RESULTS = "results.json"
 CONTROL = "control"
 LATEST = "latest"

@@ -36,9 +36,20 @@ from emulator.engine.plan import CommandError
 from emulator.engines import INLINE, PROCESSES
 from emulator.progress import ProgressLine
 from emulator.report.figures import RunData, figures
+from emulator.report.fio.jobs import fio_run
+from emulator.report.fio.json_output import json_text
 from emulator.report.render import render
 from emulator.report.results import build_results, check_expectations, exit_status
-from emulator.rundir import BOX, COMMANDS, RESULTS, RUN, RunDirectory, create_run_directory
+from emulator.rundir import (
+    BOX,
+    COMMANDS,
+    FIO,
+    PROGRAMS,
+    RESULTS,
+    RUN,
+    RunDirectory,
+    create_run_directory,
+)
 from emulator.trace.ftrace import TextStyle, write_log
 from emulator.trace.reader import RingReader, open_rings
 from emulator.types import NSEC_PER_SEC, BoxSpec
@@ -269,6 +280,7 @@ def finish(
 ) -> None:
     """Write commands, logs and results, and show the result."""
     write_commands(directory, clocked.outcome)
+    write_programs(directory, spec, clocked.outcome)
     if request.logs:
         write_logs(directory, spec)
     directory.write_json(RESULTS, results)
@@ -288,6 +300,18 @@ def write_commands(directory: RunDirectory, outcome: RunOutcome) -> None:
         for at_ns, words, answer in outcome.commands
     ]
     directory.write_text(COMMANDS, "".join(f"- {line}\n" for line in lines) or "[]\n")
+
+
+def write_programs(directory: RunDirectory, spec: BoxSpec, outcome: RunOutcome) -> None:
+    """Write what the programs measured, and what fio would have said of its jobs."""
+    programs: dict[int, list[list[Any]]] = {}
+    for _node, book in sorted(outcome.books.items()):
+        for pid, part in book.get("programs", {}).items():
+            programs.setdefault(int(pid), []).append(part)
+    directory.write_json(PROGRAMS, {str(pid): programs[pid] for pid in sorted(programs)})
+    run = fio_run(spec, programs, open_rings(directory.path))
+    if run.jobs:
+        directory.write_text(FIO, json_text(run))
 
 
 def write_logs(directory: RunDirectory, spec: BoxSpec) -> None:

@@ -28,6 +28,7 @@ ROOMS = (
     "agents",
     "trace",
     "report",
+    "report/fio",
     "report/procfs",
     "boxfile",
     "",

@@ -13,7 +13,7 @@ import pytest
 from emulator import engines, session
 from emulator.config import Box, Expectation
 from emulator.engine.inline import RunOutcome
-from emulator.rundir import BOX, COMMANDS, RESULTS, RUN, RunDirError, resolve_run
+from emulator.rundir import BOX, COMMANDS, PROGRAMS, RESULTS, RUN, RunDirError, resolve_run
 from emulator.session import Request, SessionError, run_box
 from emulator.types import NSEC_PER_MSEC, BoxEvent
 from tests.toybox import PARTS, toy_box
@@ -41,7 +41,7 @@ def test_a_run_leaves_everything_in_its_directory(tmp_path: Path) -> None:
     assert run_box(INLINE, tmp_path) == 0
     names = {path.name for path in resolve_run("latest", tmp_path).path.iterdir()}
     rings_and_logs = {f"cpu{cpu}.{kind}" for cpu in (0, 1) for kind in ("ring", "log")}
-    assert names == {BOX, RUN, COMMANDS, RESULTS, *rings_and_logs}
+    assert names == {BOX, RUN, COMMANDS, PROGRAMS, RESULTS, *rings_and_logs}
 
 
 def test_the_results_tell_what_the_rings_hold(tmp_path: Path) -> None:
