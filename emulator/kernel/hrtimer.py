@@ -3,9 +3,10 @@
 Theory of operation
 -------------------
 An interrupt pushes a frame with interrupts off.  The timer interrupt runs every expired timer, one
-frame each; IPIs and device interrupts are one frame.  Of several that are due the one with the highest
-vector is taken first: an IPI before the timer.  The timer interrupt ends by programming the
-CPU's one timer for what is due next, before anything else runs.  At the end of the outermost one
+frame each: the tick, drivers' per-request timers (whose expiry comes as a message, IRQ_DEVICE), and
+sleepers.  IPIs and devices' vectors are one frame each.  Of several interrupts that are due the one with the highest vector is
+taken first: an IPI before the timer.  The timer interrupt ends by programming the CPU's one timer for
+what is due next, before anything else runs.  At the end of the outermost one
 pending softirqs run, unless a round is already being served below or ksoftirqd is runnable; then the
 interrupted frame goes on, or, where it may be preempted, a pending reschedule is acted on.
 """
@@ -35,42 +36,51 @@ WHEEL_RUN_QUEUE = 2  # blk_mq_delay_run_hw_queue(): arg = queue index
 
 
 def take_interrupt(cpu: Cpu) -> None:
-    """Start the handling of the interrupt that is due."""
-    costs = cpu.costs
-    if cpu.irqs:
-        kind, arg, ns = cpu.irqs.pop(0)
-        cpu.push(kind, costs.hardirq_ns + ns, arg, frames.LEVEL_HARDIRQ, False)
+    """Start the handling of the interrupt that is due: an IPI, the timer's, or a device's."""
+    hardirq_ns = cpu.costs.hardirq_ns
+    ipi = pending_ipi(cpu)
+    if ipi is not None:
+        arg, ns = ipi
+        cpu.push(frames.IRQ_IPI, hardirq_ns + ns, arg, frames.LEVEL_HARDIRQ, False)
         return
-    if cpu.ipis and take_ipi(cpu):
-        return
-    if cpu.tick_at <= cpu.now and (not cpu.timers or cpu.tick_at <= cpu.timers[0][0]):
-        cpu.tick_at = NEVER
-        cpu.push(frames.IRQ_TICK, costs.tick_ns, None, frames.LEVEL_HARDIRQ, False)
-        return
-    expiry, _seq, kind, arg = heapq.heappop(cpu.timers)
-    assert expiry <= cpu.now, cpu.story("a timer fires early")
-    cpu.push(
-        frames.IRQ_HRTIMER,
-        costs.hardirq_ns + costs.hrtimer_ns,
-        [kind, arg],
-        frames.LEVEL_HARDIRQ,
-        False,
-    )
+    kind, arg, ns = next_expired(cpu) or cpu.irqs.pop(0)
+    if kind != frames.IRQ_TICK:
+        ns += hardirq_ns
+    cpu.push(kind, ns, arg, frames.LEVEL_HARDIRQ, False)
 
 
-def take_ipi(cpu: Cpu) -> bool:
-    """Start the handling of the IPI that came first, if one is due."""
-    timers = cpu.timers
-    first = min((timer for timer in timers if timer[2] == frames.IRQ_IPI), default=None)
-    if first is None or first[0] > cpu.now:
-        return False
-    timers.remove(first)
-    heapq.heapify(timers)
+def pending_ipi(cpu: Cpu) -> tuple[Any, int] | None:
+    """Take out the IPI that came first, if one is due: what it is for, and its handler's time."""
+    for position, (kind, arg, ns) in enumerate(cpu.irqs):
+        if kind == frames.IRQ_IPI:
+            del cpu.irqs[position]
+            return arg, ns
+    if not cpu.ipis:
+        return None
+    first = min(timer for timer in cpu.timers if timer[2] == frames.IRQ_IPI)
+    if first[0] > cpu.now:
+        return None
+    cpu.timers.remove(first)
+    heapq.heapify(cpu.timers)
     cpu.ipis -= 1
-    costs = cpu.costs
-    ns = costs.hardirq_ns + costs.ipi_handler_ns
-    cpu.push(frames.IRQ_IPI, ns, first[3], frames.LEVEL_HARDIRQ, False)
-    return True
+    return first[3], cpu.costs.ipi_handler_ns
+
+
+def next_expired(cpu: Cpu) -> tuple[int, Any, int] | None:
+    """Take out the next of the expired timers: the frame that handles it, its argument and time.
+
+    The tick comes first: jiffies go on before anything that the interrupt leads to looks at them.
+    """
+    if cpu.tick_at <= cpu.now:
+        cpu.tick_at = NEVER
+        return frames.IRQ_TICK, None, cpu.costs.tick_ns
+    if cpu.irqs and cpu.irqs[0][0] == frames.IRQ_DEVICE:
+        return cpu.irqs.pop(0)
+    timers = cpu.timers
+    if timers and timers[0][0] <= cpu.now and timers[0][2] != frames.IRQ_IPI:
+        _expiry, _seq, kind, arg = heapq.heappop(timers)
+        return frames.IRQ_HRTIMER, [kind, arg], cpu.costs.hrtimer_ns
+    return None
 
 
 def hrtimer_end(cpu: Cpu, what: list[Any]) -> None:
@@ -85,9 +95,12 @@ def hrtimer_end(cpu: Cpu, what: list[Any]) -> None:
         interrupt_end(cpu)
 
 
-def interrupt_done(cpu: Cpu, _arg: object) -> None:
-    """The end of an interrupt that had to wake somebody first."""
-    interrupt_end(cpu)
+def interrupt_done(cpu: Cpu, kind: int | None) -> None:
+    """The end of an interrupt that had to wake somebody first; no kind: the timer's."""
+    if kind is None:
+        interrupt_end(cpu)
+    else:
+        irq_exit(cpu)
 
 
 def wake_sleeper(cpu: Cpu, arg: list[int]) -> None:
@@ -150,11 +163,11 @@ def add_jiffy_timer(cpu: Cpu, jiffy: int, kind: int, arg: Any) -> None:
 
 
 def interrupt_end(cpu: Cpu) -> None:
-    """The end of one interrupt's work: further expired timers, or ``irq_exit()``."""
-    timers = cpu.timers
-    if timers and timers[0][0] <= cpu.now and timers[0][2] != frames.IRQ_IPI:
-        _expiry, _seq, kind, arg = heapq.heappop(timers)
-        cpu.start(frames.IRQ_HRTIMER, cpu.costs.hrtimer_ns, [kind, arg])
+    """The end of one timer's work: further expired timers, or the timer is programmed anew."""
+    expired = next_expired(cpu)
+    if expired is not None:
+        kind, arg, ns = expired
+        cpu.start(kind, ns, arg)
         return
     cpu.program_event()
     irq_exit(cpu)
@@ -180,11 +193,11 @@ def irq_return(cpu: Cpu) -> None:
 
 
 def ipi_end(cpu: Cpu, arg: Any) -> None:
-    """The end of an IPI's handler."""
-    cpu.start(frames.IRQ_DONE, 0)
+    """The end of an IPI's handler; it programs no timer."""
+    cpu.start(frames.IRQ_DONE, 0, frames.IRQ_IPI)
     smp.handle_ipi(cpu, arg)
     if cpu.f_kind == frames.IRQ_DONE:
-        interrupt_end(cpu)
+        irq_exit(cpu)
 
 
 def device_end(cpu: Cpu, arg: Any) -> None:
@@ -196,20 +209,20 @@ def device_end(cpu: Cpu, arg: Any) -> None:
 
 
 def vector_end(cpu: Cpu, arg: Any) -> None:
-    """The end of the handler of a device's vector."""
-    cpu.start(frames.IRQ_DONE, 0)
+    """The end of the handler of a device's vector; it programs no timer."""
+    cpu.start(frames.IRQ_DONE, 0, frames.IRQ_VECTOR)
     driver.vector_interrupt(cpu, arg)
     if cpu.f_kind == frames.IRQ_DONE:
-        interrupt_end(cpu)
+        irq_exit(cpu)
 
 
 def queue_end(cpu: Cpu, arg: list[int]) -> None:
     """A hardware queue is run, or its timer's work is queued: [queue, whether it is the timer]."""
     index, timer = arg
-    cpu.start(frames.IRQ_DONE, 0)
+    cpu.start(frames.IRQ_DONE, 0, frames.IRQ_QUEUE)
     if timer:
         blk_timeout.timer_expired(cpu, index)
     else:
         blk_mq.run_hw_queue_async(cpu, cpu.queues[index])
     if cpu.f_kind == frames.IRQ_DONE:
-        interrupt_end(cpu)
+        irq_exit(cpu)

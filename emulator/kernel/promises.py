@@ -124,10 +124,9 @@ def soonest_sends(cpu: Cpu, soonest: int) -> tuple[int, int]:
     if cpu.tick_at < NEVER:
         to_cpu = cpu.tick_at + costs.tick_ns
         to_balancer = to_cpu + costs.softirq_ns + (0 if cpu.nohz_flags else costs.nohz_cpu_ns)
-    interrupt_ns = costs.hardirq_ns + costs.hrtimer_ns
     if cpu.timers:
-        # A sleeper is woken: placed, or switched to here.
-        soonest_timer = min(timer_sends(cpu) + interrupt_ns, NEVER)
+        # A sleeper is woken: placed, or switched to here.  An interrupt that is under way may serve it.
+        soonest_timer = min(timer_sends(cpu) + costs.hrtimer_ns, NEVER)
         to_cpu = min(to_cpu, soonest_timer)
         to_balancer = min(to_balancer, soonest_timer)
     for message in cpu.inbox:
@@ -210,8 +209,7 @@ def completion_sends(cpu: Cpu, soonest: int) -> int:
     if under_way:
         return soonest
     first = min((m[0] for m in cpu.inbox if m[4] == messages.COMPLETION), default=NEVER)
-    costs = cpu.costs
-    return first + costs.hardirq_ns + costs.hrtimer_ns if first < NEVER else NEVER
+    return first + cpu.costs.hrtimer_ns if first < NEVER else NEVER
 
 
 def completes_now(cpu: Cpu) -> bool:

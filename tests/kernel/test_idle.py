@@ -185,6 +185,20 @@ def test_of_several_interrupts_that_are_due_the_ipi_is_taken_before_the_timer() 
     assert cpu.ipis == 0
 
 
+def test_one_timer_interrupt_serves_all_that_has_expired_the_tick_first() -> None:
+    cpu, _, _ = lone_cpu(0, 2, charges=costs(hardirq_ns=300, hrtimer_ns=700, tick_ns=3_000))
+    cpu.advance(1, 1 << 62)
+    cpu.tick_at = NEVER
+    for expiry in (2 * MS, 2 * MS + 500):
+        cpu.add_timer(expiry, hrtimer.TIMER_SLEEP, [0, 0])
+    cpu.tick_at = 2 * MS + 900
+    kinds = []
+    for at_ns in (1_000, 4_000, 4_700):  # without a second way in
+        cpu.advance(2 * MS + at_ns, 1 << 62)
+        kinds.append(cpu.f_kind)
+    assert kinds == [frames.IRQ_HRTIMER, frames.IRQ_TICK, frames.IRQ_HRTIMER]
+
+
 def test_interrupted_idle_goes_back_to_the_halt_without_a_switch() -> None:
     box = Box()
     box.run(5 * MS)
