@@ -178,6 +178,9 @@ class WorkqueueOptions(_Model):
     cpumask: CpuList | None = Field(
         None, description="CPUs for unbound work, `/sys/devices/virtual/workqueue/cpumask`"
     )
+    max_active: dict[str, int] = Field(
+        default_factory=dict, description="items of a workqueue that may be active, by its name"
+    )
 
 
 class Kernel(_Model):

@@ -163,6 +163,7 @@ def _workqueue_to_plain(workqueue: WorkqueueSpec) -> list[Any]:
         workqueue.affinity_scope,
         workqueue.affinity_strict,
         f"{workqueue.cpumask:x}",
+        [list(one) for one in workqueue.max_active],
     ]
     assert len(plain) == len(fields(WorkqueueSpec)), (
         "WorkqueueSpec has a field that plain.py forgets"
@@ -171,8 +172,9 @@ def _workqueue_to_plain(workqueue: WorkqueueSpec) -> list[Any]:
 
 
 def _workqueue_from_plain(plain: list[Any]) -> WorkqueueSpec:
-    unbound, scope, strict, cpumask = plain
-    return WorkqueueSpec(tuple(unbound), scope, strict, int(cpumask, 16))
+    unbound, scope, strict, cpumask, max_active = plain
+    limits = tuple((name, limit) for name, limit in max_active)
+    return WorkqueueSpec(tuple(unbound), scope, strict, int(cpumask, 16), limits)
 
 
 def _disk_to_plain(disk: DiskSpec) -> list[Any]:

@@ -194,6 +194,9 @@ OP_EXEC = (
 OP_PIPE_READ = 12  #: (OP_PIPE_READ, pipe)          read() of one number; returns it
 OP_PIPE_WRITE = 13  #: (OP_PIPE_WRITE, pipe, number)  write() of one number
 OP_BURN = 15  #: (OP_BURN, ns)                    run until its own CPU clock has gone on so far
+#: (OP_QUEUE_WORK, [[queue, number, [[running ns, sleeping ns], …]], …])   queue_work() of a module's
+#: own items, one after the other
+OP_QUEUE_WORK = 30
 OP_SETAFFINITY = 14  #: (OP_SETAFFINITY, cpu)        sched_setaffinity() of itself, to one CPU
 #: (OP_FSYNC, file, datasync)   fsync(), or fdatasync() if ``datasync``; returns 0
 OP_FSYNC = 17
@@ -359,6 +362,7 @@ class WorkqueueSpec:
     affinity_scope: str = ""  #: cpu, smt, cache, numa or system; empty: the version's default
     affinity_strict: bool = False  #: workers may not leave their pod (from 6.6 on)
     cpumask: int = 0  #: CPUs that unbound work may use, 0: all
+    max_active: tuple[tuple[str, int], ...] = ()  #: by queue, where it is not the kernel's
 
 
 @dataclass(frozen=True, slots=True)

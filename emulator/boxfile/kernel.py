@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from emulator.boxfile.completion import resolve_completion
 from emulator.boxfile.problems import Path, Report
 from emulator.completion import BOUND, COMPLETION_QUEUES, COMPLETIONS, CompletionSpec
-from emulator.kernel.wq_table import WQ_NAMES
+from emulator.kernel.wq_table import WQ_MAX_ACTIVE, WQ_NAMES
 from emulator.rules import (
     FEATURES,
     POLICIES,
@@ -218,11 +218,18 @@ def _workqueue(kernel: Kernel, rules: Rules, report: Report) -> WorkqueueSpec:
         if name not in WQ_NAMES:
             hint = did_you_mean(name, WQ_NAMES)
             report.at((*place, "unbound", index), f"no workqueue is called {name!r}{hint}")
+    for name, limit in asked.max_active.items():
+        if name not in WQ_NAMES:
+            hint = did_you_mean(name, WQ_NAMES)
+            report.at_key((*place, "max_active", name), f"no workqueue is called {name!r}{hint}")
+        elif not 1 <= limit <= WQ_MAX_ACTIVE:
+            report.at((*place, "max_active", name), f"{limit} is outside 1..{WQ_MAX_ACTIVE}")
     return WorkqueueSpec(
         tuple(asked.unbound),
         asked.affinity_scope or "",
         bool(asked.affinity_strict),
         asked.cpumask or 0,
+        tuple(asked.max_active.items()),
     )
 
 

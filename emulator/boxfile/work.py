@@ -22,9 +22,11 @@ from emulator.boxfile.around import (
 from emulator.boxfile.kernel import did_you_mean
 from emulator.boxfile.problems import Path, Report
 from emulator.boxfile.work_fio import JobText, fio_workloads
+from emulator.kernel.wq_table import WQ_NAMES
 from emulator.types import WorkloadSpec
 from emulator.units import duration_parse, size_parse
 from emulator.workload import PARAMS, TEAMS
+from emulator.workload.works import queues_of
 
 if TYPE_CHECKING:
     from emulator.config import Workload
@@ -53,11 +55,16 @@ PROGRAMS: dict[str, ProgramRule] = {
     "fanout": ProgramRule(
         "messenger", False, "a task wakes workers each period_ns, one pipe each; they burn work_ns"
     ),
+    "works": ProgramRule(
+        "works", True, "queues works that run and sleep as items says, and again each period_ns"
+    ),
     "flusher": ProgramRule("kworker/u8:0", True, "writes a file back in plugged batches"),
 }
 
 #: Parameters that the box gives, never its author.
 GIVEN = ("file", "filesystem", "stats_from_ns")
+#: Parameters that are text.
+TEXTS = ("items", "queue")
 
 
 def program_params(program: str) -> dict[str, Any]:
@@ -113,6 +120,8 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
         params["filesystem"] = filesystem_of(workload, path, "", around)
     if "stats_from_ns" in PARAMS[workload.program]:
         params["stats_from_ns"] = around.warmup_ns
+    if workload.program == "works" and "items" in params:
+        params["workqueues"] = _queues(params, (*path, "params", "items"), report)
     slice_ns = slice_ns_of(workload, path, around)
     for _ in range(workload.count if own_file else 1):
         if own_file:
@@ -187,7 +196,22 @@ def _params(workload: Workload, program: str, path: Path, report: Report) -> dic
     return params
 
 
-def _param(name: str, value: int | str) -> int:
+# The workqueues that a program queues to; its items must be readable.
+def _queues(params: dict[str, Any], path: Path, report: Report) -> list[str]:
+    try:
+        queues = queues_of(params)
+    except ValueError as error:
+        report.at(path, str(error))
+        return []
+    for name in queues:
+        if name not in WQ_NAMES:
+            report.at(path, f"no workqueue is called {name!r}{did_you_mean(name, WQ_NAMES)}")
+    return queues
+
+
+def _param(name: str, value: int | str) -> int | str:
+    if isinstance(value, str) and name in TEXTS:
+        return value
     if isinstance(value, str):
         return duration_parse(value) if name.endswith("_ns") else size_parse(value)
     if value < 0:

@@ -149,6 +149,7 @@ def audit_books(books: Books) -> list[str]:
         *_audit_tasks(books),
         *_audit_ios(books),
         *_audit_requests(books),
+        *_audit_works(books),
         *_audit_tags(books),
         *_audit_pipes(books),
         *(
@@ -190,6 +191,14 @@ def _audit_requests(books: Books) -> list[str]:
     if stats and counted != here:
         problems.append(f"disk statistics have {counted} requests in flight, {here} are somewhere")
     return problems
+
+
+def _audit_works(books: Books) -> list[str]:
+    totals = [book["works"] for book in books.values() if "works" in book]
+    queued, ended, here = (sum(one[index] for one in totals) for index in range(3))
+    if queued == ended + here:
+        return []
+    return [f"{queued} work items were queued, {ended} have ended, and {here} are somewhere"]
 
 
 def _audit_tags(books: Books) -> list[str]:

@@ -232,6 +232,7 @@ class Cpu:
         "wants_view",
         "work_seq",
         "workqueues",
+        "works",
         "wq_rr_cpu",
         "wq_ticket",
     )
@@ -375,6 +376,7 @@ class Cpu:
         # Workers and block queues.
         self.pools = [WorkerPool(cpu, 0), WorkerPool(cpu, -20)]
         self.work_seq = 0
+        self.works = [0, 0]  # work items queued here, and ended here
         self.completion = dio_completion.policy_of(spec.kernel.completion)
         #: after the warm-up, completions of IOs of this CPU, of its cache, of others; ns for lines
         self.completed = [0, 0, 0, 0]

@@ -267,6 +267,7 @@ def queue_work_on(cpu: Cpu, policy: DioCompletion, target: int, item: list[Any])
     ns = policy.ns
     work, function, wq_id, _rq, _cause = item
     costs = cpu.costs
+    cpu.works[0] += 1
     item[4] = cpu.emit(
         tp.WORKQUEUE_QUEUE_WORK,
         work,

@@ -100,6 +100,7 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.QUEUE_WORK_ON] = dio_completion.charged
     table[frames.WQ_ANSWER] = wq_unbound.answer_end
     table[frames.WQ_SELECT] = wq_unbound.select_end
+    table[frames.QUEUE_WORKS] = syscall.queue_next_work
     return table
 
 

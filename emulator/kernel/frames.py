@@ -95,6 +95,8 @@ WQ_SELECT = 67  # try_to_wake_up() of a worker elsewhere, up to select_task_rq()
 # More hard interrupts.
 IRQ_VECTOR = 68  # the interrupt of a device's vector, with its completions
 IRQ_QUEUE = 69  # a hardware queue is to be run here, or its requests' timer has expired
+# Program `works`.
+QUEUE_WORKS = 70  # a module queues its items, one after the other
 
 
 #: Argument of USER: the code watches its CPU clock, which goes on while the CPU is without the host.
@@ -133,4 +135,4 @@ READS = COMPLETING | frozenset(
     )
 )
 
-NR_KINDS = 70
+NR_KINDS = 71

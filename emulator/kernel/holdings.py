@@ -8,6 +8,7 @@ Nothing may be lost or done twice, so at any instant between two events, over al
 * every IO that a task waits for is carried by one request, work item or piece of mail, and each of
   those carries an IO that somebody waits for;
 * every request made has been freed or is somewhere;
+* every work item queued has ended or is on a list, with a worker or in a message;
 * every driver tag is free at the device, leased, or held by a request;
 * what was written to a pipe has been read, is in the pipe, or in a message;
 * a context's credits are free, held by an IO or by an event that user space has not consumed.
@@ -48,6 +49,7 @@ def holdings(cpu: Cpu) -> dict[str, Any]:
         "waited_for": sorted(io for p in tasks for io in waited_for(p)),
         "carried": sorted([*carried(cpu, requests), *mail_ios(cpu)]),
         "requests": [cpu.io_seq, cpu.ended, len(requests)],
+        "works": [*cpu.works, sum(1 for _ in all_items(cpu))],
         "tags": [tags(cpu, index, requests) for index in range(len(cpu.queues))],
         "pipes": pipe_balance(cpu, tasks),
         "credits": [[p.pid, missing] for p in tasks if (missing := credits_missing(p))],
@@ -181,24 +183,33 @@ def carried(cpu: Cpu, requests: list[tuple[Request, bool]]) -> Iterator[Io]:
 
 def items(cpu: Cpu) -> Iterator[list[Any]]:
     """Yield the work items that have not had their effect."""
+    return (
+        item for item, worker in all_items(cpu) if worker is None or not had_effect(cpu, worker)
+    )
+
+
+def all_items(cpu: Cpu) -> Iterator[tuple[list[Any], Task | None]]:
+    """Yield the work items that have not ended, each with the worker that executes it."""
     for pool in cpu.pools:
-        yield from pool.worklist
+        for item in pool.worklist:
+            yield item, None
         for waiting in pool.delayed.values():
-            yield from waiting
+            for item in waiting:
+                yield item, None
         for pid, item in pool.executing.items():
-            if not had_effect(cpu, cpu.tasks[pid]):
-                yield item
+            yield item, cpu.tasks[pid]
     for worker in (*cpu.tasks.values(), *(p for m in inbox(cpu) for p in tasks_in(cpu, m))):
-        if worker.run.item and not had_effect(cpu, worker):
-            yield workqueue.unpack_item(worker.run.item)
+        if worker.run.item:
+            yield workqueue.unpack_item(worker.run.item), worker
     for message in (*cpu.inbox, *cpu.deferred):
         if message[4] == messages.QUEUE_WORK:
-            yield workqueue.unpack_item(message[5][0])
+            yield workqueue.unpack_item(message[5][0]), None
         elif message[4] == messages.WQ_WORK and message[5][1] == FETCHED_ITEM:
-            yield workqueue.unpack_item(message[5][2])
+            yield workqueue.unpack_item(message[5][2]), None
         elif message[4] == messages.ADOPT:
             for taken in message[5][1][6]:
-                yield from (workqueue.unpack_item(data) for data in taken)
+                for data in taken:
+                    yield workqueue.unpack_item(data), None
 
 
 def had_effect(cpu: Cpu, worker: Task) -> bool:

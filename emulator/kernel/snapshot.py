@@ -58,6 +58,7 @@ PLAIN = (
     "busy_pass",
     "stop_works",
     "work_seq",
+    "works",
     "io_seq",
     "ended",
     "timer_watch_ns",

@@ -22,8 +22,10 @@ from emulator.kernel import (
     pipe,
     rcu,
     stop_machine,
+    workqueue,
 )
 from emulator.kernel.process import WAIT_TIMER
+from emulator.kernel.wq_table import WQ_NAMES
 from emulator.types import (
     NEVER,
     OP_BURN,
@@ -34,6 +36,7 @@ from emulator.types import (
     OP_IO_SUBMIT,
     OP_PIPE_READ,
     OP_PIPE_WRITE,
+    OP_QUEUE_WORK,
     OP_RCU_FQS,
     OP_RCU_GP_INIT,
     OP_RUN,
@@ -122,10 +125,29 @@ def sys_fsync(cpu: Cpu, _p: Task, op: Op) -> None:
     fsync.sys_fsync(cpu, op[1])
 
 
+def queue_works(cpu: Cpu, _p: Task, op: Op) -> None:
+    """``queue_work()`` of a module's own items; this is no system call, but a kthread's function."""
+    cpu.start(frames.QUEUE_WORKS, cpu.costs.queue_work_ns, op[1])
+
+
+def queue_next_work(cpu: Cpu, works: list[Any]) -> None:
+    """Queue one item; the next one follows when whom it wakes is woken."""
+    if not works:
+        return_to_user(cpu, 0)
+        return
+    (queue, number, steps), *rest = works
+    cpu.start(frames.QUEUE_WORKS, cpu.costs.queue_work_ns if rest else 0, rest)
+    wq_id = WQ_NAMES.index(queue)
+    item = [f"{cpu.rq.curr.comm}.w{number}", cpu.now, steps]
+    if workqueue.queue_work(cpu, wq_id, workqueue.FN_MODULE, item, cpu.work_id()):
+        workqueue.wake_up_worker(cpu, cpu.pools[cpu.workqueues[wq_id].pool])
+
+
 #: Further system calls, by operation: what starts each.
 SYSTEM_CALLS: dict[int, Callable[[Cpu, Task, Op], None]] = {
     OP_EXIT: sys_exit,
     OP_FSYNC: sys_fsync,
+    OP_QUEUE_WORK: queue_works,
 }
 
 

@@ -85,12 +85,14 @@ FN_RUN_QUEUE = 2
 FN_XFS_END_IO = 3
 FN_SCRIPT = 4  # a list of (burn ns, sleep ns): the documentation's timelines, tests
 FN_TIMEOUT = 5  # the argument is the queue
+FN_MODULE = 6  # [name, when it was queued, such a list]: an item of the program `works`
 FUNCTIONS = {
     FN_DIO_COMPLETE: "iomap_dio_complete_work",
     FN_RUN_QUEUE: "blk_mq_run_work_fn",
     FN_XFS_END_IO: "xfs_end_io",
     FN_SCRIPT: "script_work",
     FN_TIMEOUT: "blk_mq_timeout_work",
+    FN_MODULE: "module_work",
 }
 
 
@@ -198,6 +200,7 @@ def queue_work(cpu: Cpu, wq_id: int, function: int, arg: Any, work: int) -> bool
     """
     wq = cpu.workqueues[wq_id]
     item = [work, function, wq_id, arg, 0]
+    cpu.works[0] += 1
     if wq.unbound:
         wq_unbound.queue_work(cpu, item)
         return False
@@ -355,6 +358,8 @@ def start_function(cpu: Cpu, p: Task, item: list[Any]) -> None:
         cpu.start(frames.WORK_BODY, cpu.costs.dio_complete_ns)
     elif function == FN_TIMEOUT:
         cpu.start(frames.WORK_BODY, cpu.costs.dispatch_ns)
+    elif function == FN_MODULE:
+        cpu.start(frames.WORK_BODY, arg[2][0][0])
     else:
         cpu.start(frames.WORK_BODY, arg[0][0])
 
@@ -377,8 +382,21 @@ def work_body(cpu: Cpu, _arg: object) -> None:
         iomap.writeback_end_work(cpu, arg)
     elif function == FN_TIMEOUT:
         blk_timeout.timeout_work(cpu, arg)
+    elif function == FN_MODULE:
+        module_step(cpu, p, arg)
     else:
         script_step(cpu, p, arg)
+
+
+def module_step(cpu: Cpu, p: Task, arg: list[Any]) -> None:
+    """One stretch of a module's item is over; with the last one, how long it took is counted."""
+    name, queued_ns, steps = arg
+    if len(steps) == 1 and not steps[0][1]:
+        cpu.count(f"item.{name}.n")
+        cpu.count(f"item.{name}.ns", cpu.now - queued_ns)
+    elif len(steps) == 1:
+        steps.append([0, 0])  # back from its last sleep it is done
+    script_step(cpu, p, steps)
 
 
 def script_step(cpu: Cpu, p: Task, arg: list[list[int]]) -> None:
@@ -407,6 +425,7 @@ def after_cond_resched(cpu: Cpu, _arg: object) -> None:
     """Bookkeeping of the item that is over; then the next one, or the way to sleep."""
     p = cpu.rq.curr
     if is_unbound(p):
+        cpu.works[1] += 1
         wq_unbound.fetch(cpu, p)
         return
     pool = pool_of(cpu, p)
@@ -420,6 +439,7 @@ def after_cond_resched(cpu: Cpu, _arg: object) -> None:
 def work_done(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
     """The item leaves the books: the worker counts as running again, a delayed item may follow."""
     item = pool.executing.pop(p.pid)
+    cpu.works[1] += 1
     if pool.workers[p.pid] & WORKER_CPU_INTENSIVE:
         pool.workers[p.pid] &= ~WORKER_CPU_INTENSIVE
         if not pool.workers[p.pid] & WORKER_NOT_RUNNING:
@@ -530,6 +550,7 @@ def take_items(cpu: Cpu, pool: WorkerPool) -> list[list[Any]]:
     First come those inside which a worker sleeps, with what they have not done.
     """
     items = [item for item in pool.executing.values() if item[3]]
+    cpu.works[1] += len(pool.executing) - len(items)
     items += [*pool.worklist, *(item for waiting in pool.delayed.values() for item in waiting)]
     for pid in list(pool.executing):
         del pool.executing[pid]

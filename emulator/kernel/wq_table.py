@@ -127,11 +127,13 @@ WQ_NAMES = tuple(name.rstrip("/") for name, _flags, _max_active in ROWS.values()
 def workqueues(spec: BoxSpec) -> dict[int, Workqueue]:
     """Return the workqueues of a box, with what it asks of them."""
     disk = spec.filesystems[0].disk if spec.filesystems else "none"
-    unbound = spec.kernel.workqueue.unbound
+    asked = spec.kernel.workqueue
+    limits = dict(asked.max_active)
     table: dict[int, Workqueue] = {}
     for wq_id, (name, flags, max_active) in ROWS.items():
-        if name.rstrip("/") in unbound:
+        if name.rstrip("/") in asked.unbound:
             flags |= WQ_UNBOUND
+        max_active = limits.get(name.rstrip("/"), max_active)
         table[wq_id] = Workqueue(name + disk if name.endswith("/") else name, flags, max_active)
     return table
 

@@ -16,6 +16,8 @@ ones that make sense for a single task.
   how many ran on the CPU that had submitted them, on another one of its cache, on any other; on how
   many CPUs; what was charged for cache lines; interrupts from other CPUs and wakeups of idle CPUs in
   the whole box; what the completion policy decided how often, and what a decision took (mean).
+* ``items``: of the works that a program ``works`` queues, by task and number, how many were done and
+  the mean time from the queueing until then.
 * ``…_wake_to_run_us``: ``sched_waking`` to the switch in.  A waking of a task that was still on
   its CPU is not one, and of several wakings before a run the first counts.
 * ``run_length_us``: from switch in to switch out, by comm; per-CPU kthreads by kind.
@@ -113,6 +115,7 @@ def figures(run: RunData) -> Figures:
         **_io_figures(found, pids, window_s),
         **_migration_figures(found, pids, window_s),
         **_work_figures(found),
+        "items": _items(run.books),
         "completions": _completions(found, run.books, window_s),
         **_task_figures(found, pids, window_s),
         "loops": loops(found, pids, History(run.readers), run.tick_ns),
@@ -195,6 +198,20 @@ def _work_figures(found: Extract) -> Figures:
             for name, one in sorted(found.works.items())
         },
     }
+
+
+def _items(books: Mapping[int, Mapping[str, Any]]) -> Figures:
+    totals: dict[str, list[int]] = {}
+    for book in books.values():
+        for name, value in book.get("counters", {}).items():
+            if name.startswith("item."):
+                item, _, what = name.removeprefix("item.").rpartition(".")
+                totals.setdefault(item, [0, 0])[what == "ns"] += value
+    nested: Figures = {}
+    for item, (nr, total_ns) in sorted(totals.items()):
+        task, _, number = item.rpartition(".")
+        nested.setdefault(task, {})[number] = {"n": nr, "done_us": round(total_ns / nr / 1000, 1)}
+    return nested
 
 
 def _completions(

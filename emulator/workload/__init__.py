@@ -33,6 +33,7 @@ from emulator.workload.params import Setting
 from emulator.workload.periodic import PERIODIC_PARAMS, PeriodicProgram
 from emulator.workload.rcu_gp import RCU_GP_PARAMS, RcuGpProgram
 from emulator.workload.tally import Tally
+from emulator.workload.works import WORKS_PARAMS, WorksProgram
 
 
 class BookedProgram(Program, Protocol):
@@ -77,6 +78,7 @@ PROGRAMS: dict[str, ProgramClass] = {
     "loop": LoopProgram,
     "periodic": PeriodicProgram,
     "rcu_gp": RcuGpProgram,
+    "works": WorksProgram,
 }
 
 #: Per program (and per team of them), its parameters and their defaults; None: must be given.
@@ -93,6 +95,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "fanout": FANOUT_PARAMS,
     "periodic": PERIODIC_PARAMS,
     "rcu_gp": RCU_GP_PARAMS,
+    "works": WORKS_PARAMS,
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from emulator.types import Costs
 
 #: Parameters that any program accepts because the box adds them to all.
-COMMON = frozenset({"stats_from_ns", "filesystem", "file", "name"})
+COMMON = frozenset({"stats_from_ns", "filesystem", "file", "name", "workqueues"})
 
 
 class Setting(NamedTuple):

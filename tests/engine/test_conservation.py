@@ -92,6 +92,7 @@ CPU = {
     "carried": [[41, 1]],
     "requests": [5, 3, 1],
     "tags": [10],
+    "works": [7, 6, 1],
 }
 OTHER = {"arriving": [42], "carried": [[41, 2]], "requests": [0, 0, 1], "tags": [4]}
 DISK = {"tags": 20, "free_tags": 6}
@@ -114,6 +115,7 @@ def test_books_that_add_up() -> None:
             {"disk_stats": [[[2, 3], [1, 3]]]},
             "disk statistics have 1 requests in flight, 2 are somewhere",
         ),
+        ({"works": [3, 0, 2]}, "10 work items were queued, 6 have ended, and 3 are somewhere"),
         ({"credits": [[41, 2]]}, "the AIO context of task 41 lacks 2 credits"),
     ],
 )

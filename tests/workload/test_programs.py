@@ -15,6 +15,7 @@ from emulator.types import (
     OP_EXIT,
     OP_PIPE_READ,
     OP_PIPE_WRITE,
+    OP_QUEUE_WORK,
     OP_RCU_FQS,
     OP_RCU_GP_INIT,
     OP_RUN,
@@ -40,6 +41,7 @@ from emulator.workload.flusher import FlusherProgram
 from emulator.workload.load import LoadProgram
 from emulator.workload.periodic import PeriodicProgram
 from emulator.workload.rcu_gp import RcuGpProgram
+from emulator.workload.works import parse_items
 from tests.workload.fake_kernel import costs
 
 MS = NSEC_PER_MSEC
@@ -60,6 +62,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "loop": {"steps": [["run", MS], ["write", 0], ["period", 3 * MS], ["read", 1]], "rounds": 7},
     "periodic": {"period_ns": 4 * MS, "run_ns": MS, "offset_ns": 100},
     "rcu_gp": {},
+    "works": {"items": "5ms 10ms 5ms; events_unbound: 1ms", "period_ns": 20 * MS},
 }
 
 
@@ -313,3 +316,22 @@ def test_flusher_writes_the_file_in_order_and_never_waits() -> None:
     assert ops[6:12] == ops[:6]
     assert ops[12] == (OP_EXIT,)
     assert flusher.books() == {"batches": 6}
+
+
+def test_works_queues_all_its_items_at_once_and_again_each_period() -> None:
+    program = make("works", items="5ms 10ms 5ms; xfs-sync: 1us", period_ns=20 * MS)
+    works = [
+        ["events", 0, [[5 * MS, 10 * MS], [5 * MS, 0]]],
+        ["xfs-sync", 1, [[1000, 0]]],
+    ]
+    assert program.next(3 * MS, None) == (OP_QUEUE_WORK, works)
+    assert program.next(4 * MS, 0) == (OP_SLEEP, 23 * MS)
+    assert program.next(23 * MS, 0) == (OP_QUEUE_WORK, works)
+    once = make("works", items="1ms", queue="events_long")
+    assert once.next(0, None) == (OP_QUEUE_WORK, [["events_long", 0, [[MS, 0]]]])
+    assert once.next(1, 0) == (OP_EXIT,)
+
+
+def test_items_that_say_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="says no duration"):
+        parse_items("1ms; events:", "events")
