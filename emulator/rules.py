@@ -343,6 +343,17 @@ class Rules:
     )
 
     # -- Direct IO (XFS) ---------------------------------------------------------------------------
+    uring_task_work: bool = _rule(
+        "5.15+", "io_uring: a completion's entry is written by the submitter's task work (5.15)"
+    )
+    dio_caller_comp: bool = _rule(
+        "6.6+",
+        "io_uring: pure overwrites are completed there too, without a worker (F24, 6.6)",
+        "uring_task_work",
+    )
+    dio_write_through_fua: bool = _rule(
+        "6.6+", "O_DSYNC: a device without a volatile cache counts as one with FUA (6.6)"
+    )
     dio_overwrite_inline: bool = _rule(
         "",
         "an asynchronous pure overwrite is completed where its bio ends, without a worker (6.19)",

@@ -330,6 +330,15 @@ class Costs:
     #: a work that completes an IO of another CPU, whose cache lines it needs: the same LLC, another
     completion_refill_ns: int = 0
     completion_refill_far_ns: int = 0
+    transaction_ns: int = (
+        15_000  #: median of an XFS transaction that converts blocks or logs a size
+    )
+    transaction_spread_percent: int = 30  #: sigma of its lognormal distribution
+    log_stall_ppm: int = 0  #: of a million transactions, how many find no space in the log
+    log_stall_ns: int = 2_000_000  #: how long those sleep
+    cil_push_ns: int = 5_000  #: a push of the log: a checkpoint formatted into a log buffer
+    task_work_ns: int = 300  #: a completion handled by its submitter's task work, dio not counted
+    xlog_ioend_ns: int = 2_000  #: the end of a log write, up to the wakeup of who waits for it
 
 
 @dataclass(frozen=True, slots=True)

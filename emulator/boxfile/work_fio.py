@@ -270,9 +270,18 @@ def _more_params(job: FioJob, files: list[list[int]]) -> dict[str, Any]:
             True,
         ),
         "percentiles": (list(job.percentile_list), list(PERCENTILES)),
-        "fallocate": (job.fallocate, "native"),
+        "layout": (_layout(job), "written"),
+        "open_sync": (job.sync or "none", "none"),
     }
     return {name: value for name, (value, default) in found.items() if value != default}
+
+
+# What fio leaves of a file before the job: it writes it out if the job reads or overwrites, otherwise it
+# only sets its size, after an fallocate().
+def _layout(job: FioJob) -> str:
+    if job.overwrite or job.reads:
+        return "written"
+    return "hole" if job.fallocate in ("none", "0") else "unwritten"
 
 
 # What the job is called and what its author wrote, for outputs in fio's own form.

@@ -17,7 +17,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, blk_mq_tag, core, frames, iomap, mail, syscall
+from emulator.kernel import (
+    blk_mq,
+    blk_mq_tag,
+    core,
+    frames,
+    fsync,
+    io_uring,
+    iomap,
+    mail,
+    syscall,
+    xfs_file,
+    xfs_log,
+)
 from emulator.kernel.process import WAIT_DIO, WAIT_RING, WAIT_RW, WAIT_TAG, Kioctx
 from emulator.kernel.request import DIO_SYNC, PAGES
 from emulator.types import WRITE
@@ -52,32 +64,53 @@ def submit_prep_end(cpu: Cpu, _arg: object) -> None:
     p = cpu.rq.curr
     iocbs, index, _done = p.run.submit
     data, rw, file, offset, length = iocbs[index]
-    ctx = io_context(p)
-    if not ctx.get_reqs_available(cpu.node_id):
-        mail.drain(cpu)
-        if not ctx.get_reqs_available(cpu.node_id):
-            p.run.submit[2] = p.run.submit[2] or -EAGAIN
-            finish_submit(cpu, p)
-            return
+    if p.run.uring is None and not take_credit(cpu, p):
+        p.run.submit[2] = p.run.submit[2] or -EAGAIN
+        finish_submit(cpu, p)
+        return
     facts = cpu.files[file]
     if (offset | length) % 512:
-        ctx.put_reqs_available(cpu.node_id, 1)
         complete_now(cpu, p, data, -EINVAL)
         return
-    if rw == WRITE and iomap.unaligned(facts, offset, length) and p.run.dio_count.get(file, 0):
+    if (
+        rw == WRITE
+        and p.run.dio_count.get(file, 0)
+        and xfs_file.drains(p, facts, file, offset, length)
+    ):
         mail.drain(cpu)
         if p.run.dio_count[file]:
             inode_dio_wait(cpu, p, file, frames.SUBMIT_LOCKED, 0)
             return
-    submit_bio(cpu, None)
+    map_blocks(cpu, p)
+
+
+def take_credit(cpu: Cpu, p: Task) -> bool:
+    """Take the credit of an event; what has been consumed here by other CPUs' doing counts too."""
+    ctx = io_context(p)
+    if ctx.get_reqs_available(cpu.node_id):
+        return True
+    mail.drain(cpu)
+    return ctx.get_reqs_available(cpu.node_id)
+
+
+def map_blocks(cpu: Cpu, p: Task) -> None:
+    """A write to a hole allocates its blocks first, in a transaction; then the bio is made."""
+    _data, rw, file, offset, length = p.run.submit[0][p.run.submit[1]]
+    facts = cpu.files[file]
+    if rw == WRITE and xfs_file.needs_blocks(p, facts, file, offset, length):
+        xfs_file.allocate(p, facts, file, offset, length)
+        xfs_log.transaction(cpu, p, frames.GET_TAG, 0)
+    else:
+        submit_bio(cpu, None)
 
 
 def complete_now(cpu: Cpu, p: Task, data: int, res: int) -> None:
     """An iocb that fails before it becomes an IO: its event is written by the submitter."""
-    ctx = io_context(p)
-    ctx.get_reqs_available(cpu.node_id)
-    ctx.complete(cpu.node_id, data, res)
-    cpu.emit(tp.BOX_AIO_COMPLETE, p.pid, data, res, 1)
+    if p.run.uring is None:
+        io_context(p).complete(cpu.node_id, data, res)
+        cpu.emit(tp.BOX_AIO_COMPLETE, p.pid, data, res, 1)
+    else:
+        io_uring.complete(cpu, p, data, res, 1, BY_SUBMITTER, None)
     next_iocb(cpu, p)
 
 
@@ -89,7 +122,7 @@ def submit_locked(cpu: Cpu, _arg: object) -> None:
     if p.run.dio_count[file]:
         inode_dio_wait(cpu, p, file, frames.SUBMIT_LOCKED, 0)
         return
-    submit_bio(cpu, None)
+    map_blocks(cpu, p)
 
 
 def inode_dio_wait(cpu: Cpu, p: Task, file: int, kind: int, left: int) -> None:
@@ -130,6 +163,10 @@ def submit_bio(cpu: Cpu, _arg: object) -> None:
     rq = blk_mq.new_request(cpu, p, facts.disk, rw, facts.start + offset, length)
     rq.file = file
     rq.iocb = run.iocb_seq
+    if rw == WRITE and not facts.plain:
+        rq.dio = xfs_file.classify(cpu, p, facts, file, rq.iocb, offset, length)
+    if run.uring is not None:
+        rq.dio |= xfs_file.IOMAP_DIO_URING
     run.plug.append(rq)
     if len(iocbs) <= 2:
         flush(cpu, p, facts.disk, "iocb")  # iomap_dio_rw()'s own plug ends
@@ -154,16 +191,21 @@ def flushed(cpu: Cpu, arg: list[Any]) -> None:
         cpu.start(frames.RW_EXIT, cpu.costs.io_submit_exit_ns)
     elif arg[1] == "done":
         finish_submit(cpu, p)
+    elif arg[1] == "frame":
+        cpu.start(arg[2], 0, arg[3])
     else:
         syscall.return_to_user(cpu, 0)
 
 
 def submitted(cpu: Cpu, p: Task) -> None:
     """The current iocb is on its way: an unaligned write waits for it, others are done with."""
-    iocbs, index, _done = p.run.submit
+    run = p.run
+    iocbs, index, _done = run.submit
     _data, rw, file, offset, length = iocbs[index]
+    if run.inode_io and iomap.ended_early(p) and finish_here(cpu, p, run.iocb_seq, "submit"):
+        return
     iomap.dio_put(cpu, p, file)
-    if rw == WRITE and iomap.unaligned(cpu.files[file], offset, length):
+    if rw == WRITE and xfs_file.waits_alone(p, cpu.files[file], file, offset, length):
         p.run.unaligned = True
         cpu.start(frames.DIO_WAITED, cpu.costs.io_submit_exit_ns)
     else:
@@ -180,8 +222,44 @@ def dio_waited(cpu: Cpu, _arg: object) -> None:
     if p.run.dio_count[file]:
         inode_dio_wait(cpu, p, file, frames.DIO_WAITED, cpu.costs.io_getevents_ns)
         return
+    if p.run.inode_io and finish_here(cpu, p, p.run.iocb_seq, "waited"):
+        return
     iocb_put(cpu, p, p.run.iocb_seq, 0, BY_SUBMITTER)
     next_iocb(cpu, p)
+
+
+def submit_done(cpu: Cpu, _arg: object) -> None:
+    """The submitter has done what the end of a write asks for, whose bio ended at once."""
+    submitted(cpu, cpu.rq.curr)
+
+
+def finish_here(cpu: Cpu, p: Task, iocb: int, then: str) -> bool:
+    """Let the submitter complete a write itself; return whether that takes further frames.
+
+    A transaction comes first, a sync follows; then the inode is changed.
+    """
+    io = p.run.inode_io.get(iocb)
+    if io is None:
+        return False
+    file, flags, todo = io[0], io[1], io[4]
+    if todo & xfs_file.TRANSACTION:
+        io[4] = todo & ~xfs_file.TRANSACTION
+        xfs_log.transaction(cpu, p, FINISH_FRAMES[then], 0)
+        return True
+    if todo & xfs_file.IOMAP_DIO_NEED_SYNC:
+        io[4] = 0
+        fsync.generic_write_sync(cpu, file, bool(flags & xfs_file.IOMAP_DIO_DIRTY), then)
+        return True
+    xfs_file.write_end(cpu, p, iocb, 0)
+    return False
+
+
+#: Where a submitter that completes a write itself goes on.
+FINISH_FRAMES = {
+    "submit": frames.SUBMIT_DONE,
+    "waited": frames.DIO_WAITED,
+    "rw": frames.RW_EXIT,
+}
 
 
 def next_iocb(cpu: Cpu, p: Task) -> None:
@@ -201,7 +279,7 @@ def finish_submit(cpu: Cpu, p: Task) -> None:
         flush(cpu, p, p.run.plug[0].queue, "done")
         return
     _data, rw, file, offset, length = p.run.submit[0][-1]
-    waited = rw == WRITE and iomap.unaligned(cpu.files[file], offset, length)
+    waited = rw == WRITE and xfs_file.waits_alone(p, cpu.files[file], file, offset, length)
     cpu.start(frames.SUBMIT_EXIT, 0 if waited else cpu.costs.io_submit_exit_ns)
 
 
@@ -245,6 +323,9 @@ def iocb_put(
     if state[0]:
         return
     _refs, data, res, _outstanding, inline = run.iocbs.pop(iocb)
+    if run.uring is not None:
+        io_uring.complete(cpu, owner, data, res, inline, by, waker)
+        return
     ctx = io_context(owner)
     ctx.complete(cpu.node_id, data, res)
     cpu.emit(tp.BOX_AIO_COMPLETE, owner.pid, data, res, inline)
@@ -304,6 +385,10 @@ def rw_prep_end(cpu: Cpu, _arg: object) -> None:
     run = p.run
     _data, rw, file, offset, length = run.submit[0][0]
     facts = cpu.files[file]
+    if rw == WRITE and xfs_file.needs_blocks(p, facts, file, offset, length):
+        xfs_file.allocate(p, facts, file, offset, length)
+        xfs_log.transaction(cpu, p, frames.RW_PREP, 0)
+        return
     q = cpu.queues[facts.disk]
     if not blk_mq_tag.get_tag(cpu, q):
         blk_mq_tag.wait_for_tag(q, p)
@@ -313,6 +398,8 @@ def rw_prep_end(cpu: Cpu, _arg: object) -> None:
     rq = blk_mq.new_request(cpu, p, facts.disk, rw, facts.start + offset, length)
     rq.what = DIO_SYNC
     rq.file = file
+    if rw == WRITE and not facts.plain:
+        rq.dio = xfs_file.classify(cpu, p, facts, file, -1, offset, length)
     run.iocbs[-1] = [1, 0, length, 1, 0]
     run.submit = []
     run.plug.append(rq)
@@ -322,11 +409,12 @@ def rw_prep_end(cpu: Cpu, _arg: object) -> None:
 def rw_exit(cpu: Cpu, _arg: object) -> None:
     """``io_schedule()`` until the IO has ended, then return."""
     p = cpu.rq.curr
-    if not p.run.submit:
+    if -1 in p.run.iocbs:
         p.run.wait = WAIT_RW
         core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.RW_EXIT, cpu.costs.syscall_ns)
         return
-    p.run.submit = []
+    if p.run.inode_io and finish_here(cpu, p, -1, "rw"):
+        return
     syscall.return_to_user(cpu, 0)
 
 

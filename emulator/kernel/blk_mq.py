@@ -27,9 +27,10 @@ from emulator.kernel import (
     frames,
     iomap,
     workqueue,
+    xfs_log,
 )
 from emulator.kernel.blk_queue import BlockQueue
-from emulator.kernel.request import DIO_ASYNC, DIO_SYNC, Request
+from emulator.kernel.request import DIO_ASYNC, DIO_SYNC, LOG_WRITE, Request
 from emulator.types import WRITE
 
 if TYPE_CHECKING:
@@ -170,6 +171,9 @@ def bio_endio(cpu: Cpu, rq: Request) -> bool:
     if rq.what == DIO_SYNC:
         iomap.dio_wake_waiter(cpu, rq)
         return False
+    if rq.what == LOG_WRITE:
+        xfs_log.log_bio_end(cpu, rq)
+        return False
     return iomap.writeback_end_bio(cpu, rq)
 
 
@@ -183,6 +187,13 @@ def free_request(cpu: Cpu, rq: Request) -> None:
         run_hw_queue_async(cpu, q)
 
 
+def rwbs(rq: Request) -> str:
+    """``blk_fill_rwbs()``: what a request does, in letters."""
+    if rq.rw != WRITE:
+        return "R"
+    return "WS" if rq.what != LOG_WRITE else "WSM"
+
+
 def trace_request(cpu: Cpu, event: int, rq: Request) -> None:
     """Record a request's insert or issue; the record becomes the request's cause."""
     saved = cpu.cause
@@ -191,7 +202,7 @@ def trace_request(cpu: Cpu, event: int, rq: Request) -> None:
     rq.cause = cpu.emit(
         event,
         cpu.dev_numbers[rq.queue],
-        cpu.names["WS" if rq.rw == WRITE else "R"],
+        cpu.names[rwbs(rq)],
         rq.sector,
         rq.nr_sector,
         rq.nr_sector * 512,
@@ -206,7 +217,7 @@ def trace_complete(cpu: Cpu, rq: Request) -> int:
     return cpu.emit(
         tp.BLOCK_RQ_COMPLETE,
         cpu.dev_numbers[rq.queue],
-        cpu.names["WS" if rq.rw == WRITE else "R"],
+        cpu.names[rwbs(rq)],
         rq.sector,
         rq.nr_sector,
         rq.error,

@@ -67,6 +67,7 @@ class BlockQueue:
         "doorbells",
         "driver",
         "elevator",
+        "fua",
         "hctx",
         "index",
         "irq_names",
@@ -92,6 +93,7 @@ class BlockQueue:
         "wait_index",
         "waiters",
         "wake_index",
+        "write_cache",
     )
 
     def __init__(self, spec: BoxSpec, index: int, cpu: int) -> None:
@@ -100,6 +102,8 @@ class BlockQueue:
         self.name = disk.name
         self.driver = disk.driver
         self.params = disk.params
+        self.write_cache = bool(disk.params.get("write_cache", 0))  # a volatile one
+        self.fua = bool(disk.params.get("fua", 0))
         self.nr_hw_queues = disk.params.get("submit_queues", 1)
         machine = spec.machine
         self.vectored = bool(disk.vectors)

@@ -32,6 +32,7 @@ from emulator.kernel import (
     hrtimer,
     idle,
     idle_sibling,
+    io_uring,
     mail,
     migration,
     placement,
@@ -326,6 +327,8 @@ def finish_task_switch(cpu: Cpu, prev: Task, following: Task) -> None:
         if run.refill_ns and run.kind in (frames.USER, frames.RET_USER):
             cpu.f_end += run.refill_ns
             run.refill_ns = 0
+        if run.uring is not None and run.kind == frames.USER:
+            io_uring.interrupted(cpu)
     if cpu.deferred:
         waiting, cpu.deferred = cpu.deferred, []
         for message in waiting:

@@ -37,7 +37,7 @@ from emulator.kernel import (
     frames,
     hrtimer,
     idle,
-    iomap,
+    io_uring,
     kthread,
     mail,
     pipe,
@@ -47,6 +47,8 @@ from emulator.kernel import (
     snapshot,
     workqueue,
     wq_table,
+    xfs_file,
+    xfs_log,
 )
 from emulator.kernel.blk_queue import BlockQueue, irq_names
 from emulator.kernel.frame_ends import ENDS
@@ -235,6 +237,7 @@ class Cpu:
         "works",
         "wq_rr_cpu",
         "wq_ticket",
+        "xfs_log",
     )
 
     def __init__(
@@ -269,7 +272,8 @@ class Cpu:
         self.wq_rr_cpu = -1  # wq_rr_cpu_last
         self.names = Names(sink, traced_names(self.workqueues, spec))
         self.dev_numbers = [8 << 20 | 16 * index for index in range(len(spec.disks))]
-        self.files = iomap.file_table(spec)
+        self.files = xfs_file.file_table(spec)
+        self.xfs_log = xfs_log.XfsLog(spec, cpu, self.files)
         # Time and execution.
         self.now = 0
         self.reached_ns = 0  # every event earlier than this is processed
@@ -517,6 +521,8 @@ class Cpu:
             return self.completion is not None and self.completion.remote
         if kind == frames.GETEVENTS:
             return aio.needs_mail(self)
+        if kind == frames.URING_REAP:
+            return io_uring.needs_mail(self)
         if kind == frames.SOFTIRQ_RCU:
             return self.rcu.driven
         if kind == frames.IRQ_VECTOR:
@@ -884,4 +890,5 @@ def traced_names(workqueues: dict[int, workqueue.Workqueue], spec: BoxSpec) -> l
         "WS",
         "R",
         *(name for disk in spec.disks for name in irq_names(disk)),
+        "WSM",
     ]

@@ -35,6 +35,7 @@ from emulator.completion import SIGNALS, CompletionSpec
 from emulator.kernel import core, frames, iomap, saturation, smp, workqueue
 from emulator.kernel.process import MAIL_WAITS
 from emulator.kernel.request import Request
+from emulator.kernel.xfs_file import NOT_PURE
 from emulator.topology import for_each_cpu_wrap
 from emulator.types import RQ_FLAGS, RQF_IDLE, RQF_KWORKER_ASLEEP, Message
 
@@ -177,7 +178,7 @@ REMOTE = frozenset(TARGETS) - {"system-wq", "inline-overwrite"}
 
 def queue_write(cpu: Cpu, policy: DioCompletion, rq: Request) -> bool:
     """What the policy does with an asynchronous write; return whether a worker is to be woken."""
-    if policy.inline and not rq.error:
+    if policy.inline and not (rq.error or rq.dio & NOT_PURE):
         complete_inline(cpu, rq)
         return False
     return queue(cpu, policy, workqueue.WQ_DIO, workqueue.FN_DIO_COMPLETE, rq)

@@ -15,6 +15,7 @@ from emulator.kernel import (
     fsync,
     hrtimer,
     idle,
+    io_uring,
     iomap,
     migration,
     pipe,
@@ -92,6 +93,9 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.EXEC] = migration.sched_exec
     table[frames.SOFTIRQ_DONE] = softirq.round_done
     table[frames.SETAFFINITY] = syscall.setaffinity
+    table[frames.URING_REAP] = io_uring.reap_end
+    table[frames.TASK_WORK] = io_uring.task_work_end
+    table[frames.SUBMIT_DONE] = aio.submit_done
     table[frames.FSYNC] = fsync.file_fsync
     table[frames.PIPE_READ] = pipe.pipe_read
     table[frames.PIPE_WRITE] = pipe.pipe_write

@@ -85,7 +85,7 @@ PIPE_WRITE = 59  # write() to a pipe up to where the number is in it
 PIPE_WRITTEN = 60  # write() after the wakeup of the reader
 PIPE_SELECT = 61  # try_to_wake_up() of a reader elsewhere, up to select_task_rq()
 SETAFFINITY = 62  # sched_setaffinity() of the current task
-FSYNC = 63  # fsync() up to where it knows what is to be written
+FSYNC = 63  # fsync() and what it waits for
 # A completion policy: also a subroutine, with interrupts off.
 QUEUE_WORK_ON = 64  # its decision, and queue_work_on() of another CPU's pool
 # Unbound workqueues.
@@ -97,6 +97,10 @@ IRQ_VECTOR = 68  # the interrupt of a device's vector, with its completions
 IRQ_QUEUE = 69  # a hardware queue is to be run here, or its requests' timer has expired
 # Program `works`.
 QUEUE_WORKS = 70  # a module queues its items, one after the other
+# Direct IO, io_uring.
+SUBMIT_DONE = 71  # io_submit(): after the transaction or the sync of a write that ended at once
+URING_REAP = 72  # the completions of an io_uring: user space takes them, or the wait for more
+TASK_WORK = 73  # task_work_run(): a completion that was left to its submitter
 
 
 #: Argument of USER: the code watches its CPU clock, which goes on while the CPU is without the host.
@@ -132,7 +136,8 @@ READS = COMPLETING | frozenset(
         PIPE_SELECT,
         WQ_SELECT,
         IRQ_VECTOR,
+        URING_REAP,
     )
 )
 
-NR_KINDS = 71
+NR_KINDS = 74

@@ -2,28 +2,68 @@
 
 Theory of operation
 -------------------
-A file that is only overwritten leaves nothing in the log: ``fsync()`` forces nothing and flushes the
-device's cache.  A device without a volatile cache has nothing to flush: the block layer ends the
+If the log holds changes of the file, ``fsync()`` forces it (:mod:`xfs_log`); the log write flushes the
+device's cache before it.  A file that was only overwritten has none there: the device's cache is
+flushed, and a device without a volatile cache has nothing to flush, so that the block layer ends the
 empty flush at once, in the submitter.
+
+The same steps follow a write of an O_DSYNC file (``generic_write_sync()``), in whichever task completes
+the write.  They are one frame, FSYNC, whose argument says how far they are and who goes on then.
 
 Departures from the kernel: timestamps are not logged.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from emulator.kernel import frames, syscall
+from emulator.kernel import aio, frames, syscall, workqueue, xfs_log
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
+    from emulator.kernel.sched import Task
+
+# How far it is: the frame's argument is [this, file, whether the log is to be forced, who goes on].
+START = 0
+PUSHED = 1  # the push is queued
+WRITING = 2  # the log is being written
 
 
-def sys_fsync(cpu: Cpu, file: int) -> None:
-    """Start ``fsync()`` or ``fdatasync()``: of files that are only overwritten they do the same."""
-    cpu.start(frames.FSYNC, cpu.costs.syscall_ns + cpu.costs.fsync_ns, file)
+def sys_fsync(cpu: Cpu, p: Task, file: int) -> None:
+    """Start ``fsync()`` or ``fdatasync()``: what is logged here, both need."""
+    inode = p.run.inodes.get(file)
+    forced = 0
+    if inode is not None:
+        forced, inode.logged = inode.logged, 0
+    arg = [START, file, forced, "user"]
+    cpu.start(frames.FSYNC, cpu.costs.syscall_ns + cpu.costs.fsync_ns, arg)
 
 
-def file_fsync(cpu: Cpu, _file: int) -> None:
-    """``xfs_file_fsync()``: nothing is pinned by the log, and there is no cache to flush."""
-    syscall.return_to_user(cpu, 0)
+def generic_write_sync(cpu: Cpu, file: int, forced: bool, then: str) -> None:
+    """Start the sync that follows a write, in the task that completes it."""
+    cpu.start(frames.FSYNC, cpu.costs.fsync_ns, [START, file, int(forced), then])
+
+
+def file_fsync(cpu: Cpu, arg: list[Any]) -> None:
+    """``xfs_file_fsync()``: the next step, or the sleep for the one under way."""
+    p = cpu.rq.curr
+    stage, file, forced, then = arg
+    if -1 in p.run.iocbs:
+        xfs_log.io_wait(cpu, p, frames.FSYNC, arg)
+    elif stage == START and forced:
+        xfs_log.push(cpu, p, file, frames.FSYNC, [PUSHED, file, forced, then])
+    elif stage == PUSHED:
+        if not xfs_log.write_log(cpu, p, file, frames.FSYNC, [WRITING, file, forced, then]):
+            p.run.arg = arg
+    else:
+        synced(cpu, then)
+
+
+def synced(cpu: Cpu, then: str) -> None:
+    """All is on stable storage: whoever wanted that goes on."""
+    if then == "user":
+        syscall.return_to_user(cpu, 0)
+    elif then == "work":
+        workqueue.work_body(cpu, None)
+    else:
+        cpu.start(aio.FINISH_FRAMES[then], 0)

@@ -17,7 +17,17 @@ import heapq
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, blk_timeout, core, driver, frames, idle, smp, softirq
+from emulator.kernel import (
+    blk_mq,
+    blk_timeout,
+    core,
+    driver,
+    frames,
+    idle,
+    io_uring,
+    smp,
+    softirq,
+)
 from emulator.types import NEVER
 
 if TYPE_CHECKING:
@@ -188,8 +198,11 @@ def irq_return(cpu: Cpu) -> None:
         return
     if cpu.f_kind == frames.HALT:
         idle.interrupted(cpu)
-    elif cpu.rq.need_resched and cpu.f_kind == frames.USER:
-        core.preempt_schedule_irq(cpu)
+    elif cpu.f_kind == frames.USER:
+        if cpu.rq.need_resched:
+            core.preempt_schedule_irq(cpu)
+        elif cpu.rq.curr.run.uring is not None:
+            io_uring.interrupted(cpu)
 
 
 def ipi_end(cpu: Cpu, arg: Any) -> None:

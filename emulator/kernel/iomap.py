@@ -12,83 +12,28 @@ When the last bio of a dio ends, a synchronous waiter is woken, a read is comple
 an asynchronous write queues ``iomap_dio_complete_work()`` on the CPU where it ended (D.2).  The
 work decrements the inode's count of direct IOs, wakes who waits for it, and completes the iocb.
 
-Departures from the kernel: the writes here are pure overwrites of written extents, so the file
-system's own end-io does nothing; one bio per IO (up to 1 MiB); a raw block device completes
+Departures from the kernel: one bio per IO (up to 1 MiB); a raw block device completes
 asynchronous writes in the softirq, as the block device's own direct IO does.
+
+What a write finds in its file, and so what its end has to do, is :mod:`xfs_file`'s to say.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import aio, core, dio_completion, frames, workqueue
+from emulator.kernel import aio, core, dio_completion, frames, io_uring, workqueue, xfs_file
 from emulator.kernel.process import WAIT_DIO, WAIT_RW
 from emulator.kernel.sched import PF_WQ_WORKER
+from emulator.kernel.xfs_file import IOMAP_DIO_URING, IOMAP_DIO_WAIT, NOT_PURE, FileFacts, unaligned
 from emulator.types import READ
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
     from emulator.kernel.request import Request
     from emulator.kernel.sched import Task
-    from emulator.types import BoxSpec
-
-
-class FileFacts:
-    """What a task's file is: its disk, its file system's type and block size, its first byte.
-
-    ``serialises`` is whether writes of less than blocks take the inode's lock alone.
-    """
-
-    __slots__ = ("block_size", "disk", "fs", "serialises", "start")
-
-    def __init__(self, disk: int, fs: str, block_size: int, start: int, serialises: bool) -> None:
-        self.disk = disk
-        self.fs = fs
-        self.block_size = block_size
-        self.start = start
-        self.serialises = serialises
-
-
-def file_table(spec: BoxSpec) -> dict[int, FileFacts]:
-    """Return the facts of every file that a workload of the box uses, by file number.
-
-    Files lie one behind the other on their disk.
-    """
-    disks = {disk.name: index for index, disk in enumerate(spec.disks)}
-    mounts = {mount.name: mount for mount in spec.filesystems}
-    files: dict[int, FileFacts] = {}
-    used = [0] * len(spec.disks)
-    lengths: dict[int, int] = {}  # a file of several workloads is as long as the longest says
-    for workload in spec.workloads:
-        for file, size in own_files(workload.params) if "filesystem" in workload.params else ():
-            lengths[file] = max(size, lengths.get(file, 0))
-    for workload in spec.workloads:
-        name = workload.params.get("filesystem")
-        if name is None:
-            continue
-        mount = mounts[name]
-        disk = disks[mount.disk]
-        serialises = mount.type == "xfs" and not spec.kernel.rules.xfs_unaligned_overwrite
-        for file, _ in own_files(workload.params):
-            if file not in files:
-                files[file] = FileFacts(disk, mount.type, mount.block_size, used[disk], serialises)
-                used[disk] += lengths[file]
-    return files
-
-
-def own_files(params: dict[str, Any]) -> list[tuple[int, int]]:
-    """Return number and length of every file that a workload's parameters name."""
-    several = params.get("files")
-    if several is None:
-        return [(params["file"], params.get("size", 0))]
-    return [(file, start + size) for file, start, size in several]
-
-
-def unaligned(facts: FileFacts, offset: int, length: int) -> bool:
-    """Whether XFS must serialise this write (D.6)."""
-    return facts.serialises and bool((offset | length) % facts.block_size)
 
 
 def dio_bio_end_io(cpu: Cpu, rq: Request) -> bool:
@@ -98,10 +43,13 @@ def dio_bio_end_io(cpu: Cpu, rq: Request) -> bool:
         state[2], state[3] = rq.error or state[2], 0
         return False
     facts = cpu.files[rq.file]
+    if rq.dio & IOMAP_DIO_URING and io_uring.caller_completes(cpu, rq, facts.fs):
+        io_uring.dio_deferred(cpu, rq)
+        return False
     if rq.rw == READ or facts.fs == "none" or waits_for_itself(cpu, facts, rq):
         dio_complete(cpu, rq)
         return False
-    if cpu.rq.rules.dio_overwrite_inline and not rq.error:
+    if cpu.rq.rules.dio_overwrite_inline and not (rq.error or rq.dio & NOT_PURE):
         # It maps to written blocks, and neither size nor log changes.
         dio_completion.complete_inline(cpu, rq)
         return False
@@ -112,7 +60,10 @@ def dio_bio_end_io(cpu: Cpu, rq: Request) -> bool:
 
 def waits_for_itself(cpu: Cpu, facts: FileFacts, rq: Request) -> bool:
     """Whether the submitter waits for this very dio: the end of its bio wakes it."""
-    if not cpu.rq.rules.xfs_unaligned_wait:
+    rules = cpu.rq.rules
+    if rq.dio & IOMAP_DIO_WAIT:
+        return rules.xfs_unaligned_wait or rules.xfs_unaligned_overwrite
+    if not rules.xfs_unaligned_wait:
         return False
     return unaligned(facts, rq.sector * 512 - facts.start, rq.nr_sector * 512)
 
@@ -127,11 +78,19 @@ def submitter_holds(cpu: Cpu, rq: Request) -> bool:
     )
 
 
+def ended_early(p: Task) -> bool:
+    """Whether the bio of the submitter's last iocb has ended while it held its reference."""
+    state = p.run.iocbs.get(p.run.iocb_seq)
+    return state is not None and state[0] == 2 and not state[3]
+
+
 def dio_put(cpu: Cpu, p: Task, file: int) -> None:
     """``iomap_dio_rw()`` drops its reference; the submitter completes a dio that has ended."""
-    state = p.run.iocbs.get(p.run.iocb_seq)
-    if state is not None and state[0] == 2 and not state[3]:
+    if ended_early(p):
+        state = p.run.iocbs[p.run.iocb_seq]
         inode_dio_end(cpu, p, file)
+        if p.run.inode_io:
+            xfs_file.write_end(cpu, p, p.run.iocb_seq, state[2] < 0)
         aio.iocb_put(cpu, p, p.run.iocb_seq, 0, aio.BY_ENDIO)
 
 
@@ -142,6 +101,8 @@ def dio_complete_work(cpu: Cpu, rq: Request) -> None:
         cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns)
         send_dio_done(cpu, rq)
         return
+    if owner.run.inode_io:
+        xfs_file.write_end(cpu, owner, rq.iocb, rq.error)
     if inode_dio_end(cpu, owner, rq.file):
         # The submitter is woken before the completion's reference of the iocb is dropped.
         cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns, 1)
@@ -159,6 +120,8 @@ def dio_complete(cpu: Cpu, rq: Request) -> None:
     if owner is None:
         send_dio_done(cpu, rq)
         return
+    if owner.run.inode_io and not rq.dio & IOMAP_DIO_WAIT:
+        xfs_file.write_end(cpu, owner, rq.iocb, rq.error)
     if inode_dio_end(cpu, owner, rq.file):
         core.wake_up(cpu, owner)
     ended_here(cpu, owner, rq)
@@ -201,7 +164,11 @@ def ended_here(cpu: Cpu, owner: Task, rq: Request) -> None:
         assert owner.run.remote_ios >= 0, cpu.story(f"an IO of {owner.comm}/{owner.pid} ends twice")
 
 
-def send_dio_done(cpu: Cpu, rq: Request, only_iocb: bool = False) -> None:
+#: In the mail's ``sync``: the submitter's task work is to complete the dio.
+DEFERRED = 2
+
+
+def send_dio_done(cpu: Cpu, rq: Request, only_iocb: bool = False, deferred: bool = False) -> None:
     """Tell the CPU that the owner went to: mail, forwarded if it has moved on.
 
     The owner may never have been here since it submitted, if this CPU took the request over from one
@@ -224,7 +191,7 @@ def send_dio_done(cpu: Cpu, rq: Request, only_iocb: bool = False) -> None:
             cpu.node_id,
             cpu.rq.curr.pid,
             cpu.cause,
-            worker_hints(cpu),
+            DEFERRED if deferred else worker_hints(cpu),
         ),
     )
 
@@ -239,6 +206,11 @@ def dio_done_mail(cpu: Cpu, owner: Task, args: tuple[int, ...]) -> None:
     """An IO of a task that had moved here is complete; wake it on behalf of who completed it."""
     _pid, _moves, file, iocb, error, waker_cpu, waker_pid, cause, sync = args
     cpu.cause = cause
+    if sync == DEFERRED:
+        io_uring.add_dio(cpu, owner, file, iocb, error, (waker_cpu, waker_pid))
+        return
+    if file >= 0 and owner.run.inode_io:
+        xfs_file.write_end(cpu, owner, iocb, error)
     if file >= 0 and inode_dio_end(cpu, owner, file):
         core.try_to_wake_up(cpu, owner, bool(sync), (waker_cpu, waker_pid))
     if owner.pid in cpu.tasks:
@@ -266,7 +238,6 @@ def sync_done(cpu: Cpu, owner: Task, waker: tuple[int, int] | None) -> None:
     """``pread()``/``pwrite()`` may go on."""
     run = owner.run
     run.iocbs.pop(-1)
-    run.submit = [1]
     if run.wait == WAIT_RW and owner.state != tp.TASK_RUNNING:
         if waker is None:
             core.wake_up(cpu, owner)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator.kernel.request import Request
 from emulator.kernel.sched import Task
+from emulator.kernel.xfs_file import Inode
 from emulator.types import Program
 
 if TYPE_CHECKING:
@@ -198,6 +199,32 @@ def unpack_ring(packed: list[Any]) -> list[tuple[int, int]]:
     )
 
 
+class Uring:
+    """An io_uring: entries that user space has not taken, and task work that is still to be run.
+
+    A work is [file, iocb, 0], a dio to be completed, or [data, result, 1 + inline], an entry to be
+    written.
+    """
+
+    __slots__ = ("cqes", "works")
+
+    def __init__(self) -> None:
+        self.cqes: list[tuple[int, int]] = []
+        self.works: list[list[int]] = []
+
+    def pack(self) -> list[Any]:
+        """Return the ring as plain data."""
+        return [pack_ring(self.cqes), [list(work) for work in self.works]]
+
+    @classmethod
+    def unpack(cls, data: list[Any]) -> Uring:
+        """Rebuild what :meth:`pack` returned."""
+        ring = cls()
+        ring.cqes = unpack_ring(data[0])
+        ring.works = [list(work) for work in data[1]]
+        return ring
+
+
 class TaskRun:
     """The execution state of one task: its next frame, its program, its IO."""
 
@@ -206,6 +233,8 @@ class TaskRun:
         "cause",
         "ctx",
         "dio_count",
+        "inode_io",
+        "inodes",
         "iocb_seq",
         "iocbs",
         "item",
@@ -219,6 +248,7 @@ class TaskRun:
         "submit",
         "timer",
         "unaligned",
+        "uring",
         "wait",
         "wait_arg",
         "wait_since",
@@ -240,6 +270,10 @@ class TaskRun:
         #: iocb number -> [references, data, result, 1 while its IO is outstanding, 1 if it ended
         #: without a worker]; the number of pread()'s and pwrite()'s is -1
         self.iocbs: dict[int, list[int]] = {}
+        #: file -> its inode, if it is not plain; iocb -> [file, flags, offset, length, flags of what
+        #: its submitter has still to do] of writes that change one, or are to be synced
+        self.inodes: dict[int, Inode] = {}
+        self.inode_io: dict[int, list[int]] = {}
         self.iocb_seq = 0
         #: io_submit() under way: [iocbs, next index, submitted]
         self.submit: list[Any] = []
@@ -252,6 +286,7 @@ class TaskRun:
         self.unaligned = False
         self.pipes: PipeEnds | None = None
         self.item: list[Any] = []  # of an unbound worker: the item it executes, packed
+        self.uring: Uring | None = None
         self.refill_ns = 0  # cache refill after a move, added to the next user segment
         #: while a delayed task is being moved, the timer that ends its sleep: [ns, 0] or [0, jiffy]
         self.timer: list[int] = []
@@ -284,6 +319,9 @@ class TaskRun:
             self.unaligned,
             None if self.pipes is None else self.pipes.pack(),
             self.item,
+            [[file, inode.pack()] for file, inode in self.inodes.items()],
+            [[iocb, *io] for iocb, io in self.inode_io.items()],
+            None if self.uring is None else self.uring.pack(),
         ]
 
     @classmethod
@@ -312,7 +350,13 @@ class TaskRun:
             run.unaligned,
             pipes,
             run.item,
+            inodes,
+            inode_io,
+            uring,
         ) = data
+        run.uring = None if uring is None else Uring.unpack(uring)
+        run.inodes = {file: Inode.unpack(inode) for file, inode in inodes}
+        run.inode_io = {iocb: io for iocb, *io in inode_io}
         run.program = None if program is None else unpack_program(program)
         run.ctx = None if ctx is None else Kioctx.unpack(ctx)
         run.iocbs = {iocb: state for iocb, *state in iocbs}

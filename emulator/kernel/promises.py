@@ -264,11 +264,13 @@ def worker_sleeps_ns(cpu: Cpu, kind: int, soonest: int) -> int:
     """
     if kind not in WORKING or cpu.rq.curr.run.worker >= UNBOUND_BASE:
         return soonest
+    if cpu.xfs_log.used or cpu.rq.curr.run.worker == 1:
+        return (
+            soonest  # transactions and syncs sleep; kblockd's and the log's items wake and dispatch
+        )
     costs = cpu.costs
     items = len(cpu.pools[cpu.rq.curr.run.worker].worklist)
     each = costs.dio_complete_ns + costs.dio_tail_ns
-    if any(q.lease for q in cpu.queues) and cpu.rq.curr.run.worker == 1:
-        return soonest  # kblockd's items dispatch
     return max(soonest, cpu.now + items * each) + costs.worker_sleep_ns
 
 
@@ -276,6 +278,8 @@ def submitter_blocks_ns(cpu: Cpu, p: Task, kind: int, soonest: int) -> int:
     """Return when a program that does AIO, or only computes, may block."""
     run = p.run
     assert run.program is not None
+    if cpu.xfs_log.used or run.uring is not None:
+        return soonest  # transactions may wait for space in the log
     if cpu.expect or any(q.lease < 4 or not q.announced for q in cpu.queues):
         return soonest
     ctx = run.ctx

@@ -6,6 +6,9 @@ from __future__ import annotations
 DIO_ASYNC = 0
 DIO_SYNC = 1
 PAGES = 2  # buffered writeback
+LOG_WRITE = 3  # a log buffer
+#: No block request: who waits for a push of the log, as the argument of that work.
+LOG_FORCE = 4
 
 
 class Request:
@@ -15,6 +18,7 @@ class Request:
         "cause",
         "cookie",
         "ctx_cpu",
+        "dio",
         "done_ns",
         "error",
         "file",
@@ -45,6 +49,7 @@ class Request:
         self.file = 0
         self.iocb = -1
         self.error = 0
+        self.dio = 0  # what the end of a write has to do: xfs_file.IOMAP_DIO_*
         self.cause = 0
         self.done_ns = 0  # when the device is done with it
         self.start_ns = 0  # when it was allocated: start_time_ns
@@ -70,6 +75,7 @@ class Request:
             self.done_ns,
             self.start_ns,
             self.remote,
+            self.dio,
         ]
 
     @classmethod
@@ -94,5 +100,6 @@ class Request:
             rq.done_ns,
             rq.start_ns,
             rq.remote,
+            rq.dio,
         ) = data
         return rq

@@ -107,6 +107,7 @@ def pack(cpu: Cpu) -> list[Any]:
         [[pipe, nr] for pipe, nr in cpu.piped.items()],
         None if cpu.completion is None else cpu.completion.pack(),
         None if cpu.psi is None else cpu.psi.pack(),
+        cpu.xfs_log.state,
     ]
 
 
@@ -155,6 +156,7 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
         cpu.completion.unpack(data[26])
     if cpu.psi is not None:
         cpu.psi.unpack(data[27])
+    cpu.xfs_log.state = data[28]
 
 
 def pack_queue(q: BlockQueue) -> list[Any]:

@@ -17,6 +17,7 @@ from emulator.kernel import (
     frames,
     fsync,
     hrtimer,
+    io_uring,
     kthread,
     migration,
     pipe,
@@ -44,6 +45,8 @@ from emulator.types import (
     OP_SETAFFINITY,
     OP_SLEEP,
     OP_SLEEP_JIFFIES,
+    OP_URING_ENTER,
+    OP_URING_REAP,
     OP_WRITEBACK,
     OP_YIELD,
     Op,
@@ -62,6 +65,8 @@ def return_to_user(cpu: Cpu, result: Any) -> None:
         run.left = 0
         run.arg = result
         core.schedule(cpu)
+    elif cpu.rq.curr.run.uring is not None and cpu.rq.curr.run.uring.works:
+        io_uring.run_task_work(cpu, cpu.rq.curr, [frames.RET_USER, 0, result])
     else:
         next_operation(cpu, result)
 
@@ -120,9 +125,19 @@ def sys_exit(cpu: Cpu, _p: Task, _op: Op) -> None:
     kthread.do_exit(cpu, None)
 
 
-def sys_fsync(cpu: Cpu, _p: Task, op: Op) -> None:
+def sys_uring_enter(cpu: Cpu, p: Task, op: Op) -> None:
+    """``io_uring_enter()``."""
+    io_uring.sys_enter(cpu, p, op[1])
+
+
+def sys_uring_reap(cpu: Cpu, p: Task, op: Op) -> None:
+    """User space takes completions, or enters to wait for them."""
+    io_uring.sys_reap(cpu, p, op[1], op[2])
+
+
+def sys_fsync(cpu: Cpu, p: Task, op: Op) -> None:
     """``fsync()`` and ``fdatasync()``."""
-    fsync.sys_fsync(cpu, op[1])
+    fsync.sys_fsync(cpu, p, op[1])
 
 
 def queue_works(cpu: Cpu, _p: Task, op: Op) -> None:
@@ -148,6 +163,8 @@ SYSTEM_CALLS: dict[int, Callable[[Cpu, Task, Op], None]] = {
     OP_EXIT: sys_exit,
     OP_FSYNC: sys_fsync,
     OP_QUEUE_WORK: queue_works,
+    OP_URING_ENTER: sys_uring_enter,
+    OP_URING_REAP: sys_uring_reap,
 }
 
 

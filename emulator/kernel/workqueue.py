@@ -30,9 +30,12 @@ from emulator.kernel import (
     core,
     dio_completion,
     frames,
+    fsync,
     iomap,
     kthread,
     wq_unbound,
+    xfs_file,
+    xfs_log,
 )
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.request import Request
@@ -86,6 +89,11 @@ FN_XFS_END_IO = 3
 FN_SCRIPT = 4  # a list of (burn ns, sleep ns): the documentation's timelines, tests
 FN_TIMEOUT = 5  # the argument is the queue
 FN_MODULE = 6  # [name, when it was queued, such a list]: an item of the program `works`
+FN_CIL_PUSH = 10
+FN_XLOG_IOEND = 11
+#: Functions whose argument is a request, and those of them for which a task waits.
+REQUEST_FUNCTIONS = (FN_DIO_COMPLETE, FN_XFS_END_IO, FN_CIL_PUSH, FN_XLOG_IOEND)
+WAITED_FUNCTIONS = (FN_DIO_COMPLETE, FN_CIL_PUSH, FN_XLOG_IOEND)
 FUNCTIONS = {
     FN_DIO_COMPLETE: "iomap_dio_complete_work",
     FN_RUN_QUEUE: "blk_mq_run_work_fn",
@@ -93,6 +101,8 @@ FUNCTIONS = {
     FN_SCRIPT: "script_work",
     FN_TIMEOUT: "blk_mq_timeout_work",
     FN_MODULE: "module_work",
+    FN_CIL_PUSH: "xlog_cil_push_work",
+    FN_XLOG_IOEND: "xlog_ioend_work",
 }
 
 
@@ -351,7 +361,10 @@ def start_function(cpu: Cpu, p: Task, item: list[Any]) -> None:
     cpu.cause = p.run.cause
     if function == FN_DIO_COMPLETE:
         refill_ns = dio_completion.note(cpu, arg)
-        cpu.start(frames.WORK_BODY, cpu.costs.dio_complete_ns + refill_ns)
+        if arg.dio & xfs_file.TRANSACTION and not arg.error:
+            xfs_log.transaction(cpu, p, frames.WORK_BODY, cpu.costs.dio_complete_ns + refill_ns)
+        else:
+            cpu.start(frames.WORK_BODY, cpu.costs.dio_complete_ns + refill_ns)
     elif function == FN_RUN_QUEUE:
         blk_mq.run_work_fn(cpu, arg)
     elif function == FN_XFS_END_IO:
@@ -360,6 +373,10 @@ def start_function(cpu: Cpu, p: Task, item: list[Any]) -> None:
         cpu.start(frames.WORK_BODY, cpu.costs.dispatch_ns)
     elif function == FN_MODULE:
         cpu.start(frames.WORK_BODY, arg[2][0][0])
+    elif function == FN_CIL_PUSH:
+        cpu.start(frames.WORK_BODY, cpu.costs.cil_push_ns)
+    elif function == FN_XLOG_IOEND:
+        cpu.start(frames.WORK_BODY, cpu.costs.xlog_ioend_ns)
     else:
         cpu.start(frames.WORK_BODY, arg[0][0])
 
@@ -374,16 +391,28 @@ def current_item(cpu: Cpu, p: Task) -> list[Any]:
 def work_body(cpu: Cpu, _arg: object) -> None:
     """The item has reached its effect: apply it; what follows is its tail."""
     p = cpu.rq.curr
-    _work, function, _wq, arg, _cause = current_item(cpu, p)
+    item = current_item(cpu, p)
+    function, arg = item[1], item[3]
     cpu.cause = p.run.cause  # an interrupt may have come in between
     if function == FN_DIO_COMPLETE:
-        iomap.dio_complete_work(cpu, arg)
+        if arg.dio & xfs_file.IOMAP_DIO_NEED_SYNC and not arg.error:
+            arg.dio &= ~xfs_file.IOMAP_DIO_NEED_SYNC
+            if is_unbound(p):
+                p.run.item = pack_item(item)
+            forced = bool(arg.dio & xfs_file.IOMAP_DIO_DIRTY)
+            fsync.generic_write_sync(cpu, arg.file, forced, "work")
+        else:
+            iomap.dio_complete_work(cpu, arg)
     elif function == FN_XFS_END_IO:
         iomap.writeback_end_work(cpu, arg)
     elif function == FN_TIMEOUT:
         blk_timeout.timeout_work(cpu, arg)
     elif function == FN_MODULE:
         module_step(cpu, p, arg)
+    elif function == FN_CIL_PUSH:
+        xfs_log.cil_push_work(cpu, arg)
+    elif function == FN_XLOG_IOEND:
+        xfs_log.log_ioend_work(cpu, arg)
     else:
         script_step(cpu, p, arg)
 
@@ -554,6 +583,8 @@ def take_items(cpu: Cpu, pool: WorkerPool) -> list[list[Any]]:
     items += [*pool.worklist, *(item for waiting in pool.delayed.values() for item in waiting)]
     for pid in list(pool.executing):
         del pool.executing[pid]
+        if -1 in cpu.tasks[pid].run.iocbs:
+            cpu.tasks[pid].run.remote_ios += 1  # the sync that it sleeps for will end elsewhere
         park_worker(cpu, cpu.tasks[pid])
     pool.worklist.clear()
     pool.delayed.clear()
@@ -564,7 +595,7 @@ def take_items(cpu: Cpu, pool: WorkerPool) -> list[list[Any]]:
 
 def carries_request(function: int) -> bool:
     """Whether the argument of a work function is a request that a task may wait for."""
-    return function == FN_DIO_COMPLETE
+    return function in WAITED_FUNCTIONS
 
 
 def give_items(pool: WorkerPool, items: list[list[Any]]) -> None:
@@ -578,7 +609,7 @@ def give_items(pool: WorkerPool, items: list[list[Any]]) -> None:
 def pack_item(item: list[Any]) -> list[Any]:
     """Return a work item as plain data."""
     work, function, wq_id, arg, cause = item
-    if function in (FN_DIO_COMPLETE, FN_XFS_END_IO):
+    if function in REQUEST_FUNCTIONS:
         arg = arg.pack()
     return [work, function, wq_id, arg, cause]
 
@@ -586,6 +617,6 @@ def pack_item(item: list[Any]) -> list[Any]:
 def unpack_item(data: list[Any]) -> list[Any]:
     """Rebuild what :func:`pack_item` returned."""
     work, function, wq_id, arg, cause = data
-    if function in (FN_DIO_COMPLETE, FN_XFS_END_IO):
+    if function in REQUEST_FUNCTIONS:
         arg = Request.unpack(arg)
     return [work, function, wq_id, arg, cause]

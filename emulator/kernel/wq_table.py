@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from emulator.kernel.xfs_file import file_table
 from emulator.types import cpumask_first
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ def in_use(spec: BoxSpec, table: dict[int, Workqueue]) -> list[int]:
     named = set(spec.kernel.workqueue.unbound)
     for workload in spec.workloads:
         named.update(workload.params.get("workqueues", ()))
+    if any(not facts.plain for facts in file_table(spec).values()):
+        named.add("xfs-cil")  # the log may be forced
     return [wq_id for wq_id, wq in table.items() if wq.unbound and short_name(wq) in named]
 
 

@@ -399,16 +399,12 @@ def _impossible(job: FioJob) -> list[tuple[str, str]]:
     if not job.is_direct:
         at = "direct" if job.buffered is None else "buffered"
         found.append((at, "buffered IO is not emulated: the job needs direct=1"))
-    if job.ioengine == "io_uring":
-        found.append(("ioengine", "'io_uring' is not emulated"))
     if job.time_based and not job.runtime_ns:
         found.append(("time_based", "a time_based job needs a runtime"))
     if job.thinktime_spin_ns > job.thinktime_ns:
         found.append(("thinktime_spin", "longer than thinktime, of which it is a part"))
     if job.thinktime_iotime_ns and not job.thinktime_ns:
         found.append(("thinktime_iotime", "says when thinktime comes, but there is none"))
-    if job.sync:
-        found.append(("sync", "O_SYNC and O_DSYNC are not emulated: fsync=1 or fdatasync=1 are"))
     if job.rwmixread >= 0 and job.rwmixwrite >= 0 and job.rwmixread + job.rwmixwrite != 100:
         found.append(("rwmixwrite", "rwmixread and rwmixwrite do not make 100"))
     if any(job.rate) and any(job.rate_iops):

@@ -52,6 +52,8 @@ FIO_PARAMS: dict[str, Any] = {
     "fsync": 0,
     "fdatasync": 0,
     "end_fsync": False,
+    "layout": "written",
+    "open_sync": "none",
     "thinktime_issued": False,
     "thinktime_iotime_ns": 0,
     "thinktime_blocks_set": True,

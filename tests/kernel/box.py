@@ -125,6 +125,7 @@ class Job:
     policy: str = "normal"
     reads: tuple[int, ...] = ()  #: pipes
     writes: tuple[int, ...] = ()
+    file: dict[str, Any] = field(default_factory=dict)  #: size, layout, eof, open_sync of its file
     script: Script | None = field(default=None, init=False)
 
 
@@ -247,7 +248,7 @@ def params_of(job: Job, index: int) -> dict[str, Any]:
     """Return what the kernel reads of a workload's parameters: its file, its pipes."""
     pipes = {"reads": job.reads, "writes": job.writes}
     params: dict[str, Any] = {name: list(ends) for name, ends in pipes.items() if ends}
-    return params | ({"filesystem": job.disk, "file": index} if job.disk else {})
+    return params | ({"filesystem": job.disk, "file": index, **job.file} if job.disk else {})
 
 
 class Scripts:

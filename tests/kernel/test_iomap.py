@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from emulator.kernel import workqueue
-from emulator.kernel.iomap import FileFacts, unaligned
+from emulator.kernel.xfs_file import FileFacts, unaligned
 from emulator.rules import Rules, rules_of
 from emulator.types import (
     OP_IO_GETEVENTS,

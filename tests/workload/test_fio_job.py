@@ -156,7 +156,6 @@ def test_time_options_have_their_own_bare_units() -> None:
         ("bs=24k\n", "size", "multiple of bs"),
         ("size=10%\n", "size", "percentage"),
         ("time_based\n", "time_based", "needs a runtime"),
-        ("sync=dsync\n", "sync", "not emulated"),
         ("sync=full\n", "sync", "none of none, 0, sync"),
         ("buffered=1\n", "buffered", "buffered IO"),
         ("rate=1m\nrate_iops=10\n", "rate_iops", "exclude"),
