@@ -137,4 +137,6 @@ def test_half_speed_costs_are_those_of_icount_times_two() -> None:
     whole, half = asdict(load_costs("icount")), asdict(load_costs("icount-half"))
     verify = whole.pop("verify_ps_per_byte")
     assert half.pop("verify_ps_per_byte") == {name: 2 * cost for name, cost in verify.items()}
+    for share in ("transaction_spread_percent", "log_stall_ppm"):
+        assert half.pop(share) == whole.pop(share)
     assert half == {name: 2 * cost for name, cost in whole.items()}
