@@ -13,7 +13,8 @@ what the command asks of it, with :meth:`Coordinator.retire`: the node goes on h
 is killed.
 
 A run ends with an OUTCOME frame to the supervisor, whatever happened: books of all nodes, or the
-text of what went wrong.
+text of what went wrong.  A lost connection is often the first sign that an agent has died; the
+OUTCOME names it, and the supervisor, whose child it is, says how it died.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Coordinator:
         "_hub",
         "_killed",
         "_local",
+        "_lost",
         "_names",
         "_outcome",
         "_peers",
@@ -102,6 +104,7 @@ class Coordinator:
         self._states: dict[int, list[Any]] = {}
         self._books: dict[int, dict[str, Any]] = {}
         self._killed: set[int] = set()
+        self._lost = ""  # name of an agent that is not there any more
         self._reported_ns = -PROGRESS_NS
         self._outcome = RunOutcome()
 
@@ -114,7 +117,10 @@ class Coordinator:
             self._close_books()
         except AgentFailedError as error:
             outcome.status, outcome.error = 1, str(error)
-        except (LinkError, RefusedError) as error:
+        except LinkError as error:
+            outcome.status, outcome.error = 2, str(error)
+            self._lost = _name(error.peer)
+        except RefusedError as error:
             outcome.status, outcome.error = 2, str(error)
         except Exception:
             # Our own failure, a node's in this process, or a broken invariant of the engine.
@@ -229,7 +235,7 @@ class Coordinator:
                 self._states[self._names[identity]] = frame[1]
             case frames.BOOKS:
                 self._books[self._names[identity]] = frame[1]
-                self._outcome.agents[identity.decode().rpartition(".")[0]] = frame[2]
+                self._outcome.agents[_name(identity)] = frame[2]
             case frames.KILLED:
                 self._killed.add(frame[1])
             case frames.FAILED:
@@ -337,6 +343,7 @@ class Coordinator:
                 outcome.books,
                 self._commands.record(core.until_ns),
                 outcome.agents,
+                self._lost,
             ]
         )
         for node_id, identity in self._peers.items():
@@ -371,6 +378,10 @@ class Coordinator:
 
 def _identity(name: str) -> bytes:
     return f"{name}.1".encode()
+
+
+def _name(identity: bytes) -> str:
+    return identity.decode().rpartition(".")[0]
 
 
 def _check_protocol(identity: bytes, protocol: int, digest: str) -> None:

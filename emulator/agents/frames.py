@@ -23,7 +23,8 @@ KILLED     supervisor → coordinator  node
 PROGRESS   coordinator → all         reached, windows, messages, names of those waited for
 RECORD     coordinator → supervisor  commands given so far, should the run end with nobody to tell
 OUTCOME    coordinator → supervisor  status, error, reached, windows, messages, bytes, books,
-                                     commands, host facts by agent
+                                     commands, host facts by agent, name of an agent to which
+                                     the connection is lost
 COMMAND    client → coordinator      protocol, words
 ANSWER     coordinator → client      text
 =========  ========================  ==============================================================

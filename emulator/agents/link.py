@@ -47,7 +47,9 @@ LINGER_MS = 2_000
 
 
 class LinkError(OSError):
-    """A peer is not there."""
+    """A peer is not there; ``peer`` is its identity where it is known."""
+
+    peer = b""
 
 
 class SocketDirectory:
@@ -111,7 +113,9 @@ class Hub:
             self._router.send(identity, MORE)
             self._router.send(data)
         except zmq.ZMQError as error:
-            raise LinkError(error.errno, f"no connection to {identity.decode()}") from error
+            lost = LinkError(error.errno, f"no connection to {identity.decode()}")
+            lost.peer = identity
+            raise lost from error
 
     def publish(self, data: bytes) -> None:
         """Tell observers; nobody need be there."""

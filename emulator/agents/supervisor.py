@@ -6,7 +6,8 @@ Processes start through a forkserver that has everything an agent needs imported
 never had a ZeroMQ context, so that a start costs a fork.  The supervisor waits for frames of the
 coordinator and for the sentinels of all processes, in one call.  A process that ends unasked ends
 the run: by a signal, at once and with status 2; by its own exception, with the traceback that it
-sent and status 1.  Silence ends nothing, since a stopped process is not dead.  Whatever happens,
+sent and status 1.  Its connection may be lost before its end is seen: what ends the run is its death.
+Silence ends nothing, since a stopped process is not dead.  Whatever happens,
 at the end every process is gone: told to quit, or killed, and reaped.
 
 Agents ignore SIGINT, which a terminal sends to all; the run's end is the supervisor's to decide.
@@ -42,8 +43,10 @@ PRELOAD = ["zmq", "msgpack", "psutil", "emulator.agents.node_agent", "emulator.a
 #: How often the caller's ``on_progress`` is asked whether to go on, at least.
 ASK_MS = 250
 
-#: How long processes that were told to quit may take, and how long an agent's last words.
+#: How long processes that were told to quit may take, how long one to end whose connection is lost,
+#: and how long an agent's last words.
 QUIT_S = 5.0
+LOST_S = 5.0
 LAST_WORDS_MS = 2_000
 
 #: The file of the run directory that holds the control socket's address while the run lasts.
@@ -168,7 +171,7 @@ class Supervisor:
         while (data := link.receive_within(timeout_ms)) is not None:
             frame = wire.unpack(data)
             if frame[0] == frames.OUTCOME:
-                return _outcome_of(frame)
+                return self._ending(frame)
             if frame[0] == frames.PROGRESS:
                 self._progress = (frame[1], " ".join(frame[4]))
             elif frame[0] == frames.RECORD:
@@ -194,15 +197,30 @@ class Supervisor:
             outcome = self._drain(link, LAST_WORDS_MS)
             if outcome is not None:
                 return outcome
-        status = 1 if process.exitcode > 0 else 2
-        error = (
+        commands = [(at_ns, words, answer) for at_ns, words, answer in self._record]
+        outcome = RunOutcome(reached_ns=self._progress[0], commands=commands)
+        self._tell_death(outcome, name)
+        return outcome
+
+    def _tell_death(self, outcome: RunOutcome, name: str) -> None:
+        process = self._processes[name]
+        outcome.status = 1 if process.exitcode > 0 else 2
+        outcome.error = (
             f"{name} (pid {process.pid}) {_manner(process.exitcode)} unasked, about "
             f"{self._progress[0] / NSEC_PER_SEC:.4g} s of emulated time; the run ends"
         )
-        commands = [(at_ns, words, answer) for at_ns, words, answer in self._record]
-        return RunOutcome(
-            status=status, error=error, reached_ns=self._progress[0], commands=commands
-        )
+
+    def _ending(self, frame: list[Any]) -> RunOutcome:
+        # The coordinator has the last word, but for how an agent died that it has only missed.
+        *whole, lost = frame
+        outcome = _outcome_of(whole)
+        process = self._processes.get(lost)
+        if process is not None:
+            # Sockets close before the process can be reaped.
+            process.join(LOST_S)
+            if process.exitcode is not None:
+                self._tell_death(outcome, lost)
+        return outcome
 
     def _ask(self, link: Link) -> None:
         if self._on_progress is None or self._stopping:

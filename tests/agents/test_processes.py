@@ -6,19 +6,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
+from typing import Any
 
 import psutil
 import pytest
 
 from emulator.agents import host
-from emulator.agents.link import LinkError, ask
+from emulator.agents.link import Link, LinkError, ask
 from emulator.agents.supervisor import CONTROL, Supervisor, run_processes
+from emulator.engine.board import HistoryBoard
 from emulator.engine.inline import RunOutcome, run_inline
 from emulator.engine.plan import Command, Plan
-from emulator.engine.toys import LATENCIES, TICK_NS
+from emulator.engine.toys import LATENCIES, TICK_NS, Toy, ToyBalancer, build_node
 
 pytestmark = [pytest.mark.box, pytest.mark.timeout(60)]
 
@@ -139,6 +142,53 @@ def test_a_stranger_kills_an_agent_and_the_run_ends_at_once() -> None:
     assert "emucpu/1" in outcome.error
     assert "SIGKILL" in outcome.error
     assert_all_gone(run.pids)
+
+
+class Killer(ToyBalancer):
+    """A balancer that kills the agent of CPU 1 while nothing is asked of it: the next send fails."""
+
+    def advance(self, bound_ns: int, horizon_ns: int) -> None:
+        """Kill once, and give the connection time to be lost."""
+        super().advance(bound_ns, horizon_ns)
+        siblings = psutil.Process(os.getppid()).children()
+        agents = {agent.name(): agent for agent in siblings}
+        victim = agents.get("emucpu/1")
+        if victim is not None and bound_ns > TICK_NS:
+            while victim.status() != psutil.STATUS_SLEEPING:
+                time.sleep(0.001)
+            victim.kill()
+            psutil.wait_procs([victim], timeout=20)
+            time.sleep(0.1)
+
+
+def build_with_killer(
+    node_id: int, spec_plain: dict[str, Any], run_dir: str, board: HistoryBoard
+) -> Toy:
+    nr_cpus, nr_nodes, seed = (spec_plain[name] for name in ("nr_cpus", "nr_nodes", "seed"))
+    if node_id == nr_cpus:
+        return Killer(node_id, nr_cpus, nr_nodes, seed, board)
+    return build_node(node_id, spec_plain, run_dir, board)
+
+
+def test_a_lost_connection_is_told_as_the_death_that_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a busy host the coordinator's news of the send that failed may come first.
+    wait = Link.wait
+
+    def late(link: Link, sentinels: Iterable[int], timeout_ms: int) -> list[int]:
+        fired = wait(link, sentinels, timeout_ms)
+        if fired:
+            time.sleep(0.5)
+        return fired
+
+    monkeypatch.setattr(Link, "wait", late)
+    plan = replace(
+        toy_plan([2, 2, 1], FOREVER_NS), factory="tests.agents.test_processes:build_with_killer"
+    )
+    outcome = run_processes(plan)
+    assert outcome.status == 2
+    assert "emucpu/1" in outcome.error
+    assert "SIGKILL" in outcome.error
+    assert outcome.windows > 0  # it is the coordinator's own account, but for the reason
 
 
 @pytest.mark.parametrize("victim", ["emucoord", "emudev/sda"])
