@@ -394,10 +394,13 @@ class Filesystem(_Model):
 
 
 class Workload(_Model):
-    """A fio job file or a built-in program, and who runs it where."""
+    """A fio job file, a task file of rt-app or a built-in program, and who runs it where."""
 
     fio: str | None = Field(
         None, description="a fio job file, beside the box file or in `config/jobs`"
+    )
+    rtapp: str | None = Field(
+        None, description="a JSON file of rt-app, beside the box file or in `config/jobs`"
     )
     section: str | None = Field(None, description="one job of the file; left out: all")
     env: dict[str, str] = Field(
@@ -640,7 +643,11 @@ def _accepted(data: dict[str, Any], paths: list[Path]) -> tuple[BoxFile | None, 
     kept = copy.deepcopy(data)
     for path in paths:
         parent = child_at(kept, path[:-1])
-        if path[0] in _PRUNED and isinstance(parent, dict) and path[-1] not in ("fio", "program"):
+        if (
+            path[0] in _PRUNED
+            and isinstance(parent, dict)
+            and path[-1] not in ("fio", "rtapp", "program")
+        ):
             parent.pop(path[-1], None)
     try:
         return BoxFile.model_validate(kept), frozenset()
@@ -712,22 +719,25 @@ def _check_trace(model: BoxFile, report: Report) -> None:
             report.at(("trace", "off", index), f"no such event{did_you_mean(name, BY_NAME)}")
 
 
-# The job file of each workload that names one and whose file can be read.
+# The job or task file of each workload that names one and whose file can be read.
 def _job_texts(model: BoxFile, file: FilePath, report: Report) -> dict[int, JobText]:
     found: dict[int, JobText] = {}
     for index, workload in enumerate(model.workloads):
-        if workload.fio is None:
+        key, ending = ("fio", "fio") if workload.fio is not None else ("rtapp", "json")
+        name = workload.fio if workload.fio is not None else workload.rtapp
+        if name is None:
             continue
-        candidates = [file.parent / workload.fio, find_config_dir() / "jobs" / workload.fio]
+        candidates = [file.parent / name, find_config_dir() / "jobs" / name]
         job = next((one for one in candidates if one.is_file()), None)
-        path: Path = ("workloads", index, "fio")
+        path: Path = ("workloads", index, key)
         if job is None:
-            shipped = [one.name for one in (find_config_dir() / "jobs").glob("*.fio")]
-            report.at(path, f"there is no such job file{did_you_mean(workload.fio, shipped)}")
+            shipped = [one.name for one in (find_config_dir() / "jobs").glob(f"*.{ending}")]
+            report.at(path, f"there is no such job file{did_you_mean(name, shipped)}")
             continue
         try:
             found[index] = JobText(_shown(job), job.read_text(encoding="utf-8"))
-            found[index].included = _included(job, INCLUDES_MAX)
+            if key == "fio":
+                found[index].included = _included(job, INCLUDES_MAX)
         except (OSError, UnicodeDecodeError) as error:
             report.at(path, f"cannot be read: {error}")
     return found

@@ -197,7 +197,7 @@ OP_BURN = 15  #: (OP_BURN, ns)                    run until its own CPU clock ha
 #: (OP_QUEUE_WORK, [[queue, number, [[running ns, sleeping ns], …]], …])   queue_work() of a module's
 #: own items, one after the other
 OP_QUEUE_WORK = 30
-OP_SETAFFINITY = 14  #: (OP_SETAFFINITY, cpu)        sched_setaffinity() of itself, to one CPU
+OP_SETAFFINITY = 14  #: (OP_SETAFFINITY, mask)       sched_setaffinity() of itself
 #: (OP_FSYNC, file, datasync)   fsync(), or fdatasync() if ``datasync``; returns 0
 OP_FSYNC = 17
 #: (OP_URING_ENTER, sqes)       io_uring_enter() that submits; sqe = (data, rw, file, offset, length);
@@ -206,6 +206,9 @@ OP_URING_ENTER = 18
 #: (OP_URING_REAP, min_nr, nr)  take up to nr completions; enters the kernel only if fewer than min_nr
 #: are there, and waits for them; returns a list of (data, res), as OP_IO_GETEVENTS
 OP_URING_REAP = 19
+#: (OP_PIPE_POLL, pipes)        read() of one number from the first of several pipes that has one;
+#: returns it
+OP_PIPE_POLL = 27
 
 READ = 0
 WRITE = 1

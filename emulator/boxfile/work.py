@@ -22,6 +22,7 @@ from emulator.boxfile.around import (
 from emulator.boxfile.kernel import did_you_mean
 from emulator.boxfile.problems import Path, Report
 from emulator.boxfile.work_fio import JobText, fio_workloads
+from emulator.boxfile.work_rtapp import rtapp_workloads
 from emulator.kernel.wq_table import WQ_NAMES
 from emulator.types import WorkloadSpec
 from emulator.units import duration_parse, size_parse
@@ -80,11 +81,15 @@ def resolve_workloads(
     for index, workload in enumerate(workloads):
         around.begun = {one.name: one.start_ns for one in reversed(found)}
         path: Path = ("workloads", index)
-        if (workload.fio is None) == (workload.program is None):
-            around.report.at(path, "needs either fio: or program:")
+        kinds = (workload.fio, workload.rtapp, workload.program)
+        if sum(kind is not None for kind in kinds) != 1:
+            around.report.at(path, "needs either fio:, rtapp: or program:")
         elif workload.fio is not None:
             if index in jobs:
                 found.extend(fio_workloads(workload, path, jobs[index], around))
+        elif workload.rtapp is not None:
+            if index in jobs:
+                found.extend(rtapp_workloads(workload, path, jobs[index], around))
         else:
             found.extend(_program(workload, path, around))
     if sum(one.count for one in found) > TASKS_MAX:

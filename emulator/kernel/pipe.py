@@ -20,7 +20,10 @@ a message that comes too late follows the task, one that comes too early waits f
 Departures from the kernel: a write is one number of 8 bytes; the writer never finds its pipe full
 (8,192 of them); entry and data are ``min(ipi_ns, ttwu_activate_ns)`` late, so data may find the
 reader asleep whose entry is still on its way: then the reader's CPU takes the decision on behalf of
-the writer, who has paid nothing.  Data for a reader that has exited is dropped, nobody gets SIGPIPE.
+the writer, who has paid nothing.  So it is for a reader that waits for several pipes at once: it
+leaves no entry, which all but one of the writers would find when it sleeps no longer; and it pays for
+one system call, not for poll() and read().  Data for a reader that has exited is dropped, nobody gets
+SIGPIPE.
 """
 
 from __future__ import annotations
@@ -85,25 +88,26 @@ def ends_of(p: Task) -> PipeEnds:
 # -- read() -------------------------------------------------------------------------------------
 
 
-def sys_read(cpu: Cpu, pipe: int) -> None:
-    """Start ``read()`` of one number."""
-    cpu.start(frames.PIPE_READ, cpu.costs.syscall_ns + cpu.costs.pipe_read_ns, pipe)
+def sys_read(cpu: Cpu, pipes: list[int]) -> None:
+    """Start ``read()`` of one number from a pipe, or from the first of several that has one."""
+    cpu.start(frames.PIPE_READ, cpu.costs.syscall_ns + cpu.costs.pipe_read_ns, pipes)
 
 
-def pipe_read(cpu: Cpu, pipe: int) -> None:
-    """Take the next number out of the pipe, or sleep until there is one."""
+def pipe_read(cpu: Cpu, pipes: list[int]) -> None:
+    """Take the next number out of a pipe, or sleep until there is one."""
     p = cpu.rq.curr
     ends = ends_of(p)
-    number = ends.next_read[pipe]
-    if number in ends.unread[pipe]:
-        ends.next_read[pipe] = number + 1
-        cpu.piped[pipe] = cpu.piped.get(pipe, 0) - 1
-        syscall.return_to_user(cpu, ends.unread[pipe].pop(number))
-        return
+    for pipe in pipes:
+        number = ends.next_read[pipe]
+        if number in ends.unread[pipe]:
+            ends.next_read[pipe] = number + 1
+            cpu.piped[pipe] = cpu.piped.get(pipe, 0) - 1
+            syscall.return_to_user(cpu, ends.unread[pipe].pop(number))
+            return
     p.run.wait = WAIT_PIPE
-    p.run.wait_arg = pipe
-    core.block(cpu, p, tp.TASK_INTERRUPTIBLE, frames.PIPE_READ, cpu.costs.pipe_read_ns, pipe)
-    prepare_to_wait(cpu, p, pipe)
+    core.block(cpu, p, tp.TASK_INTERRUPTIBLE, frames.PIPE_READ, cpu.costs.pipe_read_ns, pipes)
+    if len(pipes) == 1:
+        prepare_to_wait(cpu, p, pipes[0])
 
 
 def prepare_to_wait(cpu: Cpu, p: Task, pipe: int) -> None:
@@ -283,9 +287,9 @@ def receive(reader: Task, pipe: int, number: int, value: int) -> None:
 def waits_for(reader: Task, pipe: int) -> bool:
     """Whether a task sleeps until this pipe has its next number, and it has."""
     run = reader.run
-    if run.wait != WAIT_PIPE or run.wait_arg != pipe:
+    if run.wait != WAIT_PIPE or reader.state in (tp.TASK_RUNNING, TASK_WAKING):
         return False
-    if reader.state in (tp.TASK_RUNNING, TASK_WAKING):
+    if pipe not in run.arg:
         return False
     ends = ends_of(reader)
     return ends.next_read[pipe] in ends.unread[pipe]

@@ -39,7 +39,7 @@ WAIT_TIMER = 3  # clock_nanosleep(), schedule_timeout()
 WAIT_TAG = 4  # blk_mq_get_tag()
 WAIT_RW = 5  # pread()/pwrite(): the IO itself
 WAIT_WORK = 6  # an idle worker, a parked thread
-WAIT_PIPE = 7  # pipe_read(): wait_arg = pipe
+WAIT_PIPE = 7  # pipe_read(): arg = pipes
 #: Sleeps that mail can end.
 MAIL_WAITS = frozenset((WAIT_RING, WAIT_DIO, WAIT_RW))
 WAIT_NAMES = ("nothing", "aio ring", "inode dio", "timer", "tag", "io", "work", "pipe")

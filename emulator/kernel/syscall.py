@@ -35,6 +35,7 @@ from emulator.types import (
     OP_FSYNC,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
+    OP_PIPE_POLL,
     OP_PIPE_READ,
     OP_PIPE_WRITE,
     OP_QUEUE_WORK,
@@ -50,6 +51,7 @@ from emulator.types import (
     OP_WRITEBACK,
     OP_YIELD,
     Op,
+    cpumask_first,
 )
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def next_operation(cpu: Cpu, result: Any) -> None:
         cpu.start(frames.USER, op[1] + p.run.refill_ns, frames.BURNING)
         p.run.refill_ns = 0
     elif code == OP_PIPE_READ:
-        pipe.sys_read(cpu, op[1])
+        pipe.sys_read(cpu, [op[1]])
     elif code == OP_PIPE_WRITE:
         pipe.sys_write(cpu, op[1], op[2])
     elif code == OP_SETAFFINITY:
@@ -158,6 +160,11 @@ def queue_next_work(cpu: Cpu, works: list[Any]) -> None:
         workqueue.wake_up_worker(cpu, cpu.pools[cpu.workqueues[wq_id].pool])
 
 
+def sys_pipe_poll(cpu: Cpu, _p: Task, op: Op) -> None:
+    """``read()`` of whichever of several pipes has something first."""
+    pipe.sys_read(cpu, op[1])
+
+
 #: Further system calls, by operation: what starts each.
 SYSTEM_CALLS: dict[int, Callable[[Cpu, Task, Op], None]] = {
     OP_EXIT: sys_exit,
@@ -165,6 +172,7 @@ SYSTEM_CALLS: dict[int, Callable[[Cpu, Task, Op], None]] = {
     OP_QUEUE_WORK: queue_works,
     OP_URING_ENTER: sys_uring_enter,
     OP_URING_REAP: sys_uring_reap,
+    OP_PIPE_POLL: sys_pipe_poll,
 }
 
 
@@ -204,17 +212,18 @@ def nanosleep(cpu: Cpu, until_ns: int) -> None:
     core.block(cpu, p, state, frames.RET_USER, cpu.costs.syscall_ns, 0)
 
 
-def setaffinity(cpu: Cpu, target: int) -> None:
+def setaffinity(cpu: Cpu, mask: int) -> None:
     """``__set_cpus_allowed_ptr()`` of the current task: where it must leave, the stopper moves it."""
     p = cpu.rq.curr
-    p.cpus_mask = 1 << target
-    p.nr_cpus_allowed = 1
-    if target == cpu.node_id:
+    p.cpus_mask = mask
+    p.nr_cpus_allowed = mask.bit_count()
+    if mask >> cpu.node_id & 1:
         return_to_user(cpu, 0)
         return
     p.run.kind = frames.RET_USER
     p.run.left = 0
     p.run.arg = 0
+    target = cpumask_first(mask)  # the stopper looks whether it is active
     work = [migration.MIGRATION_CPU_STOP, [p.pid, target, tp.MIGRATE_AFFINITY], cpu.cause]
     stop_machine.queue_stop_work(cpu, work)
     core.schedule(cpu)  # stop_one_cpu() gives way to the stopper of its own CPU at once

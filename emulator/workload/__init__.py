@@ -32,6 +32,7 @@ from emulator.workload.loop import (
 from emulator.workload.params import Setting
 from emulator.workload.periodic import PERIODIC_PARAMS, PeriodicProgram
 from emulator.workload.rcu_gp import RCU_GP_PARAMS, RcuGpProgram
+from emulator.workload.rtapp import RTAPP_PARAMS, RtappProgram
 from emulator.workload.tally import Tally
 from emulator.workload.works import WORKS_PARAMS, WorksProgram
 
@@ -79,6 +80,7 @@ PROGRAMS: dict[str, ProgramClass] = {
     "periodic": PeriodicProgram,
     "rcu_gp": RcuGpProgram,
     "works": WorksProgram,
+    "rtapp": RtappProgram,
 }
 
 #: Per program (and per team of them), its parameters and their defaults; None: must be given.
@@ -96,6 +98,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "periodic": PERIODIC_PARAMS,
     "rcu_gp": RCU_GP_PARAMS,
     "works": WORKS_PARAMS,
+    "rtapp": RTAPP_PARAMS,
 }
 
 

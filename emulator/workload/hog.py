@@ -66,7 +66,7 @@ class HogProgram:
         """Return the next stretch, or what comes before the first."""
         if self.bind_cpu >= 0:
             bind_cpu, self.bind_cpu = self.bind_cpu, -1
-            return (OP_SETAFFINITY, bind_cpu)
+            return (OP_SETAFFINITY, 1 << bind_cpu)
         if now_ns < self.begin_ns:
             return (OP_SLEEP, now_ns + POLL_NS)
         if self.left_ns == NEVER:

@@ -86,7 +86,7 @@ class LoopProgram:
         """Return the next step."""
         if self.bind_cpu >= 0:
             bind_cpu, self.bind_cpu = self.bind_cpu, -1
-            return (OP_SETAFFINITY, bind_cpu)
+            return (OP_SETAFFINITY, 1 << bind_cpu)
         if self.at < 0:
             self.begun_ns = self.due_ns = now_ns
         else:

@@ -79,7 +79,7 @@ class PeriodicProgram:
         """Return the sleep until the next activation, or the work of the one that is due."""
         if self.bind_cpu >= 0:
             bind_cpu, self.bind_cpu = self.bind_cpu, -1
-            return (OP_SETAFFINITY, bind_cpu)
+            return (OP_SETAFFINITY, 1 << bind_cpu)
         if self.pc == PC_WOKEN:
             self._record("wake_ns", now_ns)
             self.pc = PC_RAN

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emulator.kernel import pipe
-from emulator.kernel.process import WAIT_PIPE, PipeEnds
+from emulator.kernel.process import PipeEnds
 from emulator.types import (
     OP_BURN,
+    OP_PIPE_POLL,
     OP_PIPE_READ,
     OP_PIPE_WRITE,
     OP_RUN,
@@ -158,9 +159,9 @@ def test_an_exiting_reader_takes_along_what_it_has_not_read() -> None:
 def test_setaffinity_moves_the_task_by_its_stopper() -> None:
     def steps() -> Steps:
         yield (OP_RUN, 10 * US)
-        yield (OP_SETAFFINITY, 1)
+        yield (OP_SETAFFINITY, 2)
         yield (OP_RUN, 10 * US)
-        yield (OP_SETAFFINITY, 1)
+        yield (OP_SETAFFINITY, 2)
         yield (OP_SLEEP, 10 * MS)
 
     box = Box(Job(steps, start_ns=BEGIN), nr_cpus=2, charges=charges(), sysctls=QUIET).run(3 * MS)
@@ -208,7 +209,7 @@ def wander(random: Random, step: int) -> Steps:
         case 0:
             yield (OP_RUN, random.randrange(1, 20 * US))
         case 1:
-            yield (OP_SETAFFINITY, random.randrange(NR_CPUS))
+            yield (OP_SETAFFINITY, 1 << random.randrange(NR_CPUS))
         case 2:
             yield (OP_SLEEP, step * 40 * US + random.randrange(20 * US))
 
@@ -256,4 +257,73 @@ def test_every_number_arrives_once_and_in_order(
     assert wakeups >= sleeps
     for cpu in box.cpus:
         for p in cpu.tasks.values():
-            assert p.run.wait != WAIT_PIPE or not pipe.waits_for(p, p.run.wait_arg)
+            assert not pipe.waits_for(p, 0)
+
+
+# -- A reader of several pipes --------------------------------------------------------------------
+
+
+def poll(count: int, pipes: list[int], found: list[int]) -> Steps:
+    for _ in range(count):
+        value = yield (OP_PIPE_POLL, pipes)
+        found.append(value)
+
+
+def test_a_reader_of_several_pipes_is_woken_by_the_first_and_its_own_cpu_decides() -> None:
+    found: list[int] = []
+
+    def write_to(pipe: int, ns: int) -> Steps:
+        yield (OP_RUN, ns)
+        yield (OP_PIPE_WRITE, pipe, pipe)
+
+    late = Job(lambda: write_to(0, 90 * US), cpu=0, mask=1, start_ns=BEGIN)
+    early = Job(lambda: write_to(1, 50 * US), cpu=1, mask=2, start_ns=BEGIN)
+    reader = Job(lambda: poll(2, [0, 1], found), cpu=2)
+    late.writes, early.writes, reader.reads = (0,), (1,), (0, 1)
+    box = Box(late, early, reader, nr_cpus=3, charges=charges(), sysctls=QUIET).run(3 * MS)
+    assert found == [1, 0]
+    wakings = [(t, a["on"]) for t, _, a in box.events("sched_waking") if a["pid"] == box.pid(2)]
+    assert [on for _, on in wakings] == [2, 2], "it had left no entry with the writers"
+    first, second = (t - BEGIN for t, _ in wakings)
+    assert 50 * US < first < 60 * US
+    assert 90 * US < second < 100 * US
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 1 << 32), st.integers(0, 3 * US))
+def test_every_number_of_every_pipe_arrives_once(seed: int, ipi_ns: int) -> None:
+    random = Random(seed)
+    found: list[int] = []
+
+    def write_to(pipe: int) -> Steps:
+        for number in range(WRITES):
+            yield from wander(random, number)
+            yield (OP_PIPE_WRITE, pipe, pipe * 100 + number)
+
+    def take() -> Steps:
+        for number in range(2 * WRITES):
+            yield from wander(random, number // 2)
+            yield from poll(1, [0, 1], found)
+
+    first, second = Job(lambda: write_to(0), cpu=0), Job(lambda: write_to(1), cpu=1)
+    reader = Job(take, cpu=random.randrange(NR_CPUS))
+    first.writes, second.writes, reader.reads = (0,), (1,), (0, 1)
+    charged = costs(ttwu_ns=500, select_task_rq_ns=300, ttwu_activate_ns=400, ipi_ns=ipi_ns)
+    box = Box(first, second, reader, nr_cpus=NR_CPUS, charges=charged)
+    for until_us in range(100, 4000, 50):
+        box.run(until_us * US)
+    assert [number for number in found if number < 100] == list(range(WRITES))
+    assert [number for number in found if number >= 100] == list(range(100, 100 + WRITES))
+
+
+def test_a_task_may_bind_itself_to_several_cpus() -> None:
+    def move() -> Steps:
+        yield (OP_SETAFFINITY, 0b110)
+        yield (OP_BURN, 50 * US)
+        yield (OP_SETAFFINITY, 0b101)
+        yield (OP_BURN, 50 * US)
+
+    box = Box(Job(move, cpu=0, start_ns=BEGIN), nr_cpus=3, charges=charges(), sysctls=QUIET)
+    box.run(3 * MS)
+    moves = [e[2]["dest_cpu"] for e in box.events("sched_migrate_task")]
+    assert moves == [1, 0]

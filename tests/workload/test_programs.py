@@ -63,6 +63,14 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "periodic": {"period_ns": 4 * MS, "run_ns": MS, "offset_ns": 100},
     "rcu_gp": {},
     "works": {"items": "5ms 10ms 5ms; events_unbound: 1ms", "period_ns": 20 * MS},
+    "rtapp": {
+        "phases": [
+            [1, [["affinity", 3], ["signal", [0, 1]], ["wait", [2, 3]]]],
+            [2, [["run", MS], ["runtime", 90_000], ["timer", 0, MS, False], ["sleep", MS]]],
+            [1, [["sync", [0], [2]], ["take", [4]], ["barrier", 5, 6], ["yield"]]],
+        ],
+        "timers": 1,
+    },
 }
 
 
@@ -175,14 +183,14 @@ def test_late_periodic_skips_what_has_become_due() -> None:
 
 def test_a_periodic_task_binds_itself_first() -> None:
     task = make("periodic", period_ns=4 * MS, run_ns=MS, bind_cpu=2)
-    assert task.next(5, None) == (OP_SETAFFINITY, 2)
+    assert task.next(5, None) == (OP_SETAFFINITY, 1 << 2)
     assert task.next(10, 0) == (OP_SLEEP, 10)
 
 
 def test_a_hog_waits_for_the_common_start() -> None:
     hog = make("hog", begin_ns=MS, bind_cpu=1)
     assert hog.quiet_ns(0) == 0
-    assert hog.next(0, None) == (OP_SETAFFINITY, 1)
+    assert hog.next(0, None) == (OP_SETAFFINITY, 1 << 1)
     assert hog.next(10, 0) == (OP_SLEEP, 100_010)
     assert hog.next(MS - 1, 0) == (OP_SLEEP, MS - 1 + 100_000)
     assert hog.next(MS, 0) == (OP_RUN, NSEC_PER_SEC)
@@ -196,7 +204,7 @@ def team(program: str, pipe: int = 0, **params: Any) -> dict[str, Any]:
 def test_ping_writes_the_time_and_measures_a_round() -> None:
     tasks = team("pingpong", pipe=4, rounds=2, ping_cpu=3)
     ping, pong = tasks["ping"], tasks["pong"]
-    assert ping.next(0, None) == (OP_SETAFFINITY, 3)
+    assert ping.next(0, None) == (OP_SETAFFINITY, 1 << 3)
     assert ping.next(100, 0) == (OP_PIPE_WRITE, 4, 100)
     assert pong.next(0, None) == (OP_PIPE_READ, 4)
     assert pong.next(107, 100) == (OP_PIPE_WRITE, 5, 107)
