@@ -406,13 +406,13 @@ def validate(cases: tuple[str, ...], seeds: int, listing: bool, as_json: bool) -
 
 
 @cli.command(short_help="Put runs side by side, or vary a box and see what flips.")
-@click.argument("words", metavar="RUN...|BOX", nargs=-1, required=True)
+@click.argument("words", metavar="RUN...|BOX...", nargs=-1, required=True)
 @click.option(
     "--vary",
     "axes",
     multiple=True,
     metavar="KEY=VALUES",
-    help="Run BOX once per value; several of these span all combinations.",
+    help="Run each BOX once per value; several of these span all combinations.",
 )
 @overriding
 @click.option(
@@ -430,6 +430,12 @@ def validate(cases: tuple[str, ...], seeds: int, listing: bool, as_json: bool) -
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the comparison there too.",
 )
+@click.option(
+    "--markdown",
+    "markdown_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="And as tables in Markdown there.",
+)
 def compare(
     words: tuple[str, ...],
     axes: tuple[str, ...],
@@ -438,14 +444,16 @@ def compare(
     duration: str | None,
     figures: tuple[str, ...],
     json_file: Path | None,
+    markdown_file: Path | None,
 ) -> None:
-    """Put runs side by side; or run BOX in variants, and say where its behaviour flips.
+    """Put runs side by side; or run boxes in variants, and say where their behaviour flips.
 
     VALUES are separated by commas; LOW..HIGH or LOW..HIGH:STEP is a range:
 
     \b
     --vary kernel.version=5.4,5.15,6.12
     --vary kernel.policies=none,kthread-stack,kthread-stack+preempt-kthread
+    --vary kernel.completion=all
     --vary machine.cpus=2..8:2
     --vary kernel.sysctl.kernel.sched_wakeup_granularity_ns=1ms..20ms
     """
@@ -454,7 +462,9 @@ def compare(
     from emulator.config import BoxError
     from emulator.rundir import RunDirError
 
-    request = CompareRequest(words, axes, overrides, seeds, duration, figures, json_file)
+    request = CompareRequest(
+        words, axes, overrides, seeds, duration, figures, json_file, markdown_file
+    )
     with mistakes_of(BoxError, CompareError, RunDirError):
         make_comparison(request, RUNS)
 

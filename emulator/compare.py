@@ -1,4 +1,4 @@
-"""``compare``: runs side by side, or a box in all the variants that the axes given span.
+"""``compare``: runs side by side, or boxes in all the variants that the axes given span.
 
 Theory of operation
 -------------------
@@ -6,7 +6,8 @@ An axis is ``KEY=VALUES``: a key of the box file and what it is set to, a column
 span their cross product.  Values are separated by commas; ``LOW..HIGH``, with ``:STEP`` if need be,
 is a range of numbers or durations.  Three kinds of key are written as people say them: versions
 without quotes, sysctls in ns as durations, and policies as names joined by ``+``, ``none`` being
-none.
+none.  ``kernel.completion=all`` is every completion policy, and ``unless-saturated`` with every
+signal.  Several boxes are one axis more.
 
 All variants are checked before the first is run.  Each runs ``inline`` in a process of its own,
 once per seed, and leaves all but its rings in ``runs/compare/UTC``.
@@ -23,9 +24,11 @@ from pathlib import Path
 from rich.console import Console
 
 from emulator.apart import Errand, Report, run_apart, usable_cpus
+from emulator.completion import COMPLETIONS, DEFAULT_SIGNAL, SIGNALS
 from emulator.config import load_box
 from emulator.engines import INLINE
 from emulator.report.compare import (
+    BOX,
     FIGURES,
     Axis,
     Column,
@@ -33,6 +36,7 @@ from emulator.report.compare import (
     as_plain,
     figure_of,
 )
+from emulator.report.markdown import as_markdown
 from emulator.report.side_by_side import render_comparison
 from emulator.rundir import RESULTS, create_stamped, resolve_run
 from emulator.units import duration_format, duration_parse
@@ -42,6 +46,8 @@ RUNS_MAX = 1000
 
 VERSION = "kernel.version"
 POLICIES = "kernel.policies"
+COMPLETION = "kernel.completion"
+ALL = "all"
 SYSCTL = "kernel.sysctl."
 
 _RANGE = re.compile(r"([^.:]+(?:\.\d+)?)\.\.([^:]+)(?::(.+))?")
@@ -54,7 +60,7 @@ class CompareError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CompareRequest:
-    """What the user asked for: runs, or one box and the axes that it is varied along."""
+    """What the user asked for: runs, or boxes and the axes that they are varied along."""
 
     words: tuple[str, ...]
     axes: tuple[str, ...] = ()
@@ -63,6 +69,7 @@ class CompareRequest:
     duration: str | None = None
     figures: tuple[str, ...] = ()
     json_file: Path | None = None
+    markdown_file: Path | None = None
 
 
 def compare(request: CompareRequest, runs: Path) -> None:
@@ -74,11 +81,16 @@ def compare(request: CompareRequest, runs: Path) -> None:
     comparison.figures = chosen_figures(request.figures, comparison.columns)
     render_comparison(comparison, Console())
     if request.json_file is not None:
-        text = json.dumps(as_plain(comparison), indent=2, ensure_ascii=False)
-        try:
-            request.json_file.write_text(text + "\n", encoding="utf-8")
-        except OSError as error:
-            raise CompareError(f"{request.json_file}: {error.strerror or error}") from error
+        _write(request.json_file, json.dumps(as_plain(comparison), indent=2, ensure_ascii=False))
+    if request.markdown_file is not None:
+        _write(request.markdown_file, as_markdown(comparison))
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CompareError(f"{file}: {error.strerror or error}") from error
 
 
 def chosen_figures(words: Sequence[str], columns: Sequence[Column]) -> tuple[str, ...]:
@@ -119,25 +131,29 @@ def _column_of(word: str, runs: Path) -> Column:
 
 
 def _of_variants(request: CompareRequest, runs: Path) -> Comparison:
-    if len(request.words) != 1:
-        raise CompareError("--vary takes one box, not several")
+    boxes = request.words
     axes = [axis_of(text) for text in request.axes]
+    if len(set(boxes)) < len(boxes):
+        raise CompareError("the same box is named twice")
     if len({axis.key for axis in axes}) < len(axes):
         raise CompareError("the same key is varied twice; write all its values into one --vary")
-    variants = list(product(*(axis.words for axis in axes)))
+    variants = list(product(boxes, *(axis.words for axis in axes)))
     if len(variants) * request.seeds > RUNS_MAX:
         raise CompareError(f"{len(variants)} variants × {request.seeds} seeds are too many runs")
-    box = request.words[0]
-    settings = [_settings(request, axes, variant) for variant in variants]
-    for overrides in settings:
+    settings = [(box, _settings(request, axes, variant)) for box, *variant in variants]
+    for box, overrides in settings:
         load_box(box, overrides, None, request.duration).resolve()
     keep = create_stamped(runs / "compare", datetime.now(UTC))
     errands = [
-        _errand(request, overrides, seed)
-        for overrides in settings
+        _errand(request, box, overrides, seed)
+        for box, overrides in settings
         for seed in range(1, request.seeds + 1)
     ]
     reports = _with_progress(run_apart(errands, usable_cpus(), keep), len(errands))
+    if len(boxes) > 1:
+        axes.insert(0, Axis(BOX, boxes))
+    else:
+        variants = [variant[1:] for variant in variants]
     columns = [
         _column(variant, list(islice(reports, request.seeds)), keep, index * request.seeds)
         for index, variant in enumerate(variants)
@@ -148,7 +164,8 @@ def _of_variants(request: CompareRequest, runs: Path) -> Comparison:
         else f"{axis.short} {axis.words[0]}"
         for axis in axes
     )
-    return Comparison(f"{box}: {varied} · runs in {keep}", columns, axes)
+    subject = f"{boxes[0]}: " if len(boxes) == 1 else ""
+    return Comparison(f"{subject}{varied} · runs in {keep}", columns, axes)
 
 
 def _settings(
@@ -158,13 +175,13 @@ def _settings(
     return (*request.overrides, *varied)
 
 
-def _errand(request: CompareRequest, overrides: Sequence[str], seed: int) -> Errand:
+def _errand(request: CompareRequest, box: str, overrides: Sequence[str], seed: int) -> Errand:
     options = ["--engine", INLINE, "--seed", str(seed)]
     if request.duration is not None:
         options += ["--for", request.duration]
     for override in overrides:
         options += ["--set", override]
-    return Errand(request.words[0], tuple(options))
+    return Errand(box, tuple(options))
 
 
 def _column(variant: tuple[str, ...], reports: Sequence[Report], keep: Path, number: int) -> Column:
@@ -199,11 +216,22 @@ def axis_of(text: str) -> Axis:
         raise CompareError(f"--vary {text}: write KEY=VALUE,VALUE,… or KEY=LOW..HIGH")
     words: list[str] = []
     for word in _split(values):
+        if key == COMPLETION and word == ALL:
+            words += _every_completion()
+            continue
         words += _spread(text, word) if ".." in word else [word]
     if len(set(words)) < len(words):
         raise CompareError(f"--vary {text}: a value is there twice")
     numbers = None if key == VERSION else _numbers(words)
     return Axis(key, tuple(words), numbers)
+
+
+# Every policy; the one that takes signals by itself asks its own.
+def _every_completion() -> Iterator[str]:
+    for policy in COMPLETIONS.values():
+        yield policy.name
+        if policy.takes == "signals":
+            yield from (f"{policy.name}:{name}" for name in SIGNALS if name != DEFAULT_SIGNAL)
 
 
 def setting(key: str, word: str) -> str:

@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from emulator import cli, compare
 from emulator.apart import Errand, Report
 from emulator.compare import CompareError, axis_of, setting
+from emulator.completion import COMPLETIONS, SIGNALS
 
 GRAN = "kernel.sysctl.kernel.sched_wakeup_granularity_ns"
 
@@ -91,7 +92,8 @@ def test_an_axis_that_is_none_is_refused(text: str, mistake: str) -> None:
     ("words", "mistake"),
     [
         (["xfs-aio-512"], "name two runs or more, or a box and what is varied by --vary"),
-        (["a", "b", "--vary", "machine.cpus=2"], "--vary takes one box, not several"),
+        (["a", "b", "--vary", "machine.cpus=2"], "a: there is no such box"),
+        (["xfs-aio-512", "xfs-aio-512", "--vary", "machine.cpus=2"], "the same box is named twice"),
         (["a", "b", "--set", "machine.cpus=2"], "--set is for a box that is run"),
         (["a", "b", "--seeds", "2"], "--seeds is for a box that is run"),
         (["a", "b"], "no run is called 'a'"),
@@ -142,6 +144,31 @@ def test_variants_are_run_and_compared(tmp_path: Path) -> None:
     refused = _invoke(*[str(place) for place in kept[:2]], "--figures", "nope")
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "no run has a figure 'nope'" in refused.stderr
+
+
+def test_every_completion_policy_is_a_word() -> None:
+    words = axis_of("kernel.completion=all").words
+    assert set(COMPLETIONS) <= set(words)
+    assert len(words) == len(COMPLETIONS) + len(SIGNALS) - 1
+    assert "unless-saturated:head_age" in words
+
+
+def test_several_boxes_are_an_axis(tmp_path: Path) -> None:
+    words = ["xfs-aio-4k-tuned", "xfs-aio-512", "--vary", "kernel.completion=bound,next-online"]
+    words += ["--for", "200ms", "--set", "warmup=50ms", "--set", "machine.cpus=2"]
+    words += ["--json", "out.json", "--markdown", "out.md"]
+    result = _invoke(*words, "--figures", "iops,migrations_per_s")
+    assert (result.exit_code, result.stderr) == (0, "")
+    plain = json.loads((tmp_path / "out.json").read_text())
+    assert [axis["key"] for axis in plain["axes"]] == ["box", "kernel.completion"]
+    assert [column["set"]["box"] for column in plain["columns"]] == [
+        *["xfs-aio-4k-tuned"] * 2,
+        *["xfs-aio-512"] * 2,
+    ]
+    assert plain["columns"][3]["figures"]["migrations_per_s"]["median"] == 0
+    assert plain["columns"][2]["figures"]["iops"]["ratio"] == 1
+    first = (tmp_path / "out.md").read_text().splitlines()[0]
+    assert first == "| iops | xfs-aio-4k-tuned | xfs-aio-512 |"
 
 
 def test_a_run_that_breaks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

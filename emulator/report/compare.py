@@ -5,11 +5,15 @@ Theory of operation
 A :class:`Column` is one variant of a box: what was set for it, and the figures of its runs, one per
 seed.  A figure of a column is the median over its runs.  It *differs* from the first column's if
 the difference is more than noise: 5 %, or what a count of that size scatters, whichever is more;
-and, where there are several seeds, if the two ranges do not overlap.
+and, where there are several seeds, if the two ranges do not overlap.  Of several boxes each has a
+first column of its own.
 
 Along an axis of numbers the step between two neighbours at which a figure changes by the largest
 ratio is where it *flips*, if that ratio is two or more.  Figures below a floor count as the floor,
 so that 0.2 and 1 migration per second are the same.
+
+Along an axis of words, figures of which people want more, or less, have a *best*: the columns which
+no other one beats by more than noise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,6 +60,28 @@ FLIPPING = {
     "iops": 100.0,
 }
 FLIP_RATIO = 2.0
+
+#: Figures of which more is better, and those of which less is.
+MORE = frozenset({"iops", "completions.local_fraction"})
+LESS = frozenset(
+    {
+        "clat_us.mean",
+        "clat_us.p50",
+        "clat_us.p99",
+        "completions.cache_refill_us",
+        "completions.idle_wakeups_per_s",
+        "completions.ipis_per_s",
+        "cpus_touched",
+        "migrations_per_s",
+        "queue_to_start_us.p50",
+        "queue_to_start_us.p99",
+        "slat_us.p99",
+        "switches_per_s",
+    }
+)
+
+#: The key of the axis whose words are boxes.
+BOX = "box"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +145,18 @@ class Flip:
         return high / low
 
 
+@dataclass(frozen=True, slots=True)
+class Best:
+    """Who has the best of a figure along an axis of words, everything else being as ``fixed``."""
+
+    figure: str
+    fixed: tuple[str, ...]
+    words: tuple[str, ...]  #: on the axis, in its order
+    others: tuple[str, ...]  #: those that are beaten
+    low: float  #: the range of the best ones
+    high: float
+
+
 @dataclass(slots=True)
 class Comparison:
     """Columns side by side, for these figures."""
@@ -143,15 +181,56 @@ class Comparison:
         middle = float(median(values))
         return Value(middle, min(values), max(values), _slack(column.runs[0], path, middle))
 
+    def base(self, column: Column) -> Column:
+        """Return the column that a column is compared with: the first, of its own box."""
+        if self.axes and self.axes[0].key == BOX:
+            return next(one for one in self.columns if one.words[0] == column.words[0])
+        return self.columns[0]
+
     def differs(self, column: Column, path: str) -> bool:
-        """Whether a figure of a column differs from the first column's by more than noise."""
-        one, first = self.value(column, path), self.value(self.columns[0], path)
-        if one is None or first is None:
-            return one is not first
-        larger = max(abs(one.median), abs(first.median))
-        distance = abs(one.median - first.median)
-        apart = one.low > first.high or one.high < first.low
-        return apart and distance > max(NOISE * larger, one.slack, first.slack)
+        """Whether a figure of a column differs from its base's by more than noise."""
+        return _differ(self.value(column, path), self.value(self.base(column), path))
+
+    def best(self) -> list[Best]:
+        """Return who is best at what, if a comparison is along words: per setting, per figure."""
+        number = self.contest()
+        if number < 0:
+            return []
+        groups: dict[tuple[str, ...], list[Column]] = {}
+        for column in self.columns:
+            fixed = column.words[:number] + column.words[number + 1 :]
+            groups.setdefault(fixed, []).append(column)
+        return [
+            best
+            for fixed, group in groups.items()
+            for path in self.figures
+            if (best := self._best(number, fixed, group, path)) is not None
+        ]
+
+    def contest(self) -> int:
+        """Return the axis of words along which there may be a best one, or -1."""
+        if self.swept() >= 0:
+            return -1
+        contests = [
+            number
+            for number, axis in enumerate(self.axes)
+            if axis.key != BOX and len(axis.words) > 2
+        ]
+        return contests[-1] if contests else -1
+
+    def _best(
+        self, number: int, fixed: tuple[str, ...], group: list[Column], path: str
+    ) -> Best | None:
+        sign = -1 if path in LESS else int(path in MORE)
+        found = [(one.words[number], value) for one in group if (value := self.value(one, path))]
+        if not sign or not found:
+            return None
+        top = max((value for _word, value in found), key=lambda value: sign * value.median)
+        alike = [(word, value) for word, value in found if not _differ(value, top)]
+        words = tuple(word for word, _value in alike)
+        others = tuple(word for word, _value in found if word not in words)
+        medians = [value.median for _word, value in alike]
+        return Best(path, fixed, words, others, min(medians), max(medians))
 
     def flips(self) -> list[Flip]:
         """Return where figures flip along the swept axis, per setting of the others, per figure."""
@@ -215,6 +294,16 @@ class Comparison:
         return largest if largest is not None and largest.ratio >= FLIP_RATIO else None
 
 
+# Whether two values are further apart than noise.
+def _differ(one: Value | None, other: Value | None) -> bool:
+    if one is None or other is None:
+        return one is not other
+    larger = max(abs(one.median), abs(other.median))
+    apart = one.low > other.high or one.high < other.low
+    distance = abs(one.median - other.median)
+    return apart and distance > max(NOISE * larger, one.slack, other.slack)
+
+
 def figure_of(run: Figures, path: str) -> float | None:
     """Return a figure of a run as a number; counts of migrations by cause per second."""
     if path == CPUS_TOUCHED:
@@ -257,6 +346,15 @@ def as_plain(comparison: Comparison) -> dict[str, Any]:
             }
             for flip in comparison.flips()
         ],
+        "best": [
+            {
+                "figure": best.figure,
+                "others": list(best.fixed),
+                "words": list(best.words),
+                "values": [best.low, best.high],
+            }
+            for best in comparison.best()
+        ],
     }
 
 
@@ -264,7 +362,7 @@ def _plain(comparison: Comparison, column: Column, path: str) -> dict[str, Any] 
     value = comparison.value(column, path)
     if value is None:
         return None
-    first = comparison.value(comparison.columns[0], path)
+    first = comparison.value(comparison.base(column), path)
     ratio = value.median / first.median if first is not None and first.median else None
     return {
         "median": value.median,

@@ -1,4 +1,4 @@
-"""A comparison on the terminal: figures beside each other, what differs, what flips, which loops.
+"""A comparison on the terminal: figures beside each other, what differs, flips, is best, which loops.
 
 A few columns stand side by side, each figure with its ratio to the first; of many columns each is a
 row, with the figures that matter most.  ``*`` marks what differs by more than noise.
@@ -14,6 +14,8 @@ from rich.text import Text
 
 from emulator.report.compare import (
     FLIPPING,
+    Axis,
+    Best,
     Column,
     Comparison,
     Flip,
@@ -51,7 +53,7 @@ WIDTH_MAX = 10_000
 
 
 def render_comparison(comparison: Comparison, console: Console) -> None:
-    """Print a comparison: table, flips, loops."""
+    """Print a comparison: table, flips, who is best, loops."""
     console.print(Text(comparison.title), soft_wrap=True)
     console.print()
     table, ranges = _side_by_side(comparison), True
@@ -60,6 +62,7 @@ def render_comparison(comparison: Comparison, console: Console) -> None:
     console.print(table)
     console.print(Text(_legend(comparison, ranges), style="dim"), soft_wrap=True)
     _print_lines(console, "Flips", list(_flip_lines(comparison)))
+    _print_lines(console, "Best", list(best_lines(comparison)))
     _print_lines(console, "Loops", list(_loop_lines(comparison)))
 
 
@@ -161,13 +164,14 @@ def _spans(
 def _marked(comparison: Comparison, column: Column, path: str) -> str:
     value = comparison.value(column, path)
     text = "–" if value is None else _figure(value.median, path)
-    differs = column is not comparison.columns[0] and comparison.differs(column, path)
+    differs = comparison.differs(column, path)
     return text + (DIFFERS if differs else " ")
 
 
 def _ratio(comparison: Comparison, column: Column, path: str) -> str:
     mark = DIFFERS if comparison.differs(column, path) else " "
-    value, first = comparison.value(column, path), comparison.value(comparison.columns[0], path)
+    value = comparison.value(column, path)
+    first = comparison.value(comparison.base(column), path)
     if value is None or first is None or not first.median:
         return mark
     ratio = value.median / first.median
@@ -175,10 +179,11 @@ def _ratio(comparison: Comparison, column: Column, path: str) -> str:
 
 
 def _legend(comparison: Comparison, ranges: bool) -> str:
-    runs = len(comparison.columns[0].runs)
+    runs, first = len(comparison.columns[0].runs), comparison.columns[0].words
     seeds = f"; medians of {runs} seeds" if runs > 1 else ""
     seeds += " (lowest–highest)" if runs > 1 and ranges else ""
-    return f"{DIFFERS} differs from the first by more than noise{seeds}"
+    of_box = " of its box" if comparison.base(comparison.columns[-1]).words != first else ""
+    return f"{DIFFERS} differs from the first{of_box} by more than noise{seeds}"
 
 
 # -- In words -----------------------------------------------------------------------------------
@@ -225,6 +230,35 @@ def _where(comparison: Comparison, fixed: tuple[str, ...]) -> str:
         if len(axis.words) > 1
     ]
     return f"{', '.join(settings)}: " if settings else ""
+
+
+def best_lines(comparison: Comparison) -> Iterator[str]:
+    """Yield who is best at what, a sentence per setting of the other axes and figure."""
+    for best in comparison.best():
+        others = [
+            word
+            for axis, word in zip(_beside(comparison), best.fixed, strict=True)
+            if len(axis.words) > 1
+        ]
+        yield f"{', '.join(others)}{': ' if others else ''}{best_words(best)}"
+
+
+def best_words(best: Best) -> str:
+    """Return who has the best of a figure, and how much that is."""
+    name = ROW_NAMES.get(best.figure, figure_name(best.figure))
+    low, high = _figure(best.low, best.figure), _figure(best.high, best.figure)
+    span = low if low == high else f"{low}–{high}"
+    if not best.others:
+        return f"{name}: all alike, {span}"
+    if len(best.words) > len(best.others):
+        return f"{name}: {span}, all but {', '.join(best.others)}"
+    return f"{name}: {span}, {', '.join(best.words)}"
+
+
+# The axes beside the one along which there is a best.
+def _beside(comparison: Comparison) -> list[Axis]:
+    number = comparison.contest()
+    return comparison.axes[:number] + comparison.axes[number + 1 :]
 
 
 def _loop_lines(comparison: Comparison) -> Iterator[str]:

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from emulator.report.compare import Axis, Column, Comparison, as_plain, figure_name, figure_of
+from emulator.report.markdown import as_markdown
 from emulator.report.side_by_side import cell, render_comparison
 
 GRAN = "kernel.sysctl.kernel.sched_wakeup_granularity_ns"
@@ -174,3 +175,69 @@ def test_a_comparison_as_plain_data() -> None:
         "between": ["1ms", "2ms"],
         "values": [1.0, 60.0],
     }
+
+
+# -- Boxes by words: who is best --------------------------------------------------------------------
+
+
+def contest() -> Comparison:
+    """Return two boxes, each with three policies, a run each."""
+    axes = [Axis("box", ("tuned", "small")), Axis("kernel.completion", ("bound", "next", "inline"))]
+    figures = {
+        ("tuned", "bound"): run(80.0, 9500.0),
+        ("tuned", "next"): run(0.0, 9400.0),
+        ("tuned", "inline"): run(1.0, 9500.0),
+        ("small", "bound"): run(12_000.0, 12_000.0),
+        ("small", "next"): run(0.0, 13_000.0),
+        ("small", "inline"): run(0.0, 15_000.0),
+    }
+    columns = [Column(words, (one,)) for words, one in figures.items()]
+    return Comparison("two boxes", columns, axes, ("iops", "migrations_per_s", "works"))
+
+
+def test_each_box_has_a_base_and_a_best_of_its_own() -> None:
+    comparison = contest()
+    bases = [comparison.base(column).words for column in comparison.columns]
+    assert bases == [("tuned", "bound")] * 3 + [("small", "bound")] * 3
+    found = {(best.figure, best.fixed): best for best in comparison.best()}
+    assert list(found) == [
+        ("iops", ("tuned",)),
+        ("migrations_per_s", ("tuned",)),
+        ("iops", ("small",)),
+        ("migrations_per_s", ("small",)),
+    ]
+    assert found["iops", ("tuned",)].others == ()
+    assert found["migrations_per_s", ("tuned",)].words == ("next", "inline")
+    assert found["iops", ("small",)].words == ("inline",)
+    assert found["migrations_per_s", ("small",)].others == ("bound",)
+    assert as_plain(comparison)["best"][2] == {
+        "figure": "iops",
+        "others": ["small"],
+        "words": ["inline"],
+        "values": [15_000.0, 15_000.0],
+    }
+
+
+def test_who_is_best_is_told_in_words() -> None:
+    text = printed(contest())
+    assert "* differs from the first of its box by more than noise" in text
+    assert "tuned: IOPS: all alike, 9,400–9,500" in text
+    assert "tuned: moves/s: 0–1, all but bound" in text
+    assert "small: IOPS: 15,000, inline" in text
+    # Two words are no contest, nor are numbers.
+    assert contest().contest() == 1
+    assert sweep([1.0, 2.0, 60.0]).best() == []
+
+
+def test_a_comparison_in_markdown_has_a_row_per_word() -> None:
+    lines = as_markdown(contest()).splitlines()
+    assert lines[:5] == [
+        "| iops | tuned | small |",
+        "|---|--:|--:|",
+        "| `bound` | 9,500 | 12,000 |",
+        "| `next` | 9,400 | 13,000 |",
+        "| `inline` | 9,500 | **15,000** |",
+    ]
+    assert "| `next` | **0** | **0** |" in lines
+    assert "* small: IOPS: 15,000, inline" in lines
+    assert as_markdown(sweep([1.0, 60.0])).splitlines()[2] == "| `1ms` | 9,000 |"
