@@ -181,6 +181,18 @@ class WorkqueueOptions(_Model):
     max_active: dict[str, int] = Field(
         default_factory=dict, description="items of a workqueue that may be active, by its name"
     )
+    power_efficient: bool = Field(
+        False, description="power-efficient workqueues are unbound, `workqueue.power_efficient`"
+    )
+    cpu_intensive_thresh: Duration | None = Field(
+        None,
+        description="an item that runs longer counts as CPU_INTENSIVE, from 6.6 on; 0: none does; "
+        "left out: 10 ms",
+    )
+    watchdog_thresh: Duration = Field(
+        30_000_000_000,
+        description="a work list that does not move for longer is reported in the log; 0: none is",
+    )
 
 
 class Kernel(_Model):

@@ -164,6 +164,9 @@ def _workqueue_to_plain(workqueue: WorkqueueSpec) -> list[Any]:
         workqueue.affinity_strict,
         f"{workqueue.cpumask:x}",
         [list(one) for one in workqueue.max_active],
+        workqueue.power_efficient,
+        workqueue.cpu_intensive_ns,
+        workqueue.watchdog_ns,
     ]
     assert len(plain) == len(fields(WorkqueueSpec)), (
         "WorkqueueSpec has a field that plain.py forgets"
@@ -172,9 +175,9 @@ def _workqueue_to_plain(workqueue: WorkqueueSpec) -> list[Any]:
 
 
 def _workqueue_from_plain(plain: list[Any]) -> WorkqueueSpec:
-    unbound, scope, strict, cpumask, max_active = plain
+    unbound, scope, strict, cpumask, max_active, *rest = plain
     limits = tuple((name, limit) for name, limit in max_active)
-    return WorkqueueSpec(tuple(unbound), scope, strict, int(cpumask, 16), limits)
+    return WorkqueueSpec(tuple(unbound), scope, strict, int(cpumask, 16), limits, *rest)
 
 
 def _disk_to_plain(disk: DiskSpec) -> list[Any]:

@@ -368,13 +368,16 @@ class MachineSpec:
 
 @dataclass(frozen=True, slots=True)
 class WorkqueueSpec:
-    """How the kernel's unbound workqueues are served (``kernel/wq_table.py``)."""
+    """How the kernel's workqueues are set up (``kernel/wq_table.py``)."""
 
     unbound: tuple[str, ...] = ()  #: queues that are made WQ_UNBOUND, or used if they are
     affinity_scope: str = ""  #: cpu, smt, cache, numa or system; empty: the version's default
     affinity_strict: bool = False  #: workers may not leave their pod (from 6.6 on)
     cpumask: int = 0  #: CPUs that unbound work may use, 0: all
     max_active: tuple[tuple[str, int], ...] = ()  #: by queue, where it is not the kernel's
+    power_efficient: bool = False  #: WQ_POWER_EFFICIENT queues are unbound
+    cpu_intensive_ns: int = 10_000_000  #: items that run longer are CPU_INTENSIVE (6.5); 0: none
+    watchdog_ns: int = 30_000_000_000  #: a list that does not move for longer is reported; 0: none
 
 
 @dataclass(frozen=True, slots=True)

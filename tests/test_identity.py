@@ -296,6 +296,34 @@ def test_unbound_work_is_the_same_across_processes(
     assert count(directory, tp.WORKQUEUE_EXECUTE_START) > 400
 
 
+#: Items that sleep, hold their pool up, wait for max_active; in every kind of pool.
+MODULE = (
+    "workloads.0.cpus_allowed=0-7",
+    "workloads.0.params.period_ns=3ms",
+    (
+        "workloads.0.params.items='events: 3ms; events: 300us 200us 300us; events: 100us; "
+        "1ms 500us 200us; 2ms; 10us; events_highpri: 100us; cpu_intensive: 1ms; xfs-sync: 5us 2ms'"
+    ),
+    "kernel.workqueue.max_active={xfs-sync: 1}",
+    "kernel.workqueue.cpu_intensive_thresh=1ms",
+    (
+        "events=[{at: 20ms, do: cpu offline 3}, {at: 30ms, do: 'cpu offline of:burst'},"
+        "{at: 45ms, do: 'cpu kill of:burst'}, {at: 60ms, do: cpu online 3},"
+        "{at: 80ms, do: cpu offline 1}, {at: 90ms, do: 'cpu offline of:burst'},"
+        "{at: 110ms, do: cpu online 1}]"
+    ),
+)
+
+
+@pytest.mark.box
+@pytest.mark.timeout(120)
+def test_a_modules_works_are_the_same_across_processes(tmp_path: Path) -> None:
+    ways = [Way(how, MODULE) for how in (INLINE, STRICT, PROCESSES)]
+    directory, held = assert_identical("workqueue-scopes", "130ms", ways, tmp_path)
+    assert held >= {"cpu kill", "cpu offline", "cpu online"}
+    assert count(directory, tp.WORKQUEUE_EXECUTE_START) > 200
+
+
 # -- Many CPUs --------------------------------------------------------------------------------------
 
 

@@ -224,12 +224,19 @@ def _workqueue(kernel: Kernel, rules: Rules, report: Report) -> WorkqueueSpec:
             report.at_key((*place, "max_active", name), f"no workqueue is called {name!r}{hint}")
         elif not 1 <= limit <= WQ_MAX_ACTIVE:
             report.at((*place, "max_active", name), f"{limit} is outside 1..{WQ_MAX_ACTIVE}")
+    thresh = asked.cpu_intensive_thresh
+    if thresh is not None and not rules.wq_cpu_intensive_auto:
+        text = f"{kernel.version} does not look how long items run; 6.6 does"
+        report.at_key((*place, "cpu_intensive_thresh"), text)
     return WorkqueueSpec(
         tuple(asked.unbound),
         asked.affinity_scope or "",
         bool(asked.affinity_strict),
         asked.cpumask or 0,
         tuple(asked.max_active.items()),
+        asked.power_efficient,
+        10_000_000 if thresh is None else thresh,
+        asked.watchdog_thresh,
     )
 
 

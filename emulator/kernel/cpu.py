@@ -179,6 +179,7 @@ class Cpu:
         "mail_safe_ns",
         "mail_sleepers",
         "make_program",
+        "modules",
         "names",
         "node_id",
         "nohz_flags",
@@ -237,6 +238,7 @@ class Cpu:
         "works",
         "wq_rr_cpu",
         "wq_ticket",
+        "wq_watchdog",
         "xfs_log",
     )
 
@@ -268,6 +270,7 @@ class Cpu:
         #: The node of the objects of no CPU, -1: none; unbound pools, and which one each CPU's are.
         self.shared_node = wq_table.shared_node(spec)
         self.unbound_pools, self.pods = wq_table.unbound_pools(spec, self.workqueues)
+        self.wq_watchdog = spec.kernel.workqueue.watchdog_ns // self.tick_ns  # in jiffies
         self.wq_ticket = 0  # questions asked there
         self.wq_rr_cpu = -1  # wq_rr_cpu_last
         self.names = Names(sink, traced_names(self.workqueues, spec))
@@ -349,6 +352,7 @@ class Cpu:
         #: the command that takes this CPU down: [words, in whose place, kill, answer]
         self.going_down: list[Any] = []
         self.adopted = False  # it has taken over what a dead CPU left
+        self.modules = any(w.program == "works" for w in spec.workloads)
         self.flushes = any(w.program == "flusher" for w in spec.workloads)
         # Timers: (expiry, seq, kind, arg) in a heap; jiffy timers: (jiffy, seq, kind, arg), sorted.
         self.timers: list[tuple[int, int, int, Any]] = []

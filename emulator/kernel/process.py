@@ -252,6 +252,7 @@ class TaskRun:
         "wait",
         "wait_arg",
         "wait_since",
+        "work_at",
         "worker",
     )
 
@@ -285,6 +286,8 @@ class TaskRun:
         #: it writes less than a block at a time: each io_submit() waits for its own IO
         self.unaligned = False
         self.pipes: PipeEnds | None = None
+        #: of a bound worker: its CPU time when its item started, or when it woke up last
+        self.work_at = 0
         self.item: list[Any] = []  # of an unbound worker: the item it executes, packed
         self.uring: Uring | None = None
         self.refill_ns = 0  # cache refill after a move, added to the next user segment
@@ -322,6 +325,7 @@ class TaskRun:
             [[file, inode.pack()] for file, inode in self.inodes.items()],
             [[iocb, *io] for iocb, io in self.inode_io.items()],
             None if self.uring is None else self.uring.pack(),
+            self.work_at,
         ]
 
     @classmethod
@@ -353,6 +357,7 @@ class TaskRun:
             inodes,
             inode_io,
             uring,
+            run.work_at,
         ) = data
         run.uring = None if uring is None else Uring.unpack(uring)
         run.inodes = {file: Inode.unpack(inode) for file, inode in inodes}

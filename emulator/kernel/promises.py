@@ -262,7 +262,7 @@ def worker_sleeps_ns(cpu: Cpu, kind: int, soonest: int) -> int:
 
     Whom the items wake is :func:`completion_sends`'s to say.
     """
-    if kind not in WORKING or cpu.rq.curr.run.worker >= UNBOUND_BASE:
+    if kind not in WORKING or cpu.modules or cpu.rq.curr.run.worker >= UNBOUND_BASE:
         return soonest
     if cpu.xfs_log.used or cpu.rq.curr.run.worker == 1:
         return (

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import fair, frames, hrtimer, idle, pelt, rcu, softirq
-from emulator.kernel.sched import FAIR_CLASS
+from emulator.kernel import fair, frames, hrtimer, idle, pelt, rcu, softirq, wq_watch
+from emulator.kernel.sched import FAIR_CLASS, PF_WQ_WORKER
 from emulator.types import (
     BAL_ACTIVE_MASK,
     BAL_HAS_BLOCKED,
@@ -54,8 +54,12 @@ def tick_sched_timer(cpu: Cpu, _arg: object) -> None:
         idle.start_tick(cpu)
     softirq.raise_softirq(cpu, softirq.TIMER, tick_context(cpu))  # run_local_timers()
     rcu.rcu_sched_clock_irq(cpu)
+    cpu.start(frames.IRQ_DONE, 0)
     scheduler_tick(cpu)
-    hrtimer.interrupt_end(cpu)
+    if cpu.wq_watchdog and cpu.jiffies() % cpu.wq_watchdog == 0:
+        wq_watch.wq_watchdog(cpu)
+    if cpu.f_kind == frames.IRQ_DONE:
+        hrtimer.interrupt_end(cpu)
 
 
 def tick_context(cpu: Cpu) -> int:
@@ -86,6 +90,8 @@ def scheduler_tick(cpu: Cpu) -> None:
                 rq.preempt_gran,
                 why,
             )
+    if rq.rules.wq_cpu_intensive_auto and curr.flags & PF_WQ_WORKER:
+        wq_watch.wq_worker_tick(cpu, curr)
     cpu.publish()
     rq.idle_balance = curr is rq.idle and rq.nr_running == 0
     trigger_load_balance(cpu)

@@ -345,6 +345,7 @@ def process_one_work(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
     item = pool.worklist.pop(0)
     pool.watchdog_ns = cpu.now
     pool.executing[p.pid] = item
+    p.run.work_at = p.sum_exec_runtime
     if cpu.workqueues[item[2]].cpu_intensive:
         pool.workers[p.pid] |= WORKER_CPU_INTENSIVE
         pool.nr_running -= 1
@@ -548,6 +549,7 @@ def wq_worker_running(cpu: Cpu, p: Task) -> None:
     """A worker that had blocked inside an item runs again."""
     if p.run.submit:
         p.run.submit = []
+        p.run.work_at = p.sum_exec_runtime
         pool = pool_of(cpu, p)
         if not pool.workers[p.pid] & WORKER_NOT_RUNNING:
             pool.nr_running += 1

@@ -132,7 +132,8 @@ def workqueues(spec: BoxSpec) -> dict[int, Workqueue]:
     limits = dict(asked.max_active)
     table: dict[int, Workqueue] = {}
     for wq_id, (name, flags, max_active) in ROWS.items():
-        if name.rstrip("/") in asked.unbound:
+        efficient = asked.power_efficient and flags & WQ_POWER_EFFICIENT
+        if efficient or name.rstrip("/") in asked.unbound:
             flags |= WQ_UNBOUND
         max_active = limits.get(name.rstrip("/"), max_active)
         table[wq_id] = Workqueue(name + disk if name.endswith("/") else name, flags, max_active)

@@ -18,6 +18,8 @@ ones that make sense for a single task.
   the whole box; what the completion policy decided how often, and what a decision took (mean).
 * ``items``: of the works that a program ``works`` queues, by task and number, how many were done and
   the mean time from the queueing until then.
+* ``unbound_works``: of the whole run, works of unbound workqueues queued, workers created for them,
+  wakeups that brought a worker back to its pod.
 * ``…_wake_to_run_us``: ``sched_waking`` to the switch in.  A waking of a task that was still on
   its CPU is not one, and of several wakings before a run the first counts.
 * ``run_length_us``: from switch in to switch out, by comm; per-CPU kthreads by kind.
@@ -116,6 +118,7 @@ def figures(run: RunData) -> Figures:
         **_migration_figures(found, pids, window_s),
         **_work_figures(found),
         "items": _items(run.books),
+        "unbound_works": _unbound_works(run.books),
         "completions": _completions(found, run.books, window_s),
         **_task_figures(found, pids, window_s),
         "loops": loops(found, pids, History(run.readers), run.tick_ns),
@@ -212,6 +215,13 @@ def _items(books: Mapping[int, Mapping[str, Any]]) -> Figures:
         task, _, number = item.rpartition(".")
         nested.setdefault(task, {})[number] = {"n": nr, "done_us": round(total_ns / nr / 1000, 1)}
     return nested
+
+
+def _unbound_works(books: Mapping[int, Mapping[str, Any]]) -> Figures:
+    for book in books.values():
+        if "unbound" in book:
+            return {name: book["unbound"][name] for name in ("queued", "created", "repatriated")}
+    return {}
 
 
 def _completions(
