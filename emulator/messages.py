@@ -71,12 +71,12 @@ STOPPED = _op(38, "stopped", "cpu", "balancer", "push_cpu result hot")
 BALANCE_PAY = _op(39, "balance_pay", "balancer", "cpu", "cost_ns")
 BALANCE_PAID = _op(40, "balance_paid", "cpu", "balancer", "need_resched")
 # CPU and device.
-TAG_REQUEST = _op(48, "tag_request", "cpu", "device", "nr")
-TAG_GRANT = _op(49, "tag_grant", "device", "cpu", "tags")
+TAG_REQUEST = _op(48, "tag_request", "cpu", "device", "nr must pid")
+TAG_GRANT = _op(49, "tag_grant", "device", "cpu", "index nr mode must waker_cpu waker_pid cause")
 SCHEDULE = _op(50, "schedule", "device", "cpu", "index service_ns count")
 COMPLETION = _op(51, "completion", "device", "cpu", "cookie status announced")
 DOORBELL = _op(52, "doorbell", "cpu", "device", "cookie done_ns")
-TAG_RETURN = _op(53, "tag_return", "cpu", "device", "nr cpu")
+TAG_RETURN = _op(53, "tag_return", "cpu", "device", "nr cpu why waiters restart waker_pid cause")
 SCHEDULE_REQUEST = _op(54, "schedule_request", "cpu", "device", "rings")
 RING_DOORBELLS = _op(55, "ring_doorbells", "cpu", "itself", "index")
 # CPU and the shared-state node: unbound workqueues.
@@ -95,8 +95,9 @@ REQUEST = _op(
     "request rung_ns cookie ctx_cpu rw sector nr_sector pid iocb",
 )
 INTERRUPT = _op(57, "interrupt", "device", "cpu", "index vector entries polled")
-TAG_FREED = _op(58, "tag_freed", "cpu", "cpu", "index waker_pid cause")
-TAG_RECALL = _op(59, "tag_recall", "device", "cpu", "index")
+TAG_FREED = _op(58, "tag_freed", "cpu", "cpu", "index waker_pid cause driver sched")
+TAG_RECALL = _op(59, "tag_recall", "device", "cpu", "index mode")
+TAG_WAKE = _op(90, "tag_wake", "device", "cpu", "index pid waker_cpu waker_pid cause")
 TIMEOUT = _op(60, "timeout", "device", "cpu", "index")
 SCAN = _op(61, "scan", "cpu", "device", "")
 DRIVER_EVENT = _op(62, "driver_event", "device", "cpu", "index requests lines")
@@ -161,6 +162,7 @@ __all__ = [
     "TAG_RECALL",
     "TAG_REQUEST",
     "TAG_RETURN",
+    "TAG_WAKE",
     "TIMEOUT",
     "WQ_FETCH",
     "WQ_QUEUE",

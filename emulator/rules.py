@@ -304,6 +304,9 @@ class Rules:
         "6.6+", "the generic CPU-to-queue map spreads as interrupt vectors are spread (6.3)"
     )
 
+    sbq_global_count: bool = _rule(
+        "6.6+", "waiters for tags are woken by one count of frees, across the wait queues (6.2)"
+    )
     complete_remote_softirq: bool = _rule(
         "5.15+",
         "a completion steered to another CPU always ends there in BLOCK; one IPI per list (5.12)",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from emulator.boxfile.kernel import did_you_mean
 from emulator.boxfile.problems import Path, Report
 from emulator.device.latency import PROFILES
-from emulator.kernel.irq_affinity import group_cpus_evenly
+from emulator.irq_affinity import group_cpus_evenly
 from emulator.types import NSEC_PER_MSEC, DiskSpec, FilesystemSpec, MachineSpec
 
 if TYPE_CHECKING:

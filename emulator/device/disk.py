@@ -6,25 +6,19 @@ A driver whose service of a request does not depend on other requests (:data:`DR
 service time ahead, to each CPU for a stretch of :data:`~emulator.types.SCHEDULE_REQUESTS` requests.
 CPUs then compute completions themselves; without a schedule a request is a DOORBELL message and so
 is its completion.  A CPU that has used half of its schedule asks for the next one.  The device then
-looks at all its doorbells (mail) and grants as much again, unless that CPU waits for tags, so that
-what it does next depends on others: then its requests are asked one by one until that is over.
+looks at all its doorbells (mail) and grants as much again.
 
 Whichever way a request went, its doorbell comes in the mail, is computed again and compared (a
 difference is a BUG).  The log is written period by period (:data:`~emulator.types.DOORBELL_PERIOD_NS`)
 in order of time; what rang in the period in which a run ends is not in it.
 
-Tags are leased: CPUs hold some from the start and ask for more when they run short.  A CPU that goes
-offline returns its own; one is kept for it, so that it can always begin again.
+Tags are leased, one map per hardware queue (:mod:`tagmap`).
 
 A device whose requests depend on each other, or whose interrupts have a CPU of their own, or that has
 been struck by a fault, announces nothing: each request comes with its doorbell (REQUEST) and is here
 until its interrupt takes it back (:mod:`controller`).
 
-Such a device's tags follow the submitter: when a CPU wants some and there are none, the others are
-told to give back what they do not use (TAG_RECALL).
-
-Departures from the kernel: which CPU holds which tag has no timing effect and is not tracked, only
-how many.
+Departures from the kernel: which tag a request has has no timing effect and is not tracked.
 """
 
 from __future__ import annotations
@@ -36,8 +30,10 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.device import null_blk, scsi_debug
 from emulator.device.controller import Controller
+from emulator.device.tagmap import TagMap
 from emulator.faults import parse_fault
 from emulator.nodebase import NodeBase
+from emulator.queue_map import queue_map
 from emulator.types import (
     CLASSES,
     DOORBELL_PERIOD_NS,
@@ -49,16 +45,12 @@ from emulator.types import (
     TraceSink,
 )
 
-#: driver name -> (service time of a request in ns, tags); a new driver is a file and a line here.
+#: driver name -> (service time of a request in ns, tags of a hardware queue); a new driver is a file
+#: and a line here.
 DRIVERS = {
-    "scsi_debug": (scsi_debug.service_ns, scsi_debug.nr_tags),
-    "null_blk": (null_blk.service_ns, null_blk.nr_tags),
+    "scsi_debug": (scsi_debug.service_ns, scsi_debug.queue_depth),
+    "null_blk": (null_blk.service_ns, null_blk.queue_depth),
 }
-
-
-def queue_tags(params: dict[str, int]) -> int:
-    """Return the tags of all hardware queues of a driver that has vectors."""
-    return params["hw_queue_depth"] * params["submit_queues"]
 
 
 #: Sequence numbers of what is no completion begin here: a completion's is its cookie, whoever
@@ -75,18 +67,15 @@ class Disk(NodeBase):
         "answer_ns",
         "coherence_ns",
         "controller",
-        "free_tags",
-        "kept_tags",
         "log",
         "name",
         "params",
+        "queue_of",
         "rung",
         "rung_by",
         "service_ns",
         "sink",
-        "tags",
-        "vectored",
-        "wanting",
+        "tag_maps",
     )
 
     def __init__(self, spec: BoxSpec, index: int, sink: TraceSink) -> None:
@@ -95,17 +84,23 @@ class Disk(NodeBase):
         disk = spec.disks[index]
         self.name = disk.name
         self.params = disk.params
-        self.vectored = bool(disk.vectors)
-        if self.vectored:
+        if disk.vectors:
             self.service_ns = 0
-            self.tags = queue_tags(disk.params)
+            depth = disk.params["hw_queue_depth"]
         else:
-            service, nr_tags = DRIVERS[disk.driver]
+            service, queue_depth = DRIVERS[disk.driver]
             self.service_ns = service(disk.params)
-            self.tags = nr_tags(disk.params)
-        self.free_tags = self.tags - nr_cpus * max(1, self.tags // (4 * nr_cpus))
-        self.kept_tags: list[int] = []  # CPUs that went offline and have one tag waiting for them
-        self.wanting: list[int] = []  # CPUs that asked when there was none
+            depth = queue_depth(disk.params)
+        self.queue_of = queue_map(spec, index)  # per CPU, its hardware queue
+        self.tag_maps = [
+            TagMap(
+                self.send_others,
+                [cpu for cpu in range(nr_cpus) if self.queue_of[cpu] == queue],
+                depth,
+                spec.kernel.rules.sbq_global_count,
+            )
+            for queue in range(max(self.queue_of) + 1)
+        ]
         costs = spec.costs
         # No message to a CPU is faster than one CPU's to another (Latencies.cpu_ns).
         self.answer_ns = max(costs.coherence_ns, min(costs.ttwu_activate_ns, costs.ipi_ns))
@@ -175,9 +170,12 @@ class Disk(NodeBase):
         elif op == messages.SCHEDULE_REQUEST:
             self.renew(source, args[0])
         elif op == messages.TAG_REQUEST:
-            self.grant(source, args[0])
+            nr, must, pid = args
+            self.map_of(source).request(source, nr, bool(must), pid)
         elif op == messages.TAG_RETURN:
-            self.take_back(args[0], args[1])
+            nr, owner, why, waiters, restart, waker_pid, cause = args
+            waker = (source, waker_pid, cause)
+            self.map_of(owner).returned(nr, owner, why, waiters, restart, waker)
         elif op == messages.REQUEST:
             done_ns = self.controller.arrive(source, args)
             _data, rung_ns, cookie, _ctx, rw, sector, nr_sector = args[:7]
@@ -228,7 +226,7 @@ class Disk(NodeBase):
         others, self.seq = self.seq, cookie - 1
         self.send(source, messages.COMPLETION, (cookie, 0), done_ns)
         self.seq = others
-        if source not in self.announced_to and self.may_announce(source):
+        if self.announces and source not in self.announced_to:
             self.announced_to.append(source)
             self.send_schedule(source, SCHEDULE_REQUESTS)
 
@@ -237,15 +235,11 @@ class Disk(NodeBase):
         assert rings == self.rung_by[source], (
             f"BUG: CPU {source} has rung {self.name} {rings} times, {self.rung_by[source]} seen"
         )
-        if self.may_announce(source):
+        if self.announces:
             self.send_schedule(source, SCHEDULE_REQUESTS // 2)
         else:
             self.announced_to.remove(source)
             self.send_schedule(source, 0)
-
-    def may_announce(self, source: int) -> bool:
-        """Return whether what a CPU does next does not depend on what others do."""
-        return self.announces and source not in self.wanting
 
     def send_schedule(self, source: int, count: int) -> None:
         """Announce the service time of a CPU's next requests."""
@@ -253,50 +247,9 @@ class Disk(NodeBase):
 
     # -- Tags -------------------------------------------------------------------------------------
 
-    def grant(self, source: int, wanted: int) -> None:
-        """Lease tags to a CPU, as many as there are."""
-        nr = min(wanted, self.free_tags)
-        self.free_tags -= nr
-        if source in self.kept_tags:
-            self.kept_tags.remove(source)
-            nr += 1
-        if nr and source in self.wanting:
-            self.wanting.remove(source)
-        elif not nr and source not in self.wanting:
-            self.wanting.append(source)
-            if self.vectored:
-                self.recall(source)
-        self.send_grant(source, nr)
-
-    def recall(self, wanting: int) -> None:
-        """Tell all CPUs but one to give back the tags that they do not use."""
-        for cpu in range(self.nr_cpus):
-            if cpu != wanting:
-                self.send_others(cpu, messages.TAG_RECALL, ())
-
-    def take_back(self, nr: int, owner: int) -> None:
-        """Take tags back: recalled ones (owner -1), or those of a CPU that went offline.
-
-        One is kept for the CPU's return.
-        """
-        if owner < 0:
-            while nr and self.wanting:
-                nr -= 1
-                self.send_grant(self.wanting.pop(0), 1)
-            self.free_tags += nr
-            return
-        if owner in self.wanting:
-            self.wanting.remove(owner)
-            self.send_grant(owner, nr)
-            return
-        if owner not in self.kept_tags:
-            self.kept_tags.append(owner)
-            nr -= 1
-        self.free_tags += nr
-
-    def send_grant(self, source: int, nr: int) -> None:
-        """Tell a CPU by how much its lease grows."""
-        self.send_others(source, messages.TAG_GRANT, (nr,))
+    def map_of(self, cpu: int) -> TagMap:
+        """Return the tags of a CPU's hardware queue."""
+        return self.tag_maps[self.queue_of[cpu]]
 
     def send_others(self, source: int, op: int, args: tuple[Any, ...]) -> None:
         """Send a CPU something about this disk, whose index comes first."""
@@ -311,8 +264,8 @@ class Disk(NodeBase):
         coming = [m[5] for m in self.inbox if m[4] == messages.REQUEST]
         entries = self.controller.entries.values()
         return {
-            "tags": self.tags,
-            "free_tags": self.free_tags + len(self.kept_tags) + sum(returned),
+            "tags": sum(tags.depth for tags in self.tag_maps),
+            "free_tags": sum(tags.free for tags in self.tag_maps) + sum(returned),
             "rung": self.rung,
             "held": len(coming) + len(entries),
             "carried": [
@@ -327,7 +280,7 @@ class Disk(NodeBase):
         return [
             [self.seq, self.clock_ns, self.read_ns, self.reached_ns, self.wants_view],
             [[list(m) for m in box] for box in (self.outbox, self.inbox, self.mail)],
-            [self.free_tags, self.rung, self.service_ns, self.kept_tags, self.wanting],
+            [[tags.pack() for tags in self.tag_maps], self.rung, self.service_ns],
             [self.announced_to, self.rung_by, [list(bell) for bell in self.log], self.announces],
             self.controller.pack(),
         ]
@@ -337,7 +290,9 @@ class Disk(NodeBase):
         self.seq, self.clock_ns, self.read_ns, self.reached_ns, self.wants_view = state[0]
         boxes = [[messages.message_from_list(m) for m in box] for box in state[1]]
         self.outbox[:], self.inbox, self.mail = boxes
-        self.free_tags, self.rung, self.service_ns, self.kept_tags, self.wanting = state[2]
+        tag_maps, self.rung, self.service_ns = state[2]
+        for tags, packed in zip(self.tag_maps, tag_maps, strict=True):
+            tags.unpack(packed)
         self.announced_to, self.rung_by, log, self.announces = state[3]
         self.controller.unpack(state[4])
         self.log = [tuple(bell) for bell in log]

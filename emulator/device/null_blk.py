@@ -12,6 +12,6 @@ def service_ns(params: dict[str, int]) -> int:
     return params.get("completion_nsec", 10_000) if params.get("irqmode", 1) == 2 else 0
 
 
-def nr_tags(params: dict[str, int]) -> int:
-    """Return the tags of all hardware queues together."""
-    return params.get("hw_queue_depth", 64) * params.get("submit_queues", 1)
+def queue_depth(params: dict[str, int]) -> int:
+    """Return the tags of a hardware queue."""
+    return params.get("hw_queue_depth", 64)

@@ -12,6 +12,6 @@ def service_ns(params: dict[str, int]) -> int:
     return params.get("ndelay", 0)
 
 
-def nr_tags(params: dict[str, int]) -> int:
+def queue_depth(params: dict[str, int]) -> int:
     """Return the host's commands per queue."""
     return params.get("max_queue", 192)

@@ -30,7 +30,7 @@ from emulator.kernel import (
     xfs_file,
     xfs_log,
 )
-from emulator.kernel.process import WAIT_DIO, WAIT_RING, WAIT_RW, WAIT_TAG, Kioctx
+from emulator.kernel.process import WAIT_DIO, WAIT_RING, WAIT_RW, Kioctx
 from emulator.kernel.request import DIO_SYNC, PAGES
 from emulator.types import WRITE
 
@@ -132,11 +132,11 @@ def inode_dio_wait(cpu: Cpu, p: Task, file: int, kind: int, left: int) -> None:
     sleep_plugged(cpu, p, kind, left)
 
 
-def sleep_plugged(cpu: Cpu, p: Task, kind: int, left: int) -> None:
+def sleep_plugged(cpu: Cpu, p: Task, kind: int, left: int, arg: Any = None) -> None:
     """``sched_submit_work()``: flush the plug of a task about to sleep; kblockd runs the queue."""
     queues = {rq.queue: None for rq in p.run.plug}
     blk_mq.flush_plug(cpu, p)
-    core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, kind, left)
+    core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, kind, left, arg)
     for queue in queues:
         blk_mq.run_hw_queue_async(cpu, cpu.queues[queue])
 
@@ -153,9 +153,10 @@ def submit_bio(cpu: Cpu, _arg: object) -> None:
         flush(cpu, p, facts.disk, "prep")
         return
     if not blk_mq_tag.get_tag(cpu, q):
-        blk_mq_tag.wait_for_tag(q, p)
-        run.wait = WAIT_TAG
-        sleep_plugged(cpu, p, frames.GET_TAG, 0)
+        if blk_mq.dispatch_pending(cpu, facts.disk):
+            blk_mq.dispatch_loop(cpu, [facts.disk, "prep"])  # that may free some
+        else:
+            blk_mq_tag.wait_for_tag(cpu, q, p, frames.GET_TAG, None)
         return
     run.dio_count[file] = run.dio_count.get(file, 0) + 1
     run.iocb_seq += 1
@@ -187,6 +188,8 @@ def flushed(cpu: Cpu, arg: list[Any]) -> None:
         submit_bio(cpu, None)
     elif arg[1] == "iocb":
         submitted(cpu, p)
+    elif arg[1] == "rw_prep":
+        rw_prep_end(cpu, None)
     elif arg[1] == "rw":
         cpu.start(frames.RW_EXIT, cpu.costs.io_submit_exit_ns)
     elif arg[1] == "done":
@@ -391,9 +394,10 @@ def rw_prep_end(cpu: Cpu, _arg: object) -> None:
         return
     q = cpu.queues[facts.disk]
     if not blk_mq_tag.get_tag(cpu, q):
-        blk_mq_tag.wait_for_tag(q, p)
-        run.wait = WAIT_TAG
-        core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.RW_PREP, 0)
+        if blk_mq.dispatch_pending(cpu, facts.disk):
+            blk_mq.dispatch_loop(cpu, [facts.disk, "rw_prep"])
+        else:
+            blk_mq_tag.wait_for_tag(cpu, q, p, frames.RW_PREP, None)
         return
     rq = blk_mq.new_request(cpu, p, facts.disk, rw, facts.start + offset, length)
     rq.what = DIO_SYNC
@@ -427,6 +431,7 @@ def sys_writeback(cpu: Cpu, p: Task, file: int, offset: int, length: int) -> Non
     q = cpu.queues[facts.disk]
     for start in range(offset, offset + length, blk_mq.BLK_PLUG_FLUSH_SIZE):
         if not blk_mq_tag.get_tag(cpu, q):
+            blk_mq_tag.ask_for_tags(cpu, q)
             break  # the flusher's next batch takes it up again
         size = min(blk_mq.BLK_PLUG_FLUSH_SIZE, offset + length - start)
         rq = blk_mq.new_request(cpu, p, facts.disk, WRITE, facts.start + start, size)

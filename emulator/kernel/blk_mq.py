@@ -31,6 +31,7 @@ from emulator.kernel import (
 )
 from emulator.kernel.blk_queue import BlockQueue
 from emulator.kernel.request import DIO_ASYNC, DIO_SYNC, LOG_WRITE, Request
+from emulator.tags import SHARED
 from emulator.types import WRITE
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def new_request(cpu: Cpu, p: Task, queue: int, rw: int, offset: int, length: int
     cpu.io_seq += 1
     rq.cookie = cpu.node_id << 40 | cpu.io_seq
     rq.queue = queue
-    rq.ctx_cpu = cpu.node_id
+    rq.ctx_cpu = rq.tag_cpu = cpu.node_id
     rq.rw = rw
     rq.sector = offset >> 9
     rq.nr_sector = length >> 9
@@ -74,6 +75,8 @@ def flush_plug(cpu: Cpu, p: Task) -> bool:
     queued = False
     for rq in p.run.plug:
         q = cpu.queues[rq.queue]
+        if rq.ctx_cpu != cpu.node_id:
+            cpu.adopted = True  # the task was moved with its plug
         if q.elevator is not None:
             trace_request(cpu, tp.BLOCK_RQ_INSERT, rq)
             q.elevator.insert(rq, cpu.now)
@@ -86,6 +89,13 @@ def flush_plug(cpu: Cpu, p: Task) -> bool:
 
 def dispatch_loop(cpu: Cpu, arg: list[Any]) -> None:
     """Start the next dispatch, or go on with what the flush belonged to."""
+    q = cpu.queues[arg[0]]
+    if q.elevator is not None and q.busy_until <= cpu.now:
+        if not q.lease:
+            if q.has_work() and blk_mq_tag.wait_for_driver_tag(cpu, q, arg):
+                return
+        elif q.tag_mode == SHARED:
+            blk_mq_tag.give_up_lease(cpu, q)
     if dispatch_pending(cpu, arg[0]):
         cpu.start(frames.DISPATCH, cpu.costs.dispatch_ns, arg)
     elif arg[1] == "work":
@@ -127,11 +137,16 @@ def dispatch_one(cpu: Cpu, queue: int) -> None:
     if q.elevator is not None and not blk_mq_tag.take_driver_tag(cpu, q):
         q.busy.insert(0, rq)
         return
+    if q.elevator is not None:
+        rq.tag_cpu = cpu.node_id
     driver.queue_rq(cpu, q, rq)
 
 
-def run_hw_queue_async(cpu: Cpu, q: BlockQueue) -> None:
-    """``blk_mq_run_hw_queue(async)``: queue ``run_work`` on kblockd, if anything is pending."""
+def run_hw_queue_async(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = None) -> None:
+    """``blk_mq_run_hw_queue(async)``: queue ``run_work`` on kblockd, if anything is pending.
+
+    ``waker`` is (CPU, pid) if another CPU has it run.
+    """
     if q.run_queued or not q.has_work():
         return
     q.run_queued = True
@@ -139,7 +154,7 @@ def run_hw_queue_async(cpu: Cpu, q: BlockQueue) -> None:
     if workqueue.queue_work(
         cpu, workqueue.WQ_KBLOCKD, workqueue.FN_RUN_QUEUE, q.index, cpu.work_id()
     ):
-        workqueue.wake_up_worker(cpu, cpu.pools[1])
+        workqueue.wake_up_worker(cpu, cpu.pools[1], waker)
 
 
 def delayed_run(cpu: Cpu, index: int) -> None:
@@ -182,9 +197,7 @@ def free_request(cpu: Cpu, rq: Request) -> None:
     q = cpu.queues[rq.queue]
     cpu.ended += 1
     q.stat.account_io_done(rq.rw, rq.nr_sector, rq.start_ns, cpu.now)
-    blk_mq_tag.free_tag(cpu, q, rq.ctx_cpu)
-    if q.elevator is not None and q.busy:
-        run_hw_queue_async(cpu, q)
+    blk_mq_tag.free_tags(cpu, q, rq)
 
 
 def rwbs(rq: Request) -> str:

@@ -1,32 +1,41 @@
-"""Tags of requests: ``block/blk-mq-tag.c`` and ``lib/sbitmap.c``, v5.4.
+"""Tags of requests: ``block/blk-mq-tag.c``, v5.4 and later (A.3).
 
 Theory of operation
 -------------------
-Tags come in leases from the device, which owns them; a submitter that finds none sleeps in one of
-eight wait queues and is woken after ``wake_batch`` frees (A.3).
+A CPU takes driver tags from its lease and asks the device for more in time (:mod:`emulator.tags`).
+If it has none it stands still until the device has answered (the frame ``TAG_ASKED``): then no tag is
+free anywhere.  The hardware queue is run in the submitter, and if that helps nobody the task sleeps,
+plug flushed: in this CPU's wait queues while all tags are its own (:data:`~emulator.tags.ALONE`), else
+in the device's.  Woken, it tries again for the CPU on which it then runs; its tag is not kept for it.
+Whoever frees a tag wakes: a request that ended elsewhere gives its tag back to the CPU that took it,
+or to the device while the tags are shared.
 
-A device with vectors completes requests on CPUs that did not allocate them: their tags go back to the
-CPU whose lease they are of (:func:`give_tag`).  Its leases are recalled when another CPU lacks tags.
+With an elevator tasks wait for scheduler tags, and a request that lacks a driver tag leaves
+SCHED_RESTART behind: the next free, or the device's next grant, runs the queue.
 
-Departures from the kernel: scheduler tags are counted per CPU, and a lease of a device
-without vectors never returns to the device, so that a CPU may run short of tags while others hold some.
+Departures from the kernel: scheduler tags are counted per CPU, that of a request's ctx.  While tags are shared each costs a
+question and its answer; a waiter is woken by its own CPU on behalf of the one that freed.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emulator import messages
-from emulator.kernel import blk_mq, blk_timeout, core
-from emulator.kernel.blk_queue import SBQ_WAIT_QUEUES, BlockQueue, wake_batch
+from emulator import tracepoints as tp
+from emulator.kernel import aio, blk_mq, core, frames, smp
+from emulator.kernel.blk_queue import BlockQueue
+from emulator.kernel.process import WAIT_TAG
+from emulator.kernel.request import Request
+from emulator.tags import ADOPTED, ALONE, FREED, LEASED, OFFLINE, RECALLED, SHARED
+from emulator.types import Message
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
     from emulator.kernel.sched import Task
 
 
-#: Whose a tag is that was recalled.
-NOBODY = -1
+# -- Taking ---------------------------------------------------------------------------------------
 
 
 def get_tag(cpu: Cpu, q: BlockQueue) -> bool:
@@ -36,152 +45,278 @@ def get_tag(cpu: Cpu, q: BlockQueue) -> bool:
             return False
         q.sched_tags += 1
         return True
+    if q.nr_hw_queues > 1:
+        pass_on_wakeup(cpu, q)
     return take_driver_tag(cpu, q)
 
 
 def take_driver_tag(cpu: Cpu, q: BlockQueue) -> bool:
     """Take a tag of this CPU's lease; ask the device for more in time."""
     if q.lease == 0:
-        ask_for_tags(cpu, q)
         return False
     q.lease -= 1
-    if q.lease < 2:
+    if q.lease < 2 and q.tag_mode == LEASED:
         ask_for_tags(cpu, q)
     return True
 
 
 def ask_for_tags(cpu: Cpu, q: BlockQueue) -> None:
-    """Ask the device for a larger lease, once at a time."""
-    if q.tag_asked:
+    """Ask the device ahead for a larger lease, once at a time."""
+    if q.tag_asked or q.tag_mode != LEASED:
         return
     q.tag_asked = True
-    q.recalled = False
     cpu.send(
         cpu.device_nodes[q.index],
         messages.TAG_REQUEST,
-        (q.lease_step,),
+        (q.lease_step, 0, 0),
         cpu.now + cpu.costs.request_ns,
         cpu.costs.coherence_ns,
     )
 
 
-def tags_granted(cpu: Cpu, index: int, nr: int) -> None:
-    """The device answers: the lease grows, waiters and held-up requests go on."""
+def must_have_tag(cpu: Cpu, q: BlockQueue, pid: int, kind: int, arg: Any) -> None:
+    """Stand still until the device has given a tag or has none; a frame of ``kind`` goes on then.
+
+    ``pid`` is the task that waits for it, 0 if a request does.
+    """
+    q.tag_again = [pid, kind, arg]
+    cpu.wait(frames.TAG_ASKED, q.index)
+    cpu.send(
+        cpu.device_nodes[q.index],
+        messages.TAG_REQUEST,
+        (q.lease_step, 1, pid),
+        cpu.now + cpu.costs.coherence_ns,
+        cpu.costs.coherence_ns,
+    )
+
+
+def tags_granted(cpu: Cpu, message: Message) -> None:
+    """The device answers: the lease grows, whoever stands still or was held up goes on."""
+    index, nr, mode, must, waker_cpu, waker_pid, cause = message[5]
     q = cpu.queues[index]
+    waker = (waker_cpu, waker_pid) if waker_cpu >= 0 else (cpu.node_id, cpu.rq.curr.pid)
+    if nr and would_spin(cpu, q, waker[0]):
+        cpu.deferred.append(message)
+        return
+    cpu.cause = cause or cpu.cause
     q.lease += nr
-    q.tag_asked = nr == 0  # nothing to be had: wait for own frees
-    if q.vectored:
-        if nr and q.busy:
-            blk_timeout.raise_queue(cpu, index)
+    q.tag_mode = mode
+    if must:
+        cpu.answered(frames.TAG_ASKED, frames.TAG_ANSWERED, [index, nr, mode])
+        return
+    q.tag_asked = nr == 0 and mode == LEASED  # nothing to be had: wait for own frees
+    if nr and q.restart:
+        q.restart = False
+        blk_mq.run_hw_queue_async(cpu, q, waker)
+    if mode == SHARED:
+        give_up_lease(cpu, q)
+    elif q.elevator is None:
         for _ in range(nr):
-            wake_tag_waiter(cpu, q, (cpu.node_id, cpu.rq.curr.pid))
-        return
-    if nr and q.busy:
-        blk_mq.run_hw_queue_async(cpu, q)
-    for _ in range(nr):
-        wake_tag_waiter(cpu, q)
+            wake_tag_waiter(cpu, q, waker)
 
 
-def return_tags(cpu: Cpu, q: BlockQueue, nr: int, owner: int) -> None:
-    """Give the device back tags that ``owner``, which is or was offline, does not use."""
-    if nr:
-        cpu.send(
-            cpu.device_nodes[q.index],
-            messages.TAG_RETURN,
-            (nr, owner),
-            cpu.now + cpu.costs.request_ns,
-            cpu.costs.coherence_ns,
-        )
-
-
-def free_tag(cpu: Cpu, q: BlockQueue, owner: int) -> None:
-    """``blk_mq_put_tag()`` of a request whose tag is of ``owner``'s lease; a waiter may go on."""
-    if owner != cpu.node_id and q.vectored:
-        give_tag(cpu, q, owner)
-        return
-    if owner == cpu.node_id:
-        tag_is_free(cpu, q)
+def tag_answered(cpu: Cpu, arg: list[int]) -> None:
+    """Whoever stood still goes on: with a tag, or it waits."""
+    index, nr, mode = arg
+    q = cpu.queues[index]
+    pid, kind, again = q.tag_again
+    if q.lease:
+        q.tag_again = []
+        cpu.start(kind, 0, again)
+    elif nr or (mode == ALONE and q.tag_mode != ALONE):
+        # What was granted has been given back, or others want tags meanwhile: ask again.
+        must_have_tag(cpu, q, pid, kind, again)
     else:
-        return_tags(cpu, q, 1, owner)
+        q.tag_again = []
+        if pid == 0:
+            q.restart = True
+            cpu.start(kind, 0, again)
+            return
+        p = cpu.rq.curr
+        if mode == ALONE:
+            q.sbq.wait(pid)
+        sleep_for_tag(cpu, q, p, kind, again)
+
+
+def give_up_lease(cpu: Cpu, q: BlockQueue) -> None:
+    """While tags are shared none stays on lease for which there is no request."""
+    if q.lease and not q.has_work():
+        return_tags(cpu, q, q.lease, cpu.node_id, FREED)
+        q.lease = 0
+
+
+# -- Waiting --------------------------------------------------------------------------------------
+
+
+def wait_for_tag(cpu: Cpu, q: BlockQueue, p: Task, kind: int, arg: Any) -> None:
+    """Wait for a tag that the try did not find; a frame of ``kind`` tries again (A.3, steps 2-6)."""
+    if q.elevator is None and q.tag_mode != ALONE:
+        must_have_tag(cpu, q, p.pid, kind, arg)
+    else:
+        q.sbq.wait(p.pid)
+        sleep_for_tag(cpu, q, p, kind, arg)
+
+
+def sleep_for_tag(cpu: Cpu, q: BlockQueue, p: Task, kind: int, arg: Any) -> None:
+    """``io_schedule()``, unless the wakeup has come already."""
+    if p.pid in q.woken_early:
+        q.woken_early.remove(p.pid)
+        cpu.start(kind, 0, arg)
+        return
+    p.run.wait = WAIT_TAG
+    if q.elevator is None and q.nr_hw_queues > 1:
+        p.run.tag_cpu = cpu.node_id
+    cpu.count("tag_waits")
+    aio.sleep_plugged(cpu, p, kind, 0, arg)
+
+
+def pass_on_wakeup(cpu: Cpu, q: BlockQueue) -> None:
+    """Who was woken for a tag of another hardware queue than this CPU's leaves it to the next waiter."""
+    run = cpu.rq.curr.run
+    slept_on, run.tag_cpu = run.tag_cpu, -1
+    if slept_on >= 0 and q.queue_of[slept_on] != q.hctx:
+        return_tags(cpu, q, 0, slept_on, FREED)
+
+
+def wait_for_driver_tag(cpu: Cpu, q: BlockQueue, arg: list[Any]) -> bool:
+    """A request lacks a driver tag; return whether the dispatch stands still for the answer.
+
+    If not, it ends here: the queue is run again when a tag is free (SCHED_RESTART).
+    """
+    if q.restart or q.tag_mode == ALONE:
+        q.restart = True
+        return False
+    must_have_tag(cpu, q, 0, frames.DISPATCHED, arg)
+    return True
+
+
+# -- Freeing --------------------------------------------------------------------------------------
+
+
+def free_tags(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
+    """``blk_mq_put_tag()`` of all that a request has; a waiter may go on."""
+    here = cpu.node_id
     if q.elevator is not None:
-        q.sched_tags = max(0, q.sched_tags - 1)
+        if rq.ctx_cpu == here:
+            sched_tag_is_free(cpu, q)
+        elif rq.ctx_cpu != rq.tag_cpu or q.tag_mode == SHARED:
+            give_tags(cpu, q, rq.ctx_cpu, 0, 1)
+    put_driver_tag(cpu, q, rq)
+    if q.restart and q.tag_mode != SHARED:
+        q.restart = False
+        blk_mq.run_hw_queue_async(cpu, q)
+
+
+def put_driver_tag(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
+    """``blk_mq_put_driver_tag()``: the tag goes to whose lease it is of, or is everybody's."""
+    owner = rq.tag_cpu
+    if q.tag_mode == SHARED:
+        return_tags(cpu, q, 1, owner, FREED)
+    elif owner != cpu.node_id:
+        give_tags(cpu, q, owner, 1, int(q.elevator is not None and rq.ctx_cpu == owner))
+    else:
+        tag_is_free(cpu, q)
+
+
+def sched_tag_is_free(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = None) -> None:
+    """A scheduler tag that was taken here is free."""
+    q.sched_tags -= 1
+    assert q.sched_tags >= 0, cpu.story(f"{q.name}: a scheduler tag too many")
+    wake_tag_waiter(cpu, q, waker)
+
+
+def tag_is_free(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = None) -> None:
+    """A tag of this CPU's lease is free."""
+    q.lease += 1
     if q.tag_asked and q.lease > 2:
         q.tag_asked = False
-    wake_tag_waiter(cpu, q)
+    if q.elevator is None:
+        wake_tag_waiter(cpu, q, waker)
 
 
-def tag_is_free(cpu: Cpu, q: BlockQueue) -> None:
-    """A tag of this CPU's lease is free: it stays here unless another CPU lacks one."""
-    if q.recalled and q.lease:
-        return_tags(cpu, q, 1, NOBODY)
-    else:
-        q.lease += 1
-
-
-def give_tag(cpu: Cpu, q: BlockQueue, owner: int) -> None:
-    """A request was freed here whose tag is of another CPU's lease: that CPU has it again."""
+def give_tags(cpu: Cpu, q: BlockQueue, owner: int, driver: int, sched: int) -> None:
+    """A request was freed here whose tags are another CPU's: that CPU has them again."""
     cpu.send(
         owner,
         messages.TAG_FREED,
-        (q.index, cpu.rq.curr.pid, cpu.cause),
+        (q.index, cpu.rq.curr.pid, cpu.cause, driver, sched),
         cpu.now + max(cpu.costs.ipi_ns, cpu.costs.ttwu_activate_ns),
         min(cpu.costs.ipi_ns, cpu.costs.ttwu_activate_ns),
     )
 
 
-def tag_freed(cpu: Cpu, index: int, waker: tuple[int, int], cause: int) -> None:
-    """Another CPU freed a tag of this one's lease; it wakes who waits here for one."""
+def tag_freed(cpu: Cpu, message: Message) -> None:
+    """Another CPU freed tags of this one's; it wakes who waits here for one."""
+    index, waker_pid, cause, driver, sched = message[5]
     q = cpu.queues[index]
-    cpu.cause = cause
-    tag_is_free(cpu, q)
-    if q.elevator is not None:
-        q.sched_tags = max(0, q.sched_tags - 1)
-    if q.tag_asked and q.lease > 2:
-        q.tag_asked = False
-    if q.has_work() and not q.run_queued:
-        blk_timeout.raise_queue(cpu, index)
-    wake_tag_waiter(cpu, q, waker)
-
-
-def waiting(cpu: Cpu, index: int) -> list[Task]:
-    """Return the tasks here that wait for a tag of a queue."""
-    pids = [pid for waiters in cpu.queues[index].waiters for pid in waiters]
-    return [cpu.tasks[pid] for pid in pids if pid in cpu.tasks]
-
-
-def recall_tags(cpu: Cpu, index: int) -> None:
-    """Another CPU lacks tags: give back what is not used here, now and from now on, but for one."""
-    q = cpu.queues[index]
-    if q.busy or any(q.waiters):
+    if would_spin(cpu, q, message[1]):
+        cpu.deferred.append(message)
         return
-    q.recalled = True
-    if q.lease > 1:
-        return_tags(cpu, q, q.lease - 1, NOBODY)
-        q.lease = 1
+    cpu.cause = cause
+    waker = (message[1], waker_pid)
+    if sched:
+        sched_tag_is_free(cpu, q, waker)
+    if not driver:
+        return
+    if q.tag_mode == SHARED:
+        return_tags(cpu, q, 1, cpu.node_id, FREED)
+        return
+    tag_is_free(cpu, q, waker)
+    if q.restart:
+        q.restart = False
+        blk_mq.run_hw_queue_async(cpu, q, waker)
 
 
-def wait_for_tag(q: BlockQueue, p: Task) -> None:
-    """Join the next wait queue, exclusively; sleep follows (A.3, steps 2-5)."""
-    q.waiters[q.wait_index].append(p.pid)
-    q.wait_index = (q.wait_index + 1) % SBQ_WAIT_QUEUES
+def return_tags(cpu: Cpu, q: BlockQueue, nr: int, owner: int, why: int = OFFLINE) -> None:
+    """Give the device tags of ``owner``'s lease."""
+    if nr or why == FREED:
+        send_tags(cpu, q, nr, owner, why, [])
+
+
+def send_tags(
+    cpu: Cpu, q: BlockQueue, nr: int, owner: int, why: int, waiters: list[list[int]]
+) -> None:
+    """Send the device tags, and who has waited for some here."""
+    cpu.send(
+        cpu.device_nodes[q.index],
+        messages.TAG_RETURN,
+        (nr, owner, why, waiters, q.restart, cpu.rq.curr.pid, cpu.cause),
+        cpu.now + cpu.costs.coherence_ns,
+        cpu.costs.coherence_ns,
+    )
+
+
+def recalled(cpu: Cpu, index: int, mode: int) -> None:
+    """Another CPU lacks tags: give back what is not used here; who waits for some waits there."""
+    q = cpu.queues[index]
+    waiters: list[list[int]] = []
+    if q.elevator is None and q.sbq.active():
+        waiters = q.sbq.take()
+    kept = min(q.lease, 1 if q.tag_again else 0)  # whoever stands still was just given one
+    nr, q.lease = q.lease - kept, kept
+    q.tag_mode = mode
+    q.tag_asked = False
+    send_tags(cpu, q, nr, cpu.node_id, RECALLED, waiters)
+
+
+def adopt_waiters(cpu: Cpu, q: BlockQueue, waiters: list[list[int]]) -> None:
+    """Tasks that waited on a CPU that died are here now; they wait at the device from now on.
+
+    Scheduler tags are this CPU's own: they try again for one of those.
+    """
+    if q.elevator is not None:
+        for pid in (pid for queue in waiters for pid in queue):
+            core.try_to_wake_up(cpu, cpu.tasks[pid], waker=(cpu.node_id, cpu.rq.curr.pid))
+    elif any(waiters):
+        send_tags(cpu, q, 0, cpu.node_id, ADOPTED, waiters)
+
+
+# -- Waking ---------------------------------------------------------------------------------------
 
 
 def wake_tag_waiter(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = None) -> None:
-    """``sbitmap_queue_wake_up()`` of one freed tag: every ``wake_batch`` frees wake a batch."""
-    for step in range(SBQ_WAIT_QUEUES):
-        index = (q.wake_index + step) % SBQ_WAIT_QUEUES
-        if q.waiters[index]:
-            break
-    else:
-        return
-    q.wake_index = index
-    q.wait_cnt[index] -= 1
-    if q.wait_cnt[index] > 0:
-        return
-    batch = wake_batch(q.nr_requests if q.elevator is not None else q.depth)
-    q.wait_cnt[index] = batch
-    q.wake_index = (index + 1) % SBQ_WAIT_QUEUES
-    for pid in q.waiters[index][:batch]:
+    """``sbitmap_queue_wake_up()`` of one freed tag."""
+    for pid in q.sbq.free():
         p = cpu.tasks.get(pid)
         if p is None:
             continue
@@ -189,4 +324,41 @@ def wake_tag_waiter(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = Non
             core.wake_up(cpu, p)
         else:
             core.try_to_wake_up(cpu, p, waker=waker)
-    del q.waiters[index][:batch]
+
+
+def would_spin(cpu: Cpu, q: BlockQueue, waker_cpu: int) -> bool:
+    """Whether who may be woken for a tag is being switched out: its waker spins until that is over."""
+    pids = [pid for queue in q.sbq.waiters for pid in queue]
+    if q.restart:
+        pids += cpu.pools[1].idle
+    return any(unsettled(cpu, pid, waker_cpu) for pid in pids)
+
+
+def unsettled(cpu: Cpu, pid: int, waker_cpu: int) -> bool:
+    """Whether a task is still being switched out, so that a waker elsewhere would have to spin."""
+    p = cpu.tasks.get(pid)
+    if p is None or not p.on_cpu or p.on_rq:
+        return False
+    return not smp.takes_while_on_cpu(cpu, waker_cpu)
+
+
+def tag_woken(cpu: Cpu, message: Message) -> None:
+    """A tag was freed at the device: the task is woken on behalf of who freed it."""
+    index, pid, waker_cpu, waker_pid, cause = message[5]
+    q = cpu.queues[index]
+    if pid == 0:
+        wake_tag_waiter(cpu, q, (waker_cpu, waker_pid))
+        return
+    p = cpu.tasks.get(pid)
+    if p is None:
+        target = cpu.forward[pid][1]
+        effect_ns = cpu.now + max(cpu.costs.ipi_ns, cpu.costs.ttwu_activate_ns)
+        reply_ns = min(cpu.costs.ipi_ns, cpu.costs.ttwu_activate_ns)
+        cpu.send(target, messages.TAG_WAKE, message[5], effect_ns, reply_ns)
+    elif unsettled(cpu, pid, waker_cpu):
+        cpu.deferred.append(message)
+    elif p.run.wait == WAIT_TAG and p.state != tp.TASK_RUNNING:
+        cpu.cause = cause
+        core.try_to_wake_up(cpu, p, waker=(waker_cpu, waker_pid))
+    else:
+        q.woken_early.append(pid)

@@ -65,12 +65,7 @@ def driver_event(cpu: Cpu, index: int, requests: list[list[Any]], lines: list[st
     for data in requests:
         rq = Request.unpack(data)
         if q.elevator is not None:
-            if rq.ctx_cpu == cpu.node_id:
-                q.lease += 1  # it takes a driver tag anew
-            else:
-                blk_mq_tag.give_tag(cpu, q, rq.ctx_cpu)
-                rq.ctx_cpu = cpu.node_id
-                q.sched_tags += 1
+            blk_mq_tag.put_driver_tag(cpu, q, rq)  # it takes one anew
         cpu.count("requeued")
         q.busy.append(rq)
     if requests:

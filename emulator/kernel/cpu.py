@@ -351,8 +351,8 @@ class Cpu:
         self.handed: dict[int, int] = {}
         #: the command that takes this CPU down: [words, in whose place, kill, answer]
         self.going_down: list[Any] = []
-        self.adopted = False  # it has taken over what a dead CPU left
         self.modules = any(w.program == "works" for w in spec.workloads)
+        self.adopted = False  # it has been given requests that other CPUs allocated
         self.flushes = any(w.program == "flusher" for w in spec.workloads)
         # Timers: (expiry, seq, kind, arg) in a heap; jiffy timers: (jiffy, seq, kind, arg), sorted.
         self.timers: list[tuple[int, int, int, Any]] = []

@@ -59,6 +59,7 @@ from emulator.kernel.blk_queue import BlockQueue
 from emulator.kernel.process import MAIL_WAITS, WAIT_WORK, unpack_task
 from emulator.kernel.request import Request
 from emulator.kernel.sched import DEQUEUE_DELAYED, DEQUEUE_SLEEP, PF_WQ_WORKER, Task
+from emulator.tags import FREED, LEASED
 from emulator.topology import DomainMap
 from emulator.types import NEVER, NOHZ_ENTER, RQF_ACTIVE, STOP_ABORTED, Message
 
@@ -401,19 +402,24 @@ def take_queue(cpu: Cpu, index: int, target: int) -> list[Any]:
     driver.ring_doorbells(cpu, q)
     busy, q.busy = q.busy, []
     waiting = q.elevator.drain() if q.elevator is not None else []
+    moved = 0
     if q.elevator is not None:
         for rq in (*busy, *waiting):
-            rq.ctx_cpu = target  # no driver tag yet: it will be one of the heir's
+            if rq.ctx_cpu == cpu.node_id:
+                rq.ctx_cpu = target  # its scheduler tag with it
+                moved += 1
     blk_mq_tag.return_tags(cpu, q, q.lease, cpu.node_id)
     tell_device(cpu, q, 0)
     state = [
         [rq.pack() for rq in busy],
         [rq.pack() for rq in waiting],
-        q.sched_tags,
-        q.take_waiters(),
+        moved,
+        q.sbq.take(),
     ]
-    q.lease = q.sched_tags = 0
-    q.tag_asked = q.run_queued = False
+    q.sched_tags -= moved
+    q.lease = 0
+    q.tag_mode = LEASED
+    q.tag_asked = q.run_queued = q.restart = False
     return state
 
 
@@ -467,13 +473,16 @@ def ghost(cpu: Cpu, message: Message) -> bool:
         pass_on(cpu, cpu.adopter, op, (workqueue.pack_item(item), *args[1:]))
     elif op in PASSED_ON:
         pass_on(cpu, cpu.adopter, op, args)
-    elif op == messages.TAG_FREED:
-        blk_mq_tag.return_tags(cpu, cpu.queues[args[0]], 1, cpu.node_id)
     elif op == messages.TAG_GRANT:
         blk_mq_tag.return_tags(cpu, cpu.queues[args[0]], args[1], cpu.node_id)
+    elif op == messages.TAG_FREED:
+        index, _waker_pid, _cause, nr, sched = args
+        cpu.queues[index].sched_tags -= sched
+        if nr:
+            blk_mq_tag.return_tags(cpu, cpu.queues[index], nr, cpu.node_id, FREED)
     elif op == messages.STOP:
         stop_aborted(cpu, args[0])
-    elif op not in (messages.NOHZ_KICK, messages.TAG_RECALL):
+    elif op != messages.NOHZ_KICK:
         return False
     return True
 
@@ -529,11 +538,11 @@ def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
     cpu.done_list += [Request.unpack(data) for data in done]
     for index, taken in enumerate(items):
         workqueue.give_items(cpu.pools[index], taken)
-    for index, queue in enumerate(queues):
-        give_queue(cpu, index, queue)
     cpu.irqs.append((frames.IRQ_IPI, "adopt", cpu.costs.ipi_handler_ns))
     for _pid, data in tasks:
         adopt_sleeper(cpu, unpack_task(data, cpu.make_program))
+    for index, queue in enumerate(queues):
+        give_queue(cpu, index, queue)
 
 
 def adopt_sleeper(cpu: Cpu, p: Task) -> None:
@@ -555,8 +564,7 @@ def give_queue(cpu: Cpu, index: int, state: list[Any]) -> None:
     for data in waiting:
         assert q.elevator is not None
         q.elevator.insert(Request.unpack(data), cpu.now)
-    for slot, pids in enumerate(waiters):
-        q.waiters[slot].extend(pids)
+    blk_mq_tag.adopt_waiters(cpu, q, waiters)
 
 
 def adopted(cpu: Cpu) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from emulator.kernel import (
     aio,
     blk_mq,
+    blk_mq_tag,
     blk_softirq,
     core,
     dio_completion,
@@ -56,6 +57,7 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.RW_PREP] = aio.rw_prep_end
     table[frames.RW_EXIT] = aio.rw_exit
     table[frames.GET_TAG] = aio.submit_bio
+    table[frames.TAG_ANSWERED] = blk_mq_tag.tag_answered
     table[frames.WORKER_START] = workqueue.worker_start
     table[frames.WORK_BODY] = workqueue.work_body
     table[frames.WORK_TAIL] = iomap.dio_tail_end

@@ -101,6 +101,9 @@ QUEUE_WORKS = 70  # a module queues its items, one after the other
 SUBMIT_DONE = 71  # io_submit(): after the transaction or the sync of a write that ended at once
 URING_REAP = 72  # the completions of an io_uring: user space takes them, or the wait for more
 TASK_WORK = 73  # task_work_run(): a completion that was left to its submitter
+# Tags of requests.
+TAG_ASKED = 74  # blk_mq_get_tag(), the device says whether there is one
+TAG_ANSWERED = 75  # blk_mq_get_tag(), the device has answered
 
 
 #: Argument of USER: the code watches its CPU clock, which goes on while the CPU is without the host.
@@ -140,4 +143,4 @@ READS = COMPLETING | frozenset(
     )
 )
 
-NR_KINDS = 74
+NR_KINDS = 76

@@ -162,8 +162,8 @@ def requests_in(cpu: Cpu, message: Message) -> Iterator[tuple[Request, bool]]:
 def tags(cpu: Cpu, index: int, requests: list[tuple[Request, bool]]) -> int:
     """Return how many of a disk's driver tags are here: leased, in use, or just granted."""
     used = sum(rq.queue == index for rq, tagged in requests if tagged)
-    granted = sum(m[5][1] for m in cpu.inbox if m[4] == messages.TAG_GRANT and m[5][0] == index)
-    freed = sum(m[4] == messages.TAG_FREED and m[5][0] == index for m in inbox(cpu))
+    granted = sum(m[5][1] for m in inbox(cpu) if m[4] == messages.TAG_GRANT and m[5][0] == index)
+    freed = sum(m[5][3] for m in inbox(cpu) if m[4] == messages.TAG_FREED and m[5][0] == index)
     lease: int = cpu.queues[index].lease
     return lease + used + int(granted) + int(freed)
 

@@ -51,9 +51,10 @@ READING = frozenset(
         messages.ADOPT,
         messages.RCU_REPORT,
         messages.PIPE_DATA,
-        messages.WQ_WAKE,
         messages.TAG_FREED,
         messages.TAG_GRANT,
+        messages.TAG_WAKE,
+        messages.WQ_WAKE,
     )
 )
 
@@ -200,10 +201,22 @@ def handle_stop(cpu: Cpu, message: Message) -> None:
 
 def handle_tag_grant(cpu: Cpu, message: Message) -> None:
     """The device leases more tags to this CPU."""
-    index, nr = message[5]
-    if cpu.queues[index].vectored and nr and must_wait(cpu, index, message):
-        return
-    blk_mq_tag.tags_granted(cpu, index, nr)
+    blk_mq_tag.tags_granted(cpu, message)
+
+
+def handle_tag_recall(cpu: Cpu, message: Message) -> None:
+    """The device wants back what tags are not used here."""
+    blk_mq_tag.recalled(cpu, *message[5])
+
+
+def handle_tag_freed(cpu: Cpu, message: Message) -> None:
+    """A request was freed elsewhere whose tag is of this CPU's lease."""
+    blk_mq_tag.tag_freed(cpu, message)
+
+
+def handle_tag_wake(cpu: Cpu, message: Message) -> None:
+    """A tag is free, and a task that sleeps here is the next to try."""
+    blk_mq_tag.tag_woken(cpu, message)
 
 
 def handle_schedule(cpu: Cpu, message: Message) -> None:
@@ -216,28 +229,6 @@ def handle_interrupt(cpu: Cpu, message: Message) -> None:
     """A device's vector is raised here."""
     index, vector, entries, polled = message[5]
     driver.vector_raised(cpu, index, vector, list(entries), polled)
-
-
-def handle_tag_freed(cpu: Cpu, message: Message) -> None:
-    """A request was freed elsewhere whose tag is of this CPU's lease."""
-    index, waker_pid, cause = message[5]
-    if must_wait(cpu, index, message):
-        return
-    blk_mq_tag.tag_freed(cpu, index, (message[1], waker_pid), cause)
-
-
-def must_wait(cpu: Cpu, index: int, message: Message) -> bool:
-    """Whether a tag comes while who waits for it still leaves this CPU: its waker would spin."""
-    for p in blk_mq_tag.waiting(cpu, index):
-        if p.on_cpu and not p.on_rq and not smp.takes_while_on_cpu(cpu, message[1]):
-            cpu.deferred.append(message)
-            return True
-    return False
-
-
-def handle_tag_recall(cpu: Cpu, message: Message) -> None:
-    """The device wants back what tags are not used here."""
-    blk_mq_tag.recall_tags(cpu, message[5][0])
 
 
 def handle_timeout(cpu: Cpu, message: Message) -> None:
@@ -318,6 +309,7 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.SCHEDULE: handle_schedule,
     messages.STOP: handle_stop,
     messages.TAG_GRANT: handle_tag_grant,
+    messages.TAG_WAKE: handle_tag_wake,
     messages.WQ_QUEUED: wq_unbound.handle_queued,
     messages.WQ_WAKE: wq_unbound.handle_wake,
     messages.WQ_WORK: wq_unbound.handle_work,

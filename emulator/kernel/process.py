@@ -246,6 +246,7 @@ class TaskRun:
         "refill_ns",
         "remote_ios",
         "submit",
+        "tag_cpu",
         "timer",
         "unaligned",
         "uring",
@@ -290,6 +291,7 @@ class TaskRun:
         self.work_at = 0
         self.item: list[Any] = []  # of an unbound worker: the item it executes, packed
         self.uring: Uring | None = None
+        self.tag_cpu = -1  # where it last slept for a tag of one of several hardware queues
         self.refill_ns = 0  # cache refill after a move, added to the next user segment
         #: while a delayed task is being moved, the timer that ends its sleep: [ns, 0] or [0, jiffy]
         self.timer: list[int] = []
@@ -326,6 +328,7 @@ class TaskRun:
             [[iocb, *io] for iocb, io in self.inode_io.items()],
             None if self.uring is None else self.uring.pack(),
             self.work_at,
+            self.tag_cpu,
         ]
 
     @classmethod
@@ -358,6 +361,7 @@ class TaskRun:
             inode_io,
             uring,
             run.work_at,
+            run.tag_cpu,
         ) = data
         run.uring = None if uring is None else Uring.unpack(uring)
         run.inodes = {file: Inode.unpack(inode) for file, inode in inodes}

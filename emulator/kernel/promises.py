@@ -21,6 +21,7 @@ from emulator.kernel import frames, hrtimer, softirq
 from emulator.kernel.process import MAIL_WAITS, WAIT_TAG
 from emulator.kernel.sched import PF_WQ_WORKER, Task
 from emulator.kernel.wq_table import UNBOUND_BASE
+from emulator.tags import SHARED
 from emulator.types import NEVER, SCHEDULE_REQUESTS, Costs, Promise
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ SENDING = frozenset(
         frames.STOPPER_TAIL,
         frames.STOPPER_WORK,
         frames.GET_TAG,
+        frames.TAG_ANSWERED,
         frames.RW_PREP,
         frames.RW_EXIT,
         frames.NANOSLEEP,
@@ -80,6 +82,10 @@ PREPARING = frozenset((frames.USER, frames.RET_USER, frames.GETEVENTS))
 WORKING = frozenset((frames.WORK_BODY, frames.WORK_TAIL, frames.WORK_NEXT, frames.WORKER_START))
 #: Messages to come that make no other CPU nor the balancer feel anything by themselves.
 QUIET_MESSAGES = frozenset((messages.COMPLETION, messages.RING_DOORBELLS, messages.SCHEDULE))
+#: Messages to come that may be answered to a device at once.
+DEVICE_ANSWERS = frozenset(
+    (messages.TAG_RECALL, messages.TAG_GRANT, messages.TAG_FREED, messages.TAG_WAKE)
+)
 #: Frames on the way to the halt.
 IDLING = frozenset((frames.HALT, frames.IDLE_ENTRY))
 
@@ -150,10 +156,12 @@ def device_sends(cpu: Cpu, soonest: int) -> int:
         return soonest
     if any(p.run.wait == WAIT_TAG for p in cpu.tasks.values()):
         return soonest  # whoever is woken takes its tag without any more work
+    if any(message[4] in DEVICE_ANSWERS for message in cpu.inbox):
+        return soonest
     least = NEVER
     costs = cpu.costs
     for q in cpu.queues:
-        if q.carries:
+        if q.carries or q.tag_mode == SHARED or q.restart:
             return soonest
         # Tags are taken at dispatch with an elevator, at submission without.
         step_ns = costs.dispatch_ns
@@ -169,14 +177,14 @@ def device_sends(cpu: Cpu, soonest: int) -> int:
 
 
 def returns_tags(cpu: Cpu) -> bool:
-    """Whether an IO that another CPU submitted may end here: its tag goes back to the device."""
+    """Whether an IO that another CPU submitted may end here: its tags go back to that, or the device."""
     here = cpu.node_id
     under_way = (cpu.sirq_block, cpu.done_list, cpu.call_done)
-    if any(rq.ctx_cpu != here for box in under_way for rq in box):
+    if any(rq.tag_cpu != here or rq.ctx_cpu != here for box in under_way for rq in box):
         return True
     if not cpu.adopted:
         return False
-    foreign = any(rq.ctx_cpu != here for rq in cpu.inflight.values())
+    foreign = any(rq.tag_cpu != here or rq.ctx_cpu != here for rq in cpu.inflight.values())
     return foreign or any(q.has_work() for q in cpu.queues)
 
 
@@ -204,9 +212,9 @@ def completion_sends(cpu: Cpu, soonest: int) -> int:
     working = bool(cpu.pools[0].worklist or cpu.pools[1].worklist or cpu.pools[0].executing)
     if waited_for and (working or under_way):
         return soonest
-    if not (waited_for or steered or idling):
+    if not (waited_for or steered or idling or returns_tags(cpu)):
         return NEVER
-    if under_way:
+    if under_way or returns_tags(cpu):
         return soonest
     first = min((m[0] for m in cpu.inbox if m[4] == messages.COMPLETION), default=NEVER)
     return first + cpu.costs.hrtimer_ns if first < NEVER else NEVER

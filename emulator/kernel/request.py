@@ -32,6 +32,7 @@ class Request:
         "rw",
         "sector",
         "start_ns",
+        "tag_cpu",
         "what",
     )
 
@@ -54,6 +55,7 @@ class Request:
         self.done_ns = 0  # when the device is done with it
         self.start_ns = 0  # when it was allocated: start_time_ns
         self.remote = 0  # 1: its end comes to the owner's residence ``moves`` as mail
+        self.tag_cpu = 0  # the CPU whose lease its driver tag is of
 
     def pack(self) -> list[int]:
         """Return the request as plain data."""
@@ -76,6 +78,7 @@ class Request:
             self.start_ns,
             self.remote,
             self.dio,
+            self.tag_cpu,
         ]
 
     @classmethod
@@ -101,5 +104,6 @@ class Request:
             rq.start_ns,
             rq.remote,
             rq.dio,
+            rq.tag_cpu,
         ) = data
         return rq

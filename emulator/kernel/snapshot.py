@@ -172,17 +172,14 @@ def pack_queue(q: BlockQueue) -> list[Any]:
         q.run_queued,
         q.doorbells,
         q.rings,
-        q.waiters,
-        q.wait_index,
-        q.wake_index,
-        q.wait_cnt,
+        q.sbq.pack(),
+        [q.tag_mode, q.restart, q.tag_again, list(q.woken_early)],
         q.rq_affinity,
         q.schedule_asked,
         q.ring_at,
         q.stat.pack(),
         q.carries,
         q.busy_until,
-        q.recalled,
     ]
 
 
@@ -192,11 +189,12 @@ def unpack_queue(q: BlockQueue, data: list[Any]) -> None:
         q.elevator = unpack_elevator(data[0])
     q.service_ns, q.announced, q.sched_tags, q.lease, q.tag_asked = data[1:6]
     q.busy = [Request.unpack(rq) for rq in data[6]]
-    q.run_queued, q.doorbells, q.rings, q.waiters = data[7:11]
-    q.wait_index, q.wake_index, q.wait_cnt, q.rq_affinity = data[11:15]
-    q.schedule_asked, q.ring_at = data[15:17]
-    q.stat.unpack(data[17])
-    q.carries, q.busy_until, q.recalled = data[18:21]
+    q.run_queued, q.doorbells, q.rings = data[7:10]
+    q.sbq.unpack(data[10])
+    q.tag_mode, q.restart, q.tag_again, q.woken_early = data[11]
+    q.rq_affinity, q.schedule_asked, q.ring_at = data[12:15]
+    q.stat.unpack(data[15])
+    q.carries, q.busy_until = data[16:18]
 
 
 def pack_elevator(queue: mq_deadline.DeadlineQueue) -> list[Any]:

@@ -250,14 +250,20 @@ def first_idle_sleeps(cpu: Cpu, pool: WorkerPool) -> bool:
     return bool(pool.idle) and cpu.tasks[pool.idle[-1]].state not in AWAKE
 
 
-def wake_up_worker(cpu: Cpu, pool: WorkerPool) -> None:
-    """Wake the first idle worker; nothing happens if it is runnable already."""
+def wake_up_worker(cpu: Cpu, pool: WorkerPool, waker: tuple[int, int] | None = None) -> None:
+    """Wake the first idle worker; nothing happens if it is runnable already.
+
+    ``waker`` is (CPU, pid) if the work was queued from another CPU.
+    """
     if pool.idle:
         p = cpu.tasks[pool.idle[-1]]
         if p.state not in AWAKE:
             if pool.worklist:
                 cpu.cause = pool.worklist[0][4]  # the work that it is wanted for
-            core.wake_up(cpu, p)
+            if waker is None:
+                core.wake_up(cpu, p)
+            else:
+                core.try_to_wake_up(cpu, p, waker=waker)
 
 
 # -- The worker thread (F.5) --------------------------------------------------------------------

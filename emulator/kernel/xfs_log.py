@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
 from emulator.kernel import blk_mq, blk_mq_tag, core, frames, iomap, workqueue
-from emulator.kernel.process import WAIT_RW, WAIT_TAG
+from emulator.kernel.process import WAIT_RW
 from emulator.kernel.request import LOG_FORCE, LOG_WRITE, Request
 from emulator.kernel.wq_table import WQ_XFS_CIL, WQ_XFS_LOG
 from emulator.seeds import seed_stream, splitmix64
@@ -128,9 +128,7 @@ def write_log(cpu: Cpu, p: Task, file: int, kind: int, arg: Any) -> bool:
     facts = cpu.files[file]
     q = cpu.queues[facts.disk]
     if not blk_mq_tag.get_tag(cpu, q):
-        blk_mq_tag.wait_for_tag(q, p)
-        p.run.wait = WAIT_TAG
-        core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, kind, 0, arg)
+        blk_mq_tag.wait_for_tag(cpu, q, p, kind, arg)
         return False
     rq = blk_mq.new_request(cpu, p, facts.disk, WRITE, cpu.xfs_log.start[facts.disk], LOG_BYTES)
     rq.what = LOG_WRITE

@@ -127,34 +127,6 @@ def test_an_answer_is_never_faster_than_one_cpu_reaches_another() -> None:
     assert node.outbox[0][0] >= 1_000 + min(costs.ipi_ns, costs.ttwu_activate_ns)
 
 
-def test_a_cpu_that_waits_for_tags_is_asked_until_it_has_some() -> None:
-    node, _ring = disk()
-    node.free_tags = 0
-    node.deliver(message(1_000, 2, messages.TAG_REQUEST, 8))
-    ask(node, 2_000, 2, 0)
-    ask(node, 2_100, 3, 0)
-    half = SCHEDULE_REQUESTS // 2
-    assert sent(node) == [
-        (2, messages.TAG_GRANT, (0, 0)),
-        (2, messages.SCHEDULE, (0, SERVICE_NS, 0)),
-        (3, messages.SCHEDULE, (0, SERVICE_NS, half)),
-    ]
-    node.deliver(message(3_000, 2, messages.DOORBELL, 7, 60_000))
-    node.advance(3_001, NEVER)
-    assert sent(node) == [(2, messages.COMPLETION, (7, 0))]
-    node.free_tags = 4
-    node.deliver(message(4_000, 2, messages.TAG_REQUEST, 8))
-    node.deliver(message(4_100, 2, messages.DOORBELL, 8, 60_000))
-    node.deliver(message(4_200, 2, messages.DOORBELL, 9, 60_000))
-    node.advance(5_000, NEVER)
-    assert sent(node) == [
-        (2, messages.TAG_GRANT, (0, 4)),
-        (2, messages.COMPLETION, (8, 0)),
-        (2, messages.SCHEDULE, (0, SERVICE_NS, SCHEDULE_REQUESTS)),
-        (2, messages.COMPLETION, (9, 0)),
-    ]
-
-
 def test_schedules_off_announces_nothing() -> None:
     node, _ring = disk(without_schedules())
     node.deliver(message(1_000, 2, messages.DOORBELL, 7, 41_900))
@@ -165,7 +137,7 @@ def test_schedules_off_announces_nothing() -> None:
 
 def test_a_completion_sorts_by_its_cookie_and_before_other_answers_of_the_instant() -> None:
     node, _ring = disk(without_schedules())
-    node.deliver(message(1_000, 2, messages.TAG_REQUEST, 8))
+    node.deliver(message(1_000, 2, messages.TAG_REQUEST, 8, 0, 0))
     for cookie in (900, 7):
         node.deliver(message(1_000, 2, messages.DOORBELL, cookie, 50_000))
     node.advance(1_001, NEVER)

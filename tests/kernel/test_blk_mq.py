@@ -10,7 +10,7 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import blk_mq, blk_mq_tag, blk_softirq
 from emulator.kernel.blk_mq import plug_full
-from emulator.kernel.blk_queue import BlockQueue, blk_mq_map_queues, wake_batch
+from emulator.kernel.blk_queue import BlockQueue
 from emulator.kernel.blk_softirq import steer
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.request import Request
@@ -45,44 +45,6 @@ from tests.kernel.box import (
     sleeping_task,
 )
 
-# -- A.2 ------------------------------------------------------------------------------------------
-
-
-def siblings(nr_cpus: int, groups: list[list[int]]) -> tuple[int, ...]:
-    """Return the sibling mask of each CPU."""
-    masks = [1 << cpu for cpu in range(nr_cpus)]
-    for group in groups:
-        for cpu in group:
-            masks[cpu] = sum(1 << other for other in group)
-    return tuple(masks)
-
-
-APART = [[c, c + 4] for c in range(4)]
-TOGETHER = [[2 * c, 2 * c + 1] for c in range(4)]
-
-
-@pytest.mark.parametrize(
-    ("groups", "nr_queues", "queue_of"),
-    [
-        ([], 1, [0, 0, 0, 0, 0, 0, 0, 0]),
-        ([], 4, [0, 1, 2, 3, 0, 1, 2, 3]),
-        ([], 3, [0, 1, 2, 0, 1, 2, 0, 1]),
-        (APART, 4, [0, 1, 2, 3, 0, 1, 2, 3]),
-        (APART, 2, [0, 1, 0, 1, 0, 1, 0, 1]),
-        (APART, 3, [0, 1, 2, 0, 0, 1, 2, 0]),
-        (APART, 6, [0, 1, 2, 3, 4, 5, 2, 3]),
-        (TOGETHER, 4, [0, 1, 2, 3, 0, 0, 1, 1]),
-    ],
-)
-def test_vector_A_2_generic_map(
-    groups: list[list[int]], nr_queues: int, queue_of: list[int]
-) -> None:
-    assert blk_mq_map_queues(8, siblings(8, groups), nr_queues) == queue_of
-
-
-def test_vector_A_2_generic_map_of_16_cpus_and_8_queues() -> None:
-    assert blk_mq_map_queues(16, siblings(16, []), 8) == [*range(8), *range(8)]
-
 
 @pytest.mark.parametrize(
     ("rules", "queue_of"),
@@ -100,27 +62,6 @@ def test_A_2_generic_map_by_version(rules: Rules, queue_of: list[int]) -> None:
 # -- A.3 ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("depth", "batch"),
-    [
-        (1, 1),
-        (2, 1),
-        (4, 1),
-        (8, 1),
-        (16, 2),
-        (31, 3),
-        (32, 4),
-        (64, 8),
-        (128, 8),
-        (192, 8),
-        (256, 8),
-        (1023, 8),
-    ],
-)
-def test_vector_A_3_wake_batch(depth: int, batch: int) -> None:
-    assert wake_batch(depth) == batch
-
-
 class Waiters:
     """Tasks that wait for tags of a queue of the given depth, and who is woken by frees."""
 
@@ -134,7 +75,7 @@ class Waiters:
 
     def wait(self, pid: int) -> None:
         """Let a new task wait."""
-        blk_mq_tag.wait_for_tag(self.queue, sleeping_task(self.cpu, pid))
+        self.queue.sbq.wait(sleeping_task(self.cpu, pid).pid)
 
     def free(self, nr: int = 1) -> list[str]:
         """Free tags; return who is woken."""
@@ -148,9 +89,9 @@ def test_vector_A_3_depth_4_two_waiters(monkeypatch: pytest.MonkeyPatch) -> None
     waiters = Waiters(monkeypatch, 4)
     waiters.wait(1)
     waiters.wait(2)
-    assert [len(q) for q in waiters.queue.waiters[:3]] == [1, 1, 0]
+    assert [len(q) for q in waiters.queue.sbq.waiters[:3]] == [1, 1, 0]
     assert waiters.free() == ["task1"]
-    assert waiters.queue.wake_index == 1
+    assert waiters.queue.sbq.wake_index == 1
     assert waiters.free() == ["task2"]
 
 
@@ -180,7 +121,7 @@ def test_A_3_an_elevator_waits_for_scheduler_tags() -> None:
     cpu, _, _ = lone_cpu(disk=scsi_debug(41 * US, depth=32))
     queue = cpu.queues[0]
     assert (queue.depth, queue.nr_requests) == (32, 64)
-    assert queue.wait_cnt == [8] * 8  # of 64, not of 32
+    assert queue.sbq.wait_cnt == [8] * 8  # of 64, not of 32
     taken = 0
     while blk_mq_tag.get_tag(cpu, queue):
         taken += 1

@@ -395,7 +395,7 @@ def test_requests_that_wait_for_a_tag_are_dispatched_by_the_heir() -> None:
         yield (OP_RUN, 1000 * MS)
 
     job = Job(submit, "aio", cpu=2, disk="/raw")
-    box = Box(job, nr_cpus=4, disk=scsi_debug(2 * MS, depth=4), charges=io_costs())
+    box = Box(job, nr_cpus=4, disk=scsi_debug(2 * MS, depth=1), charges=io_costs())
     box.command(MS, 2, "cpu", "offline", "2")
     box.run(20 * MS)
     assert len(box.times("block_rq_issue", cpu=2)) == 1

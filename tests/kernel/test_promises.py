@@ -69,13 +69,13 @@ def test_who_sleeps_for_a_tag_takes_it_without_more_work() -> None:
 def test_an_adopted_request_gives_its_tag_back_when_it_ends() -> None:
     cpu = io_cpu()
     rq = Request()
-    rq.cookie, rq.ctx_cpu = 7, 1
+    rq.cookie, rq.tag_cpu = 7, 1
     cpu.inflight[7] = rq
     cpu.adopted = True
     assert promises.device_sends(cpu, NOW) == NOW
-    rq.ctx_cpu = 0
+    rq.tag_cpu = 0
     assert promises.device_sends(cpu, NOW) > NOW
-    rq.ctx_cpu = 1
+    rq.tag_cpu = 1
     cpu.done_list.append(cpu.inflight.pop(7))
     assert promises.device_sends(cpu, NOW) == NOW
 

@@ -1,6 +1,6 @@
 """Files of disks: ``/proc/diskstats`` and what lies below ``/sys/block/DEV``; formats of v5.4."""
 
-from emulator.kernel.blk_queue import queue_map
+from emulator.queue_map import queue_map
 from emulator.report.procfs.disks import STAT_DISCARD, STAT_FLUSH, STAT_READ, STAT_WRITE, DiskCounts
 from emulator.report.procfs.view import SD_MAJOR, SD_MINORS, NoFileError, View
 from emulator.types import DiskSpec
@@ -110,7 +110,7 @@ def hctx_cpus(view: View, disk: str, hctx: int) -> list[int]:
     nr_queues = _spec(view, disk).params.get("submit_queues", 1)
     if hctx >= nr_queues:
         raise NoFileError(f"{disk} has the hardware queues 0-{nr_queues - 1}, not {hctx}")
-    mapped = queue_map(view.spec, nr_queues)
+    mapped = queue_map(view.spec, view.disk_index(disk))
     return [cpu for cpu, queue in enumerate(mapped) if queue == hctx]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.kernel.irq_affinity import group_cpus_evenly
+from emulator.irq_affinity import group_cpus_evenly
 
 APART = tuple(0b00010001 << c % 4 for c in range(8))  # siblings (c, c+4)
 ALONE = tuple(1 << c for c in range(8))
