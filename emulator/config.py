@@ -146,6 +146,9 @@ class Machine(_Model):
         None, description="row per node, 10 on the diagonal; left out: 20 elsewhere"
     )
     hz: Literal[100, 250, 300, 1000] = Field(1000, description="ticks per second")
+    memory: Size = Field(
+        4 << 30, description="bytes that could be dirty: free memory and file pages"
+    )
     host_cpus: CpuList | None = Field(
         None, description="host CPUs that carry the emulated ones, round robin; left out: all"
     )

@@ -102,6 +102,13 @@ TIMEOUT = _op(60, "timeout", "device", "cpu", "index")
 SCAN = _op(61, "scan", "cpu", "device", "")
 DRIVER_EVENT = _op(62, "driver_event", "device", "cpu", "index requests lines")
 CPU_STATE = _op(63, "cpu_state", "cpu", "device", "online")
+# Buffered writes: CPUs and the one that keeps what is dirty.
+WB_WRITE = _op(80, "wb_write", "cpu", "cpu", "file offset length counts")
+WB_WRITTEN = _op(81, "wb_written", "cpu", "cpu", "counts pause again start looked")
+WB_ASK = _op(82, "wb_ask", "cpu", "cpu", "disk file begin pid moves")
+WB_RUNS = _op(83, "wb_runs", "cpu", "cpu", "verdict file runs again")
+WB_END = _op(84, "wb_end", "cpu", "cpu", "file first nr kind waker_pid cause")
+WB_WAKE = _op(85, "wb_wake", "cpu", "cpu", "pid moves waker_cpu waker_pid cause")
 # Commands, from the coordinator; one that is passed on to another CPU is answered in the place of
 # the node that was asked first.
 COMMAND = _op(64, "command", "any", "any", "words place act")
@@ -164,6 +171,12 @@ __all__ = [
     "TAG_RETURN",
     "TAG_WAKE",
     "TIMEOUT",
+    "WB_ASK",
+    "WB_END",
+    "WB_RUNS",
+    "WB_WAKE",
+    "WB_WRITE",
+    "WB_WRITTEN",
     "WQ_FETCH",
     "WQ_QUEUE",
     "WQ_QUEUED",

@@ -97,13 +97,14 @@ def _machine_to_plain(machine: MachineSpec) -> list[Any]:
         machine.irq_time_accounting,
         _masks_to_plain(machine.cluster),
         machine.turn_ns,
+        machine.memory,
     ]
     assert len(plain) == len(fields(MachineSpec)), "MachineSpec has a field that plain.py forgets"
     return plain
 
 
 def _machine_from_plain(plain: list[Any]) -> MachineSpec:
-    *first, cluster, turn = plain
+    *first, cluster, turn, memory = plain
     nr_cpus, hz, core, llc, die, node, distance, take_turns, idle_polls, irq_time = first
     return MachineSpec(
         nr_cpus=nr_cpus,
@@ -118,6 +119,7 @@ def _machine_from_plain(plain: list[Any]) -> MachineSpec:
         irq_time_accounting=irq_time,
         cluster=_masks_from_plain(cluster),
         turn_ns=turn,
+        memory=memory,
     )
 
 

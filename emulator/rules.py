@@ -373,6 +373,11 @@ class Rules:
         "a sub-block write of written blocks shares the lock and is asynchronous as any other (5.12)",
     )
 
+    # -- Buffered writeback (XFS) --------------------------------------------------------------------
+    xfs_delalloc_unwritten: bool = _rule(
+        "5.10+", "delayed allocation makes unwritten extents, converted when they are written (5.8)"
+    )
+
     # -- Traces ------------------------------------------------------------------------------------
     trace_pid_wide: bool = _rule("5.10+", "ftrace prints pids seven wide (5.9)")
     trace_migrate_disable: bool = _rule("5.15+", "ftrace prints a fifth flag (5.15)")

@@ -415,5 +415,19 @@ BOX_COMPLETION = _declare(
     "work:ptr pid:pid cpu:int why:int cost:int",
     "work struct={work} comm={pid_comm} pid={pid} cpu={cpu} why={why} cost={cost}",
 )
+# balance_dirty_pages() beyond the free run: pages dirty or under writeback, the smoothed limit, the
+# balanced rate and the task's (pages/s), and the pause in ms, 0: none yet.
+BALANCE_DIRTY_PAGES = _declare(
+    "balance_dirty_pages",
+    "dirty:int limit:int dirty_ratelimit:int task_ratelimit:int pause:int",
+    "limit={limit} dirty={dirty} dirty_ratelimit={dirty_ratelimit} task_ratelimit={task_ratelimit} "
+    "pause={pause}",
+)
+# The flusher, or fsync(), was given so many pages of a file to write, in so many runs.
+BOX_WRITEBACK = _declare(
+    "box_writeback",
+    "dev:dev file:int index:int pages:int runs:int",
+    "dev {dev} file={file} index={index} pages={pages} runs={runs}",
+)
 
 BY_NAME: dict[str, Tracepoint] = {point.name: point for point in TRACEPOINTS.values()}

@@ -210,6 +210,8 @@ OP_URING_REAP = 19
 #: returns it
 OP_PIPE_POLL = 27
 
+OP_WRITE = 22  #: (OP_WRITE, file, offset, length)   write() through the page cache; returns length
+
 READ = 0
 WRITE = 1
 
@@ -329,6 +331,11 @@ class Costs:
     pipe_read_ns: int = 0  #: read() of a pipe, system call not counted; again after it has slept
     pipe_write_ns: int = 0  #: write() to a pipe up to the wakeup, system call not counted
     pick_fair_ns: int = 0  #: schedule() that ends in a fair task, on top of context_switch_ns
+    write_ns: int = 300  #: write() into the page cache, system call and pages not counted
+    write_page_ns: int = 500  #: one page of it: looked up, copied into, made dirty
+    writepage_ns: int = 250  #: the flusher's work on one page, up to the bio that has it
+    delalloc_ns: int = 3_000  #: delayed allocation of one extent
+    end_page_ns: int = 60  #: one page that is clean at the end of its bio
     fsync_ns: int = 500  #: fsync() with nothing to write, system call and device not counted
     #: a work that completes an IO of another CPU, whose cache lines it needs: the same LLC, another
     completion_refill_ns: int = 0
@@ -357,6 +364,7 @@ class MachineSpec:
     die: tuple[int, ...]  #: per CPU, the mask of its die or package
     node: tuple[int, ...]  #: per CPU, the mask of its NUMA node
     node_distance: tuple[tuple[int, ...], ...] = ((10,),)
+    memory: int = 4 << 30  #: bytes that could be dirty: free memory and file pages
     take_turns: bool = False  #: all CPUs share one host thread (inline engine only)
     idle_polls: bool = False  #: the idle loop polls need_resched instead of halting
     irq_time_accounting: bool = False  #: hard and soft interrupt time is not task time
@@ -475,6 +483,13 @@ class BoxSpec:
     ring_bytes_max: int = 1 << 30  #: per CPU; the oldest segments go beyond it
     #: Per CPU, how many jiffies before the start its domains were last balanced; empty: at the start.
     balanced_ago: tuple[int, ...] = ()
+
+    @property
+    def writes_buffered(self) -> bool:
+        """Whether some program of the box writes through the page cache."""
+        return any(
+            one.program == "writer" or not one.params.get("direct", 1) for one in self.workloads
+        )
 
 
 # -- What a CPU publishes of its runqueue (RqFacts) ---------------------------------------------

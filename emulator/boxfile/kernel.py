@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _SEC = 1_000_000_000
 _INT_MAX = (1 << 31) - 1
+_LONG_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,13 @@ SYSCTLS: dict[str, Sysctl] = {
     "kernel.sched_nr_migrate": Sysctl(0, _INT_MAX, 32),
     "kernel.sched_child_runs_first": Sysctl(0, 1, 0, eevdf=False),
     "kernel.sched_tunable_scaling": Sysctl(0, 2, 1),
+    # Dirty pages (kernel/page_writeback.py knows the defaults): bytes and ratio unset each other.
+    "vm.dirty_background_ratio": Sysctl(0, 100, None),
+    "vm.dirty_background_bytes": Sysctl(1, _LONG_MAX, None),
+    "vm.dirty_ratio": Sysctl(0, 100, None),
+    "vm.dirty_bytes": Sysctl(2 * 4096, _LONG_MAX, None),
+    "vm.dirty_writeback_centisecs": Sysctl(0, _INT_MAX, None),
+    "vm.dirty_expire_centisecs": Sysctl(0, _INT_MAX, None),
 }
 
 

@@ -78,6 +78,7 @@ def resolve_machine(machine: Machine, report: Report) -> MachineSpec | None:
         irq_time_accounting=machine.irq_time_accounting,
         cluster=cluster,
         turn_ns=machine.turn,
+        memory=machine.memory,
     )
 
 

@@ -28,6 +28,7 @@ from emulator.types import WorkloadSpec
 from emulator.units import duration_parse, size_parse
 from emulator.workload import PARAMS, TEAMS
 from emulator.workload.works import queues_of
+from emulator.workload.writer import LAYOUTS
 
 if TYPE_CHECKING:
     from emulator.config import Workload
@@ -60,7 +61,14 @@ PROGRAMS: dict[str, ProgramRule] = {
         "works", True, "queues works that run and sleep as items says, and again each period_ns"
     ),
     "flusher": ProgramRule("kworker/u8:0", True, "writes a file back in plugged batches"),
+    "writer": ProgramRule("writer", False, "writes a file through the page cache"),
 }
+
+#: Programs that have a file of their own on some file system.
+OWN_FILE = ("flusher", "writer")
+
+#: Parameters that are words, and which ones.
+WORDS = {"layout": LAYOUTS}
 
 #: Parameters that the box gives, never its author.
 GIVEN = ("file", "filesystem", "stats_from_ns")
@@ -110,7 +118,7 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
         return
     if workload.env:
         report.at_key((*path, "env"), "belongs to fio: workloads")
-    for key in ("section", "filesystem") if workload.program != "flusher" else ("section",):
+    for key in ("section", "filesystem") if workload.program not in OWN_FILE else ("section",):
         if getattr(workload, key) is not None:
             report.at_key((*path, key), "belongs to fio: workloads")
     params = _params(workload, workload.program, path, report)
@@ -120,9 +128,11 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
     if params.get("bind_cpu", -1) >= around.cpus:
         message = f"there is no CPU {params['bind_cpu']} (cpus: {around.cpus})"
         report.at((*path, "params", "bind_cpu"), message)
-    own_file = workload.program == "flusher"
+    own_file = workload.program in OWN_FILE
     if own_file:
         params["filesystem"] = filesystem_of(workload, path, "", around)
+    if workload.program == "writer":
+        params = program_params("writer") | params
     if "stats_from_ns" in PARAMS[workload.program]:
         params["stats_from_ns"] = around.warmup_ns
     if workload.program == "works" and "items" in params:
@@ -215,6 +225,10 @@ def _queues(params: dict[str, Any], path: Path, report: Report) -> list[str]:
 
 
 def _param(name: str, value: int | str) -> int | str:
+    if name in WORDS:
+        if value not in WORDS[name]:
+            raise ValueError(f"{value!r} is none of {', '.join(WORDS[name])}")
+        return value
     if isinstance(value, str) and name in TEXTS:
         return value
     if isinstance(value, str):

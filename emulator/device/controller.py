@@ -117,7 +117,7 @@ class Entry:
 
     cookie: int
     data: list[Any]  #: the packed request
-    io: list[int]  #: pid and iocb, empty for pages
+    io: list[int]  #: pid and iocb; 0 and the number of pages that are counted; else empty
     ctx_cpu: int
     source: int  #: the CPU that rang
     rung_ns: int
@@ -245,7 +245,7 @@ class Controller:
         data, rung_ns, cookie, ctx_cpu, rw, sector, nr_sector, pid, iocb = args
         start = rung_ns // self.tick_ns
         vector = self.hctx_of[ctx_cpu] if self.disk.vectors else source
-        io = [pid, iocb] if pid else []
+        io = [pid, iocb] if pid or iocb else []
         entry = Entry(
             cookie, data, io, ctx_cpu, source, rung_ns, rw, sector, nr_sector, vector,
             start + self.timeout,

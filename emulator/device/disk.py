@@ -269,9 +269,11 @@ class Disk(NodeBase):
             "rung": self.rung,
             "held": len(coming) + len(entries),
             "carried": [
-                *(entry.io for entry in entries if entry.io),
+                *(entry.io for entry in entries if entry.io and entry.io[0]),
                 *(list(args[7:9]) for args in coming if args[7]),
             ],
+            "pages": sum(entry.io[1] for entry in entries if entry.io and not entry.io[0])
+            + sum(args[8] for args in coming if not args[7]),
             "device": {"name": self.name, **self.controller.counters},
         }
 

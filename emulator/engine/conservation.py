@@ -152,6 +152,7 @@ def audit_books(books: Books) -> list[str]:
         *_audit_works(books),
         *_audit_tags(books),
         *_audit_pipes(books),
+        *_audit_pages(books),
         *(
             f"the AIO context of task {pid} lacks {missing} credits"
             for book in books.values()
@@ -211,6 +212,20 @@ def _audit_tags(books: Books) -> list[str]:
             problems.append(
                 f"disk {index} has {disk['tags']} tags: {disk['free_tags']} are free and {held} leased"
             )
+    return problems
+
+
+def _audit_pages(books: Books) -> list[str]:
+    problems: list[str] = []
+    for book in books.values():
+        if book.get("backing"):
+            nr_writeback, found = book["backing"]
+            problems += found
+            here = sum(one.get("pages", 0) for one in books.values())
+            if here != nr_writeback:
+                problems.append(
+                    f"{nr_writeback} pages are under writeback, {here} are on their way"
+                )
     return problems
 
 

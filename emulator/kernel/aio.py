@@ -20,6 +20,7 @@ from emulator import tracepoints as tp
 from emulator.kernel import (
     blk_mq,
     blk_mq_tag,
+    buffered,
     core,
     frames,
     fsync,
@@ -192,6 +193,8 @@ def flushed(cpu: Cpu, arg: list[Any]) -> None:
         rw_prep_end(cpu, None)
     elif arg[1] == "rw":
         cpu.start(frames.RW_EXIT, cpu.costs.io_submit_exit_ns)
+    elif arg[1] == "pages":
+        buffered.submit(cpu, arg[2])
     elif arg[1] == "done":
         finish_submit(cpu, p)
     elif arg[1] == "frame":

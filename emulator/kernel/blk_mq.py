@@ -27,10 +27,11 @@ from emulator.kernel import (
     frames,
     iomap,
     workqueue,
+    xfs_aops,
     xfs_log,
 )
 from emulator.kernel.blk_queue import BlockQueue
-from emulator.kernel.request import DIO_ASYNC, DIO_SYNC, LOG_WRITE, Request
+from emulator.kernel.request import DIO_ASYNC, DIO_SYNC, LOG_WRITE, WB_PAGES, Request
 from emulator.tags import SHARED
 from emulator.types import WRITE
 
@@ -189,6 +190,8 @@ def bio_endio(cpu: Cpu, rq: Request) -> bool:
     if rq.what == LOG_WRITE:
         xfs_log.log_bio_end(cpu, rq)
         return False
+    if rq.what == WB_PAGES:
+        return xfs_aops.xfs_end_bio(cpu, rq)
     return iomap.writeback_end_bio(cpu, rq)
 
 

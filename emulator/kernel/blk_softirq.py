@@ -147,8 +147,8 @@ def block_end(cpu: Cpu, _arg: object) -> None:
     blk_mq.free_request(cpu, rq)
     if q.driver == "scsi_debug":
         blk_mq.run_hw_queue_async(cpu, q)  # scsi_end_request() runs all queues after every command
-    if cpu.f_kind == frames.BLOCK_QUEUED:
-        block_next(cpu)
+    if cpu.f_kind == frames.BLOCK_QUEUED and cpu.f_end == cpu.now:
+        block_next(cpu)  # at once, unless the end of pages takes its time
 
 
 def block_queue(cpu: Cpu, _arg: object) -> None:

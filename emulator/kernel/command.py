@@ -124,6 +124,10 @@ def sysctl(cpu: Cpu, assignment: str) -> str:
     """Write ``NAME=VALUE``; a value out of bounds is refused, as EINVAL."""
     name, _, value = assignment.partition("=")
     try:
+        if name.startswith("vm."):
+            if cpu.backing is not None:
+                cpu.backing.write_sysctl(name, int(value))
+            return "done"
         by_scaling = cpu.rq.rules.nr_latency_by_scaling
         fair.sched_proc_update_handler(cpu.rq.tun, name, int(value), by_scaling)
     except ValueError as error:

@@ -30,6 +30,7 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
     aio,
+    buffered,
     dio_completion,
     driver,
     eevdf,
@@ -52,6 +53,7 @@ from emulator.kernel import (
 )
 from emulator.kernel.blk_queue import BlockQueue, irq_names
 from emulator.kernel.frame_ends import ENDS
+from emulator.kernel.fs_writeback import Backing
 from emulator.kernel.process import WAIT_NAMES, TaskRun
 from emulator.kernel.request import Request
 from emulator.kernel.sched import Rq, Task
@@ -125,10 +127,12 @@ class Cpu:
         "adopter",
         "arrivals",
         "asleep",
+        "backing",
         "bal_node",
         "balance_asked",
         "board",
         "books_kept",
+        "buffered",
         "busy_pass",
         "call_done",
         "cause",
@@ -353,7 +357,12 @@ class Cpu:
         self.going_down: list[Any] = []
         self.modules = any(w.program == "works" for w in spec.workloads)
         self.adopted = False  # it has been given requests that other CPUs allocated
-        self.flushes = any(w.program == "flusher" for w in spec.workloads)
+        #: Somebody writes through the page cache; what is dirty, at the CPU that keeps it.
+        self.buffered = spec.writes_buffered
+        self.backing: Backing | None = None
+        if self.buffered and cpu == buffered.KEEPER:
+            self.backing = buffered.new_backing(spec, self.files)
+        self.flushes = self.buffered or any(w.program == "flusher" for w in spec.workloads)
         # Timers: (expiry, seq, kind, arg) in a heap; jiffy timers: (jiffy, seq, kind, arg), sorted.
         self.timers: list[tuple[int, int, int, Any]] = []
         self.timer_seq = 0

@@ -28,7 +28,7 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import blk_mq, blk_softirq, dio_completion, frames
 from emulator.kernel.blk_queue import BlockQueue
-from emulator.kernel.request import PAGES, Request
+from emulator.kernel.request import PAGES, WB_PAGES, Request
 from emulator.types import DOORBELL_PERIOD_NS, NEVER, SCHEDULE_REQUESTS, Message
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def queue_rq(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
             messages.DOORBELL,
             (rq.cookie, rq.done_ns),
             cpu.now + cpu.costs.coherence_ns,
-            q.service_ns - cpu.costs.coherence_ns,
+            # The completion, or a schedule if one may be announced again.
+            min(q.service_ns - cpu.costs.coherence_ns, cpu.costs.coherence_ns),
         )
 
 
@@ -101,9 +102,10 @@ def device_interrupt(cpu: Cpu, arg: list[int]) -> None:
 
 def send_request(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
     """Give the device the request; where it will end its owner need not be, so that expects mail."""
-    if rq.what != PAGES and not rq.remote:
+    mailed = rq.what not in (PAGES, WB_PAGES)
+    if mailed and not rq.remote:
         dio_completion.send_away(cpu, rq)
-    told = (0, 0) if rq.what == PAGES else (rq.pid, rq.iocb)
+    told = (rq.pid, rq.iocb) if mailed else (0, rq.nr_sector >> 3 if rq.what == WB_PAGES else 0)
     cpu.send(
         cpu.device_nodes[q.index],
         messages.REQUEST,

@@ -10,6 +10,7 @@ from emulator.kernel import (
     blk_mq,
     blk_mq_tag,
     blk_softirq,
+    buffered,
     core,
     dio_completion,
     frames,
@@ -99,6 +100,16 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.TASK_WORK] = io_uring.task_work_end
     table[frames.SUBMIT_DONE] = aio.submit_done
     table[frames.FSYNC] = fsync.file_fsync
+    table[frames.WRITE_COPY] = buffered.write_copied
+    table[frames.WRITE_DONE] = buffered.write_done
+    table[frames.WRITE_LOOKED] = buffered.write_looked
+    table[frames.WRITE_SLEPT] = buffered.write_slept
+    table[frames.WRITE_NEXT] = buffered.write_next
+    table[frames.WB_ASK] = buffered.wb_ask
+    table[frames.WB_GOT] = buffered.wb_got
+    table[frames.WB_PREP] = buffered.submit
+    table[frames.WB_SUBMIT] = buffered.submit
+    table[frames.WB_WOKEN] = buffered.wb_woken
     table[frames.PIPE_READ] = pipe.pipe_read
     table[frames.PIPE_WRITE] = pipe.pipe_write
     table[frames.PIPE_WRITTEN] = pipe.pipe_written

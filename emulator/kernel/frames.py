@@ -105,6 +105,20 @@ TASK_WORK = 73  # task_work_run(): a completion that was left to its submitter
 TAG_ASKED = 74  # blk_mq_get_tag(), the device says whether there is one
 TAG_ANSWERED = 75  # blk_mq_get_tag(), the device has answered
 
+# Buffered writes.
+WRITE_COPY = 80  # write(): a stretch of pages up to where they are dirty
+WRITE_WAIT = 81  # balance_dirty_pages_ratelimited(), before the answer
+WRITE_DONE = 82  # the same, from the answer on
+WRITE_LOOKED = 83  # the same, after the flusher was queued
+WRITE_SLEPT = 84  # write() after a pause
+WRITE_NEXT = 85  # write() that gave way between two stretches
+WB_ASK = 86  # write_cache_pages(): about to look for dirty pages
+WB_WAIT = 87  # the same, before the answer
+WB_GOT = 88  # the same, with the answer
+WB_PREP = 89  # write_cache_pages(): pages up to their bios
+WB_SUBMIT = 90  # submit_bio() of them, after the wakeup with a tag
+WB_WOKEN = 91  # fsync(): after the wakeup by the last page
+
 
 #: Argument of USER: the code watches its CPU clock, which goes on while the CPU is without the host.
 BURNING = 1
@@ -143,4 +157,5 @@ READS = COMPLETING | frozenset(
     )
 )
 
-NR_KINDS = 76
+#: One more than the highest number; some below it are free.
+NR_KINDS = 96

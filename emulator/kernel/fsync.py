@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-If the log holds changes of the file, ``fsync()`` forces it (:mod:`xfs_log`); the log write flushes the
+Dirty pages of the file are written first, and waited for (:mod:`buffered`).  If the log holds changes of the file, ``fsync()`` forces it (:mod:`xfs_log`); the log write flushes the
 device's cache before it.  A file that was only overwritten has none there: the device's cache is
 flushed, and a device without a volatile cache has nothing to flush, so that the block layer ends the
 empty flush at once, in the submitter.
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emulator.kernel import aio, frames, syscall, workqueue, xfs_log
+from emulator.kernel import aio, buffered, frames, syscall, workqueue, xfs_log
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -36,6 +36,16 @@ def sys_fsync(cpu: Cpu, p: Task, file: int) -> None:
     if inode is not None:
         forced, inode.logged = inode.logged, 0
     arg = [START, file, forced, "user"]
+    if cpu.buffered:
+        buffered.filemap_write_and_wait(cpu, file, arg)
+    else:
+        cpu.start(frames.FSYNC, cpu.costs.syscall_ns + cpu.costs.fsync_ns, arg)
+
+
+def pages_written(cpu: Cpu, arg: list[Any], logged: bool) -> None:
+    """All pages of the file are clean; ``logged``: writing them has left changes in the log."""
+    stage, file, forced, then = arg
+    arg = [stage, file, int(forced or logged), then]
     cpu.start(frames.FSYNC, cpu.costs.syscall_ns + cpu.costs.fsync_ns, arg)
 
 

@@ -23,9 +23,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from emulator import messages
-from emulator.kernel import frames, workqueue
+from emulator.kernel import frames, workqueue, xfs_aops
 from emulator.kernel.process import unpack_task
-from emulator.kernel.request import PAGES, Request
+from emulator.kernel.request import PAGES, WB_PAGES, Request
 from emulator.kernel.sched import Task
 from emulator.kernel.wq_unbound import FETCHED_ITEM
 from emulator.types import Message
@@ -52,6 +52,10 @@ def holdings(cpu: Cpu) -> dict[str, Any]:
         "works": [*cpu.works, sum(1 for _ in all_items(cpu))],
         "tags": [tags(cpu, index, requests) for index in range(len(cpu.queues))],
         "pipes": pipe_balance(cpu, tasks),
+        "pages": pages_written(cpu, tasks, requests),
+        "backing": []
+        if cpu.backing is None
+        else [cpu.backing.nr_writeback, cpu.backing.problems()],
         "credits": [[p.pid, missing] for p in tasks if (missing := credits_missing(p))],
     }
 
@@ -168,13 +172,60 @@ def tags(cpu: Cpu, index: int, requests: list[tuple[Request, bool]]) -> int:
     return lease + used + int(granted) + int(freed)
 
 
+# -- Pages under writeback ----------------------------------------------------------------------
+
+#: Frames in which the current task has left what it does next in its ``run``.
+SWITCHING = frozenset(
+    (
+        frames.SCHEDULE,
+        frames.NEWIDLE,
+        frames.NEWIDLE_WAIT,
+        frames.NEWIDLE_PAY,
+        frames.NEWIDLE_DONE,
+    )
+)
+
+
+def pages_written(cpu: Cpu, tasks: list[Task], requests: list[tuple[Request, bool]]) -> int:
+    """Return how many pages under writeback are here: in requests, ioends, messages, or to be sent."""
+    if not cpu.buffered:
+        return 0
+    pages = sum(rq.nr_sector >> 3 for rq, _tagged in requests if rq.what == WB_PAGES)
+    pages += sum(xfs_aops.pages_of_item(item) for item, _worker in all_items(cpu))
+    for message in cpu.inbox:
+        if message[4] == messages.WB_END:
+            pages += message[5][2]
+        elif message[4] == messages.WB_RUNS:
+            pages += sum(run[1] for run in message[5][2])
+    executed = [(cpu.f_kind, cpu.f_arg), *((frame[0], frame[2]) for frame in cpu.stack)]
+    bottom = cpu.stack[0][0] if cpu.stack else cpu.f_kind
+    executed += [
+        (p.run.kind, p.run.arg) for p in tasks if p is not cpu.rq.curr or bottom in SWITCHING
+    ]
+    executed += [(q.tag_again[1], q.tag_again[2]) for q in cpu.queues if q.tag_again]
+    return pages + sum(pages_in_frame(kind, arg) for kind, arg in executed)
+
+
+def pages_in_frame(kind: int, arg: Any) -> int:
+    """Return how many pages a task has been given and has not made requests of."""
+    if kind == frames.WB_GOT:
+        runs = arg[1][2]
+    elif kind in (frames.WB_PREP, frames.WB_SUBMIT):
+        runs = arg[4]
+    elif kind in (frames.DISPATCH, frames.DISPATCHED) and arg[1] == "pages":
+        runs = arg[2][4]
+    else:
+        return 0
+    return sum(run[1] for run in runs)
+
+
 # -- IOs ----------------------------------------------------------------------------------------
 
 
 def carried(cpu: Cpu, requests: list[tuple[Request, bool]]) -> Iterator[Io]:
     """Yield the IOs that requests and work items of this CPU will complete."""
     for rq, _tagged in requests:
-        if rq.what != PAGES:
+        if rq.what not in (PAGES, WB_PAGES):
             yield [rq.pid, rq.iocb]
     for item in items(cpu):
         if workqueue.carries_request(item[1]):

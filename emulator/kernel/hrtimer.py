@@ -20,6 +20,7 @@ from emulator import tracepoints as tp
 from emulator.kernel import (
     blk_mq,
     blk_timeout,
+    buffered,
     core,
     driver,
     frames,
@@ -42,6 +43,7 @@ TIMER_SLEEP = 2  # clock_nanosleep(): arg = [pid, residence]
 
 # Kinds of timers of the wheel.
 WHEEL_SLEEP = 1  # schedule_timeout(): arg = [pid, residence]
+WHEEL_WRITEBACK = 8  # the delayed work of a disk's flusher: arg = index of the disk
 WHEEL_RUN_QUEUE = 2  # blk_mq_delay_run_hw_queue(): arg = queue index
 
 
@@ -159,6 +161,8 @@ def run_jiffy_timer(cpu: Cpu, kind: int, arg: Any) -> None:
     """Run one expired timer of the wheel."""
     if kind == WHEEL_SLEEP:
         wake_sleeper(cpu, arg)
+    elif kind == WHEEL_WRITEBACK:
+        buffered.delayed_work_timer_fn(cpu, arg)
     else:
         blk_mq.delayed_run(cpu, arg)
 

@@ -19,6 +19,7 @@ from emulator.kernel import (
     blk_mq_tag,
     blk_softirq,
     blk_timeout,
+    buffered,
     command,
     core,
     cpuhp,
@@ -55,6 +56,7 @@ READING = frozenset(
         messages.TAG_GRANT,
         messages.TAG_WAKE,
         messages.WQ_WAKE,
+        messages.WB_WAKE,
     )
 )
 
@@ -283,6 +285,36 @@ def handle_command(cpu: Cpu, message: Message) -> None:
     command.handle(cpu, message[5])
 
 
+def handle_wb_ask(cpu: Cpu, message: Message) -> None:
+    """Somebody asks the keeper of dirty pages what to write next."""
+    buffered.handle_ask(cpu, message)
+
+
+def handle_wb_end(cpu: Cpu, message: Message) -> None:
+    """Pages are clean: the keeper of dirty pages is told."""
+    buffered.handle_end(cpu, message)
+
+
+def handle_wb_runs(cpu: Cpu, message: Message) -> None:
+    """The answer: runs of pages to be written."""
+    buffered.handle_runs(cpu, message)
+
+
+def handle_wb_wake(cpu: Cpu, message: Message) -> None:
+    """The pages that a task here waits for are clean."""
+    buffered.handle_wake(cpu, message)
+
+
+def handle_wb_write(cpu: Cpu, message: Message) -> None:
+    """Somebody has written into the page cache: the keeper of dirty pages is told."""
+    buffered.handle_write(cpu, message)
+
+
+def handle_wb_written(cpu: Cpu, message: Message) -> None:
+    """The answer: how a writer goes on."""
+    buffered.handle_written(cpu, message)
+
+
 HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.ACTIVATE: handle_activate,
     messages.ADOPT: handle_adopt,
@@ -313,4 +345,10 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.WQ_QUEUED: wq_unbound.handle_queued,
     messages.WQ_WAKE: wq_unbound.handle_wake,
     messages.WQ_WORK: wq_unbound.handle_work,
+    messages.WB_ASK: handle_wb_ask,
+    messages.WB_END: handle_wb_end,
+    messages.WB_RUNS: handle_wb_runs,
+    messages.WB_WAKE: handle_wb_wake,
+    messages.WB_WRITE: handle_wb_write,
+    messages.WB_WRITTEN: handle_wb_written,
 }

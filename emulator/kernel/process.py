@@ -40,9 +40,10 @@ WAIT_TAG = 4  # blk_mq_get_tag()
 WAIT_RW = 5  # pread()/pwrite(): the IO itself
 WAIT_WORK = 6  # an idle worker, a parked thread
 WAIT_PIPE = 7  # pipe_read(): arg = pipes
+WAIT_PAGES = 8  # wait_on_page_writeback(): wait_arg = file
 #: Sleeps that mail can end.
 MAIL_WAITS = frozenset((WAIT_RING, WAIT_DIO, WAIT_RW))
-WAIT_NAMES = ("nothing", "aio ring", "inode dio", "timer", "tag", "io", "work", "pipe")
+WAIT_NAMES = ("nothing", "aio ring", "inode dio", "timer", "tag", "io", "work", "pipe", "pages")
 
 
 class PipeEnds:
@@ -233,6 +234,7 @@ class TaskRun:
         "cause",
         "ctx",
         "dio_count",
+        "dirtier",
         "inode_io",
         "inodes",
         "iocb_seq",
@@ -292,6 +294,8 @@ class TaskRun:
         self.item: list[Any] = []  # of an unbound worker: the item it executes, packed
         self.uring: Uring | None = None
         self.tag_cpu = -1  # where it last slept for a tag of one of several hardware queues
+        #: what it has made dirty (buffered.D_*); [] until it first does
+        self.dirtier: list[int] = []
         self.refill_ns = 0  # cache refill after a move, added to the next user segment
         #: while a delayed task is being moved, the timer that ends its sleep: [ns, 0] or [0, jiffy]
         self.timer: list[int] = []
@@ -329,6 +333,7 @@ class TaskRun:
             None if self.uring is None else self.uring.pack(),
             self.work_at,
             self.tag_cpu,
+            self.dirtier,
         ]
 
     @classmethod
@@ -362,6 +367,7 @@ class TaskRun:
             uring,
             run.work_at,
             run.tag_cpu,
+            run.dirtier,
         ) = data
         run.uring = None if uring is None else Uring.unpack(uring)
         run.inodes = {file: Inode.unpack(inode) for file, inode in inodes}

@@ -5,10 +5,15 @@ from __future__ import annotations
 # What a request does when it ends: Request.what.
 DIO_ASYNC = 0
 DIO_SYNC = 1
-PAGES = 2  # buffered writeback
+PAGES = 2  # a flusher's that is not given its pages by anybody
 LOG_WRITE = 3  # a log buffer
 #: No block request: who waits for a push of the log, as the argument of that work.
 LOG_FORCE = 4
+WB_PAGES = 5  # buffered writeback: pages of a file; ``iocb`` is the kind of ioend
+# What the end of such a bio needs: its kind of ioend.
+IOEND_OVERWRITE = 0  # nothing: written blocks within the size on disk
+IOEND_UNWRITTEN = 1  # a transaction that converts unwritten extents
+IOEND_APPEND = 2  # a transaction for the new size on disk
 
 
 class Request:

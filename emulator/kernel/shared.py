@@ -49,6 +49,7 @@ from emulator.kernel.wq_unbound import (
     Wake,
     answer_ns,
 )
+from emulator.kernel.xfs_aops import pages_of_item
 from emulator.nodebase import NodeBase
 from emulator.types import CLASSES, NEVER, TO_CPU, BoxSpec, Message, Promise, for_each_cpu
 
@@ -358,6 +359,7 @@ class Shared(NodeBase):
         return {
             "carried": sorted(carried),
             "works": [0, 0, len(items)],
+            "pages": sum(pages_of_item(item) for item in items),
             "unbound": {
                 "queued": self.queued,
                 "fetched": self.fetched,

@@ -108,6 +108,7 @@ def pack(cpu: Cpu) -> list[Any]:
         None if cpu.completion is None else cpu.completion.pack(),
         None if cpu.psi is None else cpu.psi.pack(),
         cpu.xfs_log.state,
+        None if cpu.backing is None else cpu.backing.pack(),
     ]
 
 
@@ -157,6 +158,8 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     if cpu.psi is not None:
         cpu.psi.unpack(data[27])
     cpu.xfs_log.state = data[28]
+    if cpu.backing is not None:
+        cpu.backing.unpack(data[29])
 
 
 def pack_queue(q: BlockQueue) -> list[Any]:

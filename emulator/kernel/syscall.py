@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from emulator import tracepoints as tp
 from emulator.kernel import (
     aio,
+    buffered,
     core,
     fair,
     frames,
@@ -48,6 +49,7 @@ from emulator.types import (
     OP_SLEEP_JIFFIES,
     OP_URING_ENTER,
     OP_URING_REAP,
+    OP_WRITE,
     OP_WRITEBACK,
     OP_YIELD,
     Op,
@@ -137,6 +139,11 @@ def sys_uring_reap(cpu: Cpu, p: Task, op: Op) -> None:
     io_uring.sys_reap(cpu, p, op[1], op[2])
 
 
+def sys_write(cpu: Cpu, p: Task, op: Op) -> None:
+    """``write()`` of a file that is not open with O_DIRECT."""
+    buffered.sys_write(cpu, p, op[1], op[2], op[3])
+
+
 def sys_fsync(cpu: Cpu, p: Task, op: Op) -> None:
     """``fsync()`` and ``fdatasync()``."""
     fsync.sys_fsync(cpu, p, op[1])
@@ -173,6 +180,7 @@ SYSTEM_CALLS: dict[int, Callable[[Cpu, Task, Op], None]] = {
     OP_URING_ENTER: sys_uring_enter,
     OP_URING_REAP: sys_uring_reap,
     OP_PIPE_POLL: sys_pipe_poll,
+    OP_WRITE: sys_write,
 }
 
 

@@ -27,6 +27,7 @@ from emulator import tracepoints as tp
 from emulator.kernel import (
     blk_mq,
     blk_timeout,
+    buffered,
     core,
     dio_completion,
     frames,
@@ -34,6 +35,7 @@ from emulator.kernel import (
     iomap,
     kthread,
     wq_unbound,
+    xfs_aops,
     xfs_file,
     xfs_log,
 )
@@ -91,6 +93,8 @@ FN_TIMEOUT = 5  # the argument is the queue
 FN_MODULE = 6  # [name, when it was queued, such a list]: an item of the program `works`
 FN_CIL_PUSH = 10
 FN_XLOG_IOEND = 11
+FN_WB_WORKFN = 20
+FN_XFS_IOENDS = 21  # [file, [ioend...]]: the ioends of an inode
 #: Functions whose argument is a request, and those of them for which a task waits.
 REQUEST_FUNCTIONS = (FN_DIO_COMPLETE, FN_XFS_END_IO, FN_CIL_PUSH, FN_XLOG_IOEND)
 WAITED_FUNCTIONS = (FN_DIO_COMPLETE, FN_CIL_PUSH, FN_XLOG_IOEND)
@@ -103,6 +107,8 @@ FUNCTIONS = {
     FN_MODULE: "module_work",
     FN_CIL_PUSH: "xlog_cil_push_work",
     FN_XLOG_IOEND: "xlog_ioend_work",
+    FN_WB_WORKFN: "wb_workfn",
+    FN_XFS_IOENDS: "xfs_end_io",
 }
 
 
@@ -384,6 +390,10 @@ def start_function(cpu: Cpu, p: Task, item: list[Any]) -> None:
         cpu.start(frames.WORK_BODY, cpu.costs.cil_push_ns)
     elif function == FN_XLOG_IOEND:
         cpu.start(frames.WORK_BODY, cpu.costs.xlog_ioend_ns)
+    elif function == FN_XFS_IOENDS:
+        xfs_aops.xfs_end_io(cpu, arg)
+    elif function == FN_WB_WORKFN:
+        buffered.wb_workfn(cpu, arg)
     else:
         cpu.start(frames.WORK_BODY, arg[0][0])
 
@@ -420,6 +430,8 @@ def work_body(cpu: Cpu, _arg: object) -> None:
         xfs_log.cil_push_work(cpu, arg)
     elif function == FN_XLOG_IOEND:
         xfs_log.log_ioend_work(cpu, arg)
+    elif function == FN_XFS_IOENDS:
+        xfs_aops.xfs_end_ioend(cpu, arg)
     else:
         script_step(cpu, p, arg)
 

@@ -152,6 +152,8 @@ def in_use(spec: BoxSpec, table: dict[int, Workqueue]) -> list[int]:
         named.update(workload.params.get("workqueues", ()))
     if any(not facts.plain for facts in file_table(spec).values()):
         named.add("xfs-cil")  # the log may be forced
+    if spec.writes_buffered:
+        named.add("writeback")
     return [wq_id for wq_id, wq in table.items() if wq.unbound and short_name(wq) in named]
 
 

@@ -461,7 +461,13 @@ def _programs(books: Mapping[int, Mapping[str, Any]]) -> dict[int, Mapping[str, 
 
 
 #: What programs measure, besides fio: their names, and those of the figures.
-_PROGRAM_STATS = {"wake_ns": "wake_us", "response_ns": "response_us", "round_ns": "round_us"}
+_PROGRAM_STATS = {
+    "wake_ns": "wake_us",
+    "response_ns": "response_us",
+    "round_ns": "round_us",
+    "write_ns": "write_us",
+    "fsync_ns": "fsync_us",
+}
 
 
 # By comm; the parts that the CPUs and the tasks of one comm keep make one whole.

@@ -35,6 +35,7 @@ from emulator.workload.rcu_gp import RCU_GP_PARAMS, RcuGpProgram
 from emulator.workload.rtapp import RTAPP_PARAMS, RtappProgram
 from emulator.workload.tally import Tally
 from emulator.workload.works import WORKS_PARAMS, WorksProgram
+from emulator.workload.writer import WRITER_PARAMS, WriterProgram
 
 
 class BookedProgram(Program, Protocol):
@@ -81,6 +82,7 @@ PROGRAMS: dict[str, ProgramClass] = {
     "rcu_gp": RcuGpProgram,
     "works": WorksProgram,
     "rtapp": RtappProgram,
+    "writer": WriterProgram,
 }
 
 #: Per program (and per team of them), its parameters and their defaults; None: must be given.
@@ -99,6 +101,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "rcu_gp": RCU_GP_PARAMS,
     "works": WORKS_PARAMS,
     "rtapp": RTAPP_PARAMS,
+    "writer": WRITER_PARAMS,
 }
 
 

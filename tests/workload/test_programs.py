@@ -71,6 +71,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         ],
         "timers": 1,
     },
+    "writer": {"size": 5 * 4096, "random": 1, "rate": 1 << 20, "fsync_every": 3, "cpu_ns": 500},
 }
 
 
@@ -117,7 +118,7 @@ def test_packed_mid_run_it_goes_on_identically(name: str) -> None:
     assert packed.books() == straight.books()
 
 
-@pytest.mark.parametrize("name", ["flusher", "periodic", "rcu_gp"])
+@pytest.mark.parametrize("name", ["flusher", "periodic", "rcu_gp", "writer"])
 def test_books_left_on_three_cpus_add_up(name: str) -> None:
     straight, roaming = make(name, **EXAMPLES[name]), make(name, **EXAMPLES[name])
     left: dict[int, Books | None] = {}
