@@ -248,6 +248,7 @@ def _more_params(job: FioJob, files: list[list[int]]) -> dict[str, Any]:
         for rate, iops, bs in zip(job.rate, job.rate_iops, (job.bs, job.write_bs), strict=True)
     )
     plain = len(files) == 1 and not files[0][1]
+    layout, eof = _layout(job)
     found = {
         "write_bs": (job.write_bs if job.reads and job.write_bs != job.bs else 0, 0),
         "read_mix": (job.read_mix if job.rw in ("rw", "readwrite", "randrw") else 50, 50),
@@ -270,18 +271,23 @@ def _more_params(job: FioJob, files: list[list[int]]) -> dict[str, Any]:
             True,
         ),
         "percentiles": (list(job.percentile_list), list(PERCENTILES)),
-        "layout": (_layout(job), "written"),
+        "layout": (layout, "written"),
+        "eof": (eof, -1),
         "open_sync": (job.sync or "none", "none"),
     }
     return {name: value for name, (value, default) in found.items() if value != default}
 
 
-# What fio leaves of a file before the job: it writes it out if the job reads or overwrites, otherwise it
-# only sets its size, after an fallocate().
-def _layout(job: FioJob) -> str:
+# What fio leaves of a file before the job, and where it ends (-1: where the job ends).  A file that is read
+# or overwritten it writes out; any other it makes anew, and asks for its blocks as fallocate= says.
+def _layout(job: FioJob) -> tuple[str, int]:
     if job.overwrite or job.reads:
-        return "written"
-    return "hole" if job.fallocate in ("none", "0") else "unwritten"
+        return "written", -1
+    if job.fallocate == "truncate":
+        return "hole", -1
+    if job.fallocate in ("none", "0"):
+        return "hole", 0
+    return "unwritten", 0 if job.fallocate == "keep" else -1
 
 
 # What the job is called and what its author wrote, for outputs in fio's own form.

@@ -173,7 +173,7 @@ def _sync(text: str) -> str:
 
 _RW = ("read", "write", "randread", "randwrite", "rw", "readwrite", "randrw")
 _ENGINES = ("libaio", "io_uring", "psync", "sync", "pvsync")
-_FALLOCATE = ("none", "native", "posix", "keep", "0", "1")
+_FALLOCATE = ("none", "native", "posix", "keep", "truncate", "0", "1")
 
 #: Every option that is acted upon: the attribute of FioJob that it sets, how its value is read.
 #: The empty attribute: checked, but it says nothing more.

@@ -53,6 +53,7 @@ FIO_PARAMS: dict[str, Any] = {
     "fdatasync": 0,
     "end_fsync": False,
     "layout": "written",
+    "eof": -1,
     "open_sync": "none",
     "thinktime_issued": False,
     "thinktime_iotime_ns": 0,
