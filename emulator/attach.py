@@ -9,7 +9,7 @@ after every grant that was given, so that neither disturbs what has been decided
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -18,13 +18,18 @@ from typing import TYPE_CHECKING
 from emulator.rundir import BOX, PROGRAMS, RESULTS, RUN, RunDirectory, resolve_run
 from emulator.trace import ftrace
 from emulator.trace.reader import RingError, RingReader, open_rings
-from emulator.types import NEVER
+from emulator.types import NEVER, NSEC_PER_SEC
 
 if TYPE_CHECKING:
     from emulator.report.procfs.view import View
+    from emulator.report.sysstat.iostat import Shape as IostatShape
+    from emulator.report.sysstat.samples import Span
 
 #: How long a follower sleeps when it has read everything.
 FOLLOW_SLEEP_S = 0.1
+
+#: Emulated time by which one CPU's ring may be behind another's.
+LIVE_MARGIN_NS = 10_000_000
 
 #: A command is answered when it has taken effect; a box that stands still may take a while.
 ANSWER_TIMEOUT_MS = 30_000
@@ -195,6 +200,78 @@ def fio_text(request: FioRequest, runs: Path) -> str:
     return "".join(text() for name, text in texts.items() if name in request.formats)
 
 
+@dataclass(frozen=True, slots=True)
+class StatRequest:
+    """Which stretch of a run, in intervals of which length; 0: in one piece."""
+
+    run: str
+    interval_ns: int = 0
+    from_ns: int = 0
+    to_ns: int = NEVER
+
+
+def iostat_text(request: StatRequest, shape: "IostatShape", runs: Path) -> Iterator[str]:
+    """Yield what ``iostat`` would have printed; of a running box, until it ends.
+
+    Raises RunDirError where there is no such run, AttachError where it cannot be told.
+    """
+    from emulator.report.sysstat.iostat import iostat
+
+    view, intervals = _intervals(request, runs)
+    return iostat(view, intervals, shape)
+
+
+def mpstat_text(
+    request: StatRequest, cpus: str, interrupts: str | None, json: bool, runs: Path
+) -> Iterator[str]:
+    """Yield what ``mpstat -P CPUS -I INTERRUPTS`` would have printed; of a running box, until it ends.
+
+    Raises RunDirError where there is no such run, AttachError where it cannot be told.
+    """
+    from emulator.report.sysstat.mpstat import Shape, mpstat
+
+    view, intervals = _intervals(request, runs)
+    try:
+        shape = Shape.of(cpus, interrupts, view.nr_cpus, json)
+    except ValueError as error:
+        raise AttachError(str(error)) from error
+    return mpstat(view, intervals, shape)
+
+
+def _intervals(request: StatRequest, runs: Path) -> "tuple[View, Iterator[Span]]":
+    from emulator.report.sysstat.samples import spans
+
+    directory = resolve_run(request.run, runs)
+    view = box_view(str(directory.path), None, runs)
+    end_ns = min(view.now_ns, request.to_ns)
+    if request.from_ns >= end_ns:
+        raise AttachError(f"{directory.path} has got to {end_ns / NSEC_PER_SEC:g} s")
+    if request.interval_ns > end_ns - request.from_ns and not directory.is_running():
+        raise AttachError(f"the interval is longer than {(end_ns - request.from_ns) / 1e9:g} s")
+    if not request.interval_ns:
+        return view, spans(view, (request.from_ns, end_ns))
+    return view, spans(view, _moments(request, directory, view))
+
+
+# Whole intervals only; those of a running box when they are over.
+def _moments(request: StatRequest, directory: RunDirectory, view: "View") -> Iterator[int]:
+    moment, reached_ns = request.from_ns, view.now_ns
+    last_ns = min(request.to_ns, view.spec.duration_ns)
+    while moment <= last_ns:
+        running = directory.is_running()
+        while moment > reached_ns:
+            if not running:
+                return
+            time.sleep(FOLLOW_SLEEP_S)
+            running = directory.is_running()
+            for reader in view.readers:
+                reader.position = max(reader.first, reader.refresh() - running)  # as in box_view()
+            margin_ns = LIVE_MARGIN_NS if running else 0
+            reached_ns = _moment(directory, view.readers, None, last_ns) - margin_ns
+        yield moment
+        moment += request.interval_ns
+
+
 def box_view(run: str, at_ns: int | None, runs: Path) -> "View":
     """Return a box as of an emulated time, without one as of its end, or now if it runs.
 
@@ -222,7 +299,7 @@ def box_view(run: str, at_ns: int | None, runs: Path) -> "View":
 # All rings are known up to the least of their last times, but for CPUs that sleep: a run that is over
 # has got as far as its results say, a box that runs as far as its busiest CPU has written.
 def _moment(
-    directory: RunDirectory, readers: list[RingReader], at_ns: int | None, duration_ns: int
+    directory: RunDirectory, readers: Sequence[RingReader], at_ns: int | None, duration_ns: int
 ) -> int:
     ends = [reader.time_at(reader.position - 1) for reader in readers if reader.position]
     last_ns = min(max(ends, default=0) + 1, duration_ns)

@@ -30,6 +30,7 @@ ROOMS = (
     "report",
     "report/fio",
     "report/procfs",
+    "report/sysstat",
     "boxfile",
     "",
 )

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import blk_mq, blk_softirq, dio_completion, frames
-from emulator.kernel.blk_queue import BlockQueue
+from emulator.kernel.blk_queue import BlockQueue, irq_number
 from emulator.kernel.request import PAGES, WB_PAGES, Request
 from emulator.types import DOORBELL_PERIOD_NS, NEVER, SCHEDULE_REQUESTS, Message
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
 DOORBELL_BATCH = 256
-
-#: Number of the first disk's first vector; each disk has 64 to itself.
-FIRST_IRQ = 24
 
 TIMER_FUNCTIONS = {
     "scsi_debug": "sdebug_q_cmd_hrt_complete",
@@ -149,7 +146,7 @@ def vector_interrupt(cpu: Cpu, arg: list[Any]) -> None:
     if q.vectored and not polled:
         name = q.irq_names[vector]
         cpu.count(f"irq:{name}")
-        cpu.emit(tp.IRQ_HANDLER_ENTRY, FIRST_IRQ + index * 64 + vector, cpu.names[name])
+        cpu.emit(tp.IRQ_HANDLER_ENTRY, irq_number(index, vector), cpu.names[name])
     for data, status in entries:
         rq = Request.unpack(data)
         rq.error = status
@@ -159,7 +156,7 @@ def vector_interrupt(cpu: Cpu, arg: list[Any]) -> None:
         cpu.cause = rq.cause
         blk_softirq.blk_mq_complete_request(cpu, rq)
     if q.vectored and not polled:
-        cpu.emit(tp.IRQ_HANDLER_EXIT, FIRST_IRQ + index * 64 + vector)
+        cpu.emit(tp.IRQ_HANDLER_EXIT, irq_number(index, vector))
 
 
 def timer_expired(cpu: Cpu, q: BlockQueue, rq: Request) -> None:

@@ -342,7 +342,8 @@ class Counter:
             *(piece.gather(column, indices) for column in columns), strict=True
         ):
             task = self.tasks[pid]
-            task.vruntime, task.exec_start_ns = vruntime, time_ns
+            if time_ns >= task.exec_start_ns:  # a task's records lie in the rings of several CPUs
+                task.vruntime, task.exec_start_ns = vruntime, time_ns
 
     # -- Who ran, who waited ----------------------------------------------------------------------
 

@@ -1,19 +1,23 @@
 """Files that count what CPUs do: ``/proc/interrupts``, ``softirqs``, ``stat``, ``schedstat`` and others.
 
 Formats are v5.4's.  Rows of interrupts that a box does not know (machine checks, TLB shootdowns …)
-are left out.
+are left out.  No CPU time is %iowait: the tasks of a box that wait for IO do so in libaio or io_uring,
+which is no ``io_schedule()``.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from emulator.kernel.blk_queue import irq_names, irq_number
 from emulator.report.procfs.counts import CpuCounts
-from emulator.report.procfs.view import View
+from emulator.report.procfs.view import NoFileError, View
 from emulator.tracepoints import (
     SOFTIRQ_NAMES,
     TICK_SOFTIRQ,
     TICK_SYSTEM,
     TICK_USER,
 )
+from emulator.types import cpulist_format, cpumask_first
 
 #: What user space counts time in: 10 ms.
 USER_HZ_NS = 10_000_000
@@ -34,11 +38,10 @@ def interrupts(view: View) -> str:
     cpus = [view.cpus[cpu] for cpu in view.online]
     head = " " * (PRECISION + 8) + "".join(f"CPU{cpu:<8d}" for cpu in view.online)
     lines = [head]
-    for (irq, name), hwirq in device_irqs(view).items():
-        counts = "".join(f"{cpu.irqs.get((irq, name), 0):10d} " for cpu in cpus)
-        lines.append(
-            f"{irq:{PRECISION}d}: {counts} {'PCI-MSI':>8s} {hwirq:{PRECISION}d}-edge      {name}"
-        )
+    for irq in device_irqs(view):
+        counts = "".join(f"{irq.count(cpu):10d} " for cpu in cpus)
+        chip = f"{'PCI-MSI':>8s} {irq.hwirq:{PRECISION}d}-edge      {irq.name}"
+        lines.append(f"{irq.number:{PRECISION}d}: {counts} {chip}")
     for name, count, text in CPU_INTERRUPTS:
         counts = "".join(f"{count(cpu):10d} " for cpu in cpus)
         lines.append(f"{name:>{PRECISION}s}: {counts}  {text}")
@@ -46,16 +49,53 @@ def interrupts(view: View) -> str:
     return _text(lines)
 
 
-def device_irqs(view: View) -> dict[tuple[int, str], int]:
-    """Return the devices' interrupts as (number, name), and their vectors within the device."""
-    known = sorted({key for cpu in view.cpus for key in cpu.irqs})
-    vectors: dict[str, int] = {}
-    result: dict[tuple[int, str], int] = {}
-    for irq, name in known:
-        device = name.rstrip("0123456789")
-        result[irq, name] = vectors.get(device, 0)
-        vectors[device] = vectors.get(device, 0) + 1
-    return result
+@dataclass(frozen=True, slots=True)
+class DeviceIrq:
+    """One vector of a disk."""
+
+    number: int
+    name: str
+    hwirq: int  #: vector of the device: NVMe's and virtio's first is not for IO
+    mask: int  #: CPUs that it may interrupt
+    managed: bool  #: it is shut down with the last of them
+
+    def count(self, cpu: CpuCounts) -> int:
+        """Return how often it has interrupted a CPU."""
+        return cpu.irqs.get((self.number, self.name), 0)
+
+
+def device_irqs(view: View) -> list[DeviceIrq]:
+    """Return the interrupts of all disks, also those that have not come yet."""
+    found: list[DeviceIrq] = []
+    for index, disk in enumerate(view.spec.disks):
+        first = int(disk.driver in ("nvme", "virtio_blk"))
+        for vector, name in enumerate(irq_names(disk)):
+            number = irq_number(index, vector)
+            found.append(
+                DeviceIrq(number, name, first + vector, disk.vectors[vector], disk.managed)
+            )
+    return found
+
+
+def smp_affinity_list(view: View, irq: int) -> str:
+    """Return ``/proc/irq/N/smp_affinity_list``: the CPUs that an interrupt may come to."""
+    return cpulist_format(_device_irq(view, irq).mask) + "\n"
+
+
+def effective_affinity_list(view: View, irq: int) -> str:
+    """Return ``/proc/irq/N/effective_affinity_list``: the one it comes to, none if it is shut down."""
+    found = _device_irq(view, irq)
+    usable = found.mask & view.online_mask or (0 if found.managed else view.online_mask)
+    return (str(cpumask_first(usable)) if usable else "") + "\n"
+
+
+def _device_irq(view: View, number: int) -> DeviceIrq:
+    irqs = device_irqs(view)
+    for irq in irqs:
+        if irq.number == number:
+            return irq
+    known = ", ".join(f"{irq.number} ({irq.name})" for irq in irqs) or "none of a disk"
+    raise NoFileError(f"no interrupt {number}; there are {known}")
 
 
 def softirqs(view: View) -> str:

@@ -78,6 +78,11 @@ def rq_affinity(view: View, disk: str) -> str:
     return f"{_spec(view, disk).rq_affinity}\n"
 
 
+def rotational(view: View, disk: str) -> str:
+    """Return whether the disk turns."""
+    return f"{int(_spec(view, disk).driver == 'hdd')}\n"
+
+
 def logical_block_size(view: View, disk: str) -> str:
     """Return the sector size."""
     params = _spec(view, disk).params
@@ -90,7 +95,6 @@ QUEUE_CONSTANTS = {
     "io_poll": "0",
     "io_poll_delay": "-1",
     "iostats": "1",
-    "rotational": "0",
 }
 
 

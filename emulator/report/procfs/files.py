@@ -2,8 +2,8 @@
 
 Theory of operation
 -------------------
-A path may hold words in braces, which its function gets as arguments: ``{pid}``, ``{cpu}``, ``{hctx}``,
-``{node}`` are numbers, ``{disk}`` and ``{name}`` names.  :func:`read_file` finds the function whose path
+A path may hold words in braces, which its function gets as arguments: ``{pid}``, ``{irq}``,
+``{cpu}``, ``{hctx}``, ``{node}`` are numbers, ``{disk}`` and ``{name}`` names.  :func:`read_file` finds the function whose path
 matches; :func:`list_files` says which paths there are, with the numbers that there are left open.
 A new file is one function and one line in :data:`FILES`.
 """
@@ -18,6 +18,7 @@ from emulator.report.procfs import cpu_files, disk_files, sys_files, task_files
 from emulator.report.procfs.view import NoFileError, View
 
 _WORDS = {
+    "irq": r"\d+",
     "pid": r"\d+",
     "cpu": r"\d+",
     "hctx": r"\d+",
@@ -73,10 +74,26 @@ def _no_debugfs(view: View) -> bool:
     return not view.spec.kernel.rules.sched_debugfs
 
 
+def _has_irqs(view: View) -> bool:
+    return bool(cpu_files.device_irqs(view))
+
+
 _CPU = "/sys/devices/system/cpu"
 
 FILES: tuple[File, ...] = (
     File("/proc/interrupts", cpu_files.interrupts, "interrupts by CPU"),
+    File(
+        "/proc/irq/{irq}/smp_affinity_list",
+        cpu_files.smp_affinity_list,
+        "CPUs a disk's interrupt may come to",
+        when=_has_irqs,
+    ),
+    File(
+        "/proc/irq/{irq}/effective_affinity_list",
+        cpu_files.effective_affinity_list,
+        "and that to which it comes",
+        when=_has_irqs,
+    ),
     File("/proc/softirqs", cpu_files.softirqs, "softirqs served, by vector and CPU"),
     File("/proc/stat", cpu_files.stat, "CPU time by kind, interrupts, switches"),
     File("/proc/schedstat", cpu_files.schedstat, "switches, wakeups, run and wait time by CPU"),
@@ -123,6 +140,7 @@ FILES: tuple[File, ...] = (
     File(
         "/sys/block/{disk}/queue/logical_block_size", disk_files.logical_block_size, "sector size"
     ),
+    File("/sys/block/{disk}/queue/rotational", disk_files.rotational, "whether it turns"),
     File(
         "/sys/block/{disk}/queue/{name}",
         disk_files.queue_constant,
@@ -190,6 +208,7 @@ def _shown(view: View, path: str) -> str:
     disks = [disk.name for disk in view.spec.disks]
     words = {
         "pid": "PID",
+        "irq": "IRQ",
         "cpu": f"[0-{view.nr_cpus - 1}]" if view.nr_cpus > 1 else "0",
         "disk": disks[0] if len(disks) == 1 else "DISK",
         "hctx": "N",

@@ -47,6 +47,14 @@ class View:
         counter.advance(self.now_ns)
         return counter
 
+    def move_on(self, now_ns: int) -> None:
+        """Be at a later time; what was counted goes on from where it is."""
+        self.now_ns = now_ns
+        self.counter.advance(now_ns)
+        self.disk_counter.advance(now_ns)
+        for name in ("pids", "tunables"):
+            self.__dict__.pop(name, None)
+
     @property
     def nr_cpus(self) -> int:
         """How many CPUs are possible; all are present."""
