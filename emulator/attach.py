@@ -256,8 +256,8 @@ def _intervals(request: StatRequest, runs: Path) -> "tuple[View, Iterator[Span]]
 # Whole intervals only; those of a running box when they are over.
 def _moments(request: StatRequest, directory: RunDirectory, view: "View") -> Iterator[int]:
     moment, reached_ns = request.from_ns, view.now_ns
-    last_ns = min(request.to_ns, view.spec.duration_ns)
-    while moment <= last_ns:
+    duration_ns = view.spec.duration_ns
+    while moment <= min(request.to_ns, duration_ns):
         running = directory.is_running()
         while moment > reached_ns:
             if not running:
@@ -267,7 +267,7 @@ def _moments(request: StatRequest, directory: RunDirectory, view: "View") -> Ite
             for reader in view.readers:
                 reader.position = max(reader.first, reader.refresh() - running)  # as in box_view()
             margin_ns = LIVE_MARGIN_NS if running else 0
-            reached_ns = _moment(directory, view.readers, None, last_ns) - margin_ns
+            reached_ns = _moment(directory, view.readers, None, duration_ns) - margin_ns
         yield moment
         moment += request.interval_ns
 

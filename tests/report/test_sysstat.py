@@ -9,6 +9,7 @@ from emulator.attach import AttachError, StatRequest, iostat_text, mpstat_text
 from emulator.report.sysstat import iostat, mpstat
 from emulator.report.sysstat.layout import time_of_day
 from emulator.report.sysstat.samples import spans
+from emulator.rundir import resolve_run
 from emulator.session import Request, run_box
 from emulator.tracepoints import BLOCK_RQ_COMPLETE, BLOCK_RQ_ISSUE
 from tests.report.test_procfs import MS, Scene
@@ -217,6 +218,18 @@ def test_a_runs_interrupts_are_where_its_completions_are(runs: Path) -> None:
         elsewhere = [rates[str(88 + queue)] for queue in range(8) if queue != cpu]
         assert not any(elsewhere), (cpu, rates)
     assert results["figures"]["ios"]
+
+
+def test_a_running_box_is_told_of_up_to_where_it_is(runs: Path) -> None:
+    directory = resolve_run("latest", runs)
+    directory.hold()
+    try:
+        text = "".join(
+            iostat_text(StatRequest("latest", 50 * MS, 0, 150 * MS), iostat.Shape(), runs)
+        )
+    finally:
+        directory.release()
+    assert text.count("avg-cpu") == 3
 
 
 @pytest.mark.parametrize(
