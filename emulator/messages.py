@@ -95,7 +95,7 @@ REQUEST = _op(
     "request rung_ns cookie ctx_cpu rw sector nr_sector pid iocb",
 )
 INTERRUPT = _op(57, "interrupt", "device", "cpu", "index vector entries polled")
-TAG_FREED = _op(58, "tag_freed", "cpu", "cpu", "index waker_pid cause driver sched")
+TAG_FREED = _op(58, "tag_freed", "cpu", "cpu", "index waker_pid cause driver request")
 TAG_RECALL = _op(59, "tag_recall", "device", "cpu", "index mode")
 TAG_WAKE = _op(90, "tag_wake", "device", "cpu", "index pid waker_cpu waker_pid cause")
 TIMEOUT = _op(60, "timeout", "device", "cpu", "index")

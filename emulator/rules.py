@@ -303,9 +303,15 @@ class Rules:
     map_queues_evenly: bool = _rule(
         "6.6+", "the generic CPU-to-queue map spreads as interrupt vectors are spread (6.3)"
     )
-
     sbq_global_count: bool = _rule(
         "6.6+", "waiters for tags are woken by one count of frees, across the wait queues (6.2)"
+    )
+    plug_32: bool = _rule("5.15+", "a plug holds 32 requests, 64 of several queues (5.15)")
+    hctx_drain: bool = _rule(
+        "5.10+", "hardware queues whose last CPU goes offline are drained first (5.8)"
+    )
+    softirq_inline: bool = _rule(
+        "6.6+", "interrupts run softirqs at their exit also while ksoftirqd is runnable (6.5)"
     )
     complete_remote_softirq: bool = _rule(
         "5.15+",

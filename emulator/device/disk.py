@@ -263,7 +263,13 @@ class Disk(NodeBase):
         returned = [m[5][0] for m in self.inbox if m[4] == messages.TAG_RETURN]
         coming = [m[5] for m in self.inbox if m[4] == messages.REQUEST]
         entries = self.controller.entries.values()
+        waiting = [tags.sbq.waiters for tags in self.tag_maps]
+        joining = [m[5][3] for m in self.inbox if m[4] == messages.TAG_RETURN]
         return {
+            "tag_waiters": [
+                *(pid for queues in waiting for queue in queues for _cpu, pid in queue),
+                *(pid for queues in joining for queue in queues for pid in queue),
+            ],
             "tags": sum(tags.depth for tags in self.tag_maps),
             "free_tags": sum(tags.free for tags in self.tag_maps) + sum(returned),
             "rung": self.rung,

@@ -151,6 +151,7 @@ def audit_books(books: Books) -> list[str]:
         *_audit_requests(books),
         *_audit_works(books),
         *_audit_tags(books),
+        *_audit_tag_waiters(books),
         *_audit_pipes(books),
         *_audit_pages(books),
         *(
@@ -212,6 +213,11 @@ def _audit_tags(books: Books) -> list[str]:
             problems.append(
                 f"disk {index} has {disk['tags']} tags: {disk['free_tags']} are free and {held} leased"
             )
+        excess = sum(book["allocated"][index] for book in books.values() if "allocated" in book)
+        if excess != disk.get("held", 0):
+            problems.append(
+                f"disk {index}: CPUs count {excess - disk.get('held', 0)} requests more than there are"
+            )
     return problems
 
 
@@ -227,6 +233,16 @@ def _audit_pages(books: Books) -> list[str]:
                     f"{nr_writeback} pages are under writeback, {here} are on their way"
                 )
     return problems
+
+
+def _audit_tag_waiters(books: Books) -> list[str]:
+    sleepers = [pid for book in books.values() for pid in book.get("tag_sleepers", ())]
+    waiters = {pid for book in books.values() for pid in book.get("tag_waiters", ())}
+    return [
+        f"task {pid} sleeps for a tag, and nobody will wake it"
+        for pid in sleepers
+        if pid not in waiters
+    ]
 
 
 def _audit_pipes(books: Books) -> list[str]:

@@ -150,7 +150,7 @@ def submit_bio(cpu: Cpu, _arg: object) -> None:
     data, rw, file, offset, length = iocbs[index]
     facts = cpu.files[file]
     q = cpu.queues[facts.disk]
-    if blk_mq.plug_full(run.plug, q.nr_hw_queues):
+    if blk_mq.plug_full(q, run.plug):
         flush(cpu, p, facts.disk, "prep")
         return
     if not blk_mq_tag.get_tag(cpu, q):

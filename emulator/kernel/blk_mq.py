@@ -25,6 +25,7 @@ from emulator.kernel import (
     dio_completion,
     driver,
     frames,
+    hrtimer,
     iomap,
     workqueue,
     xfs_aops,
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
     from emulator.kernel.sched import Task
 
-BLK_MAX_REQUEST_COUNT = 16
 BLK_PLUG_FLUSH_SIZE = 128 * 1024
+BLK_MQ_RESOURCE_DELAY_MS = 3
 
 
 def new_request(cpu: Cpu, p: Task, queue: int, rw: int, offset: int, length: int) -> Request:
@@ -61,13 +62,17 @@ def new_request(cpu: Cpu, p: Task, queue: int, rw: int, offset: int, length: int
     return rq
 
 
-def plug_full(plug: list[Request], nr_hw_queues: int = 1) -> bool:
-    """Whether the plug must be flushed before another request goes in.
+def plug_full(q: BlockQueue, plug: list[Request]) -> bool:
+    """Whether the plug must be flushed before another request goes in (A.4).
 
-    With several hardware queues it holds one request; the next one lets it go (A.4).
+    It holds 16 requests, from 5.15 on 32, or 64 of several queues; where the plug is limited one,
+    and the next lets it go.
     """
-    if len(plug) >= (BLK_MAX_REQUEST_COUNT if nr_hw_queues == 1 else 1):
-        return True
+    if len(plug) >= q.plug_max:
+        if q.plug_max < 32 or len(plug) >= 64:
+            return True
+        if all(rq.queue == q.index for rq in plug):
+            return True
     return bool(plug) and plug[-1].nr_sector * 512 >= BLK_PLUG_FLUSH_SIZE
 
 
@@ -99,7 +104,18 @@ def dispatch_loop(cpu: Cpu, arg: list[Any]) -> None:
             blk_mq_tag.give_up_lease(cpu, q)
     if dispatch_pending(cpu, arg[0]):
         cpu.start(frames.DISPATCH, cpu.costs.dispatch_ns, arg)
-    elif arg[1] == "work":
+    elif q.busy_until > cpu.now and q.has_work():
+        cpu.start(frames.DISPATCH_OVER, 0, arg)
+        device_is_busy(cpu, q)
+        if cpu.f_kind == frames.DISPATCH_OVER:
+            dispatch_over(cpu, arg)
+    else:
+        dispatch_over(cpu, arg)
+
+
+def dispatch_over(cpu: Cpu, arg: list[Any]) -> None:
+    """The run of the queue is over: what it belonged to goes on."""
+    if arg[1] == "work":
         cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns)
     else:
         aio.flushed(cpu, arg)
@@ -114,6 +130,25 @@ def dispatch_pending(cpu: Cpu, queue: int) -> bool:
         return bool(q.busy)
     # Without a driver tag nothing goes out: SCHED_RESTART, the next free runs the queue again.
     return q.has_work() and q.lease > 0
+
+
+def device_is_busy(cpu: Cpu, q: BlockQueue) -> None:
+    """BLK_STS_RESOURCE: the request is a leftover; the queue is run again, after 3 ms if it was one.
+
+    Until then any request that is freed runs it (SCHED_RESTART).
+    """
+    cpu.count("blk_sts_resource")
+    if q.elevator is not None and not q.busy:
+        rq = q.elevator.dispatch(cpu.now)
+        assert rq is not None
+        q.busy.append(rq)
+        run_hw_queue_async(cpu, q)
+        return
+    q.restart = True
+    if not q.delayed:
+        q.delayed = True
+        due = cpu.jiffies() + blk_mq_tag.msecs_to_jiffies(cpu, BLK_MQ_RESOURCE_DELAY_MS)
+        hrtimer.add_jiffy_timer(cpu, due, hrtimer.WHEEL_RUN_QUEUE, q.index)
 
 
 def dispatch_end(cpu: Cpu, arg: list[Any]) -> None:
@@ -160,6 +195,7 @@ def run_hw_queue_async(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = 
 
 def delayed_run(cpu: Cpu, index: int) -> None:
     """A delayed run of the queue is due."""
+    cpu.queues[index].delayed = False
     run_hw_queue_async(cpu, cpu.queues[index])
 
 

@@ -40,14 +40,18 @@ if TYPE_CHECKING:
 
 def get_tag(cpu: Cpu, q: BlockQueue) -> bool:
     """``blk_mq_get_tag()``, the try: a scheduler tag, or a driver tag without an elevator."""
+    if q.inactive:
+        return False
     if q.elevator is not None:
-        if q.sched_tags >= q.nr_requests:
+        if q.allocated >= q.nr_requests:
             return False
-        q.sched_tags += 1
-        return True
-    if q.nr_hw_queues > 1:
-        pass_on_wakeup(cpu, q)
-    return take_driver_tag(cpu, q)
+    else:
+        if q.nr_hw_queues > 1:
+            pass_on_wakeup(cpu, q)
+        if not take_driver_tag(cpu, q):
+            return False
+    q.allocated += 1
+    return True
 
 
 def take_driver_tag(cpu: Cpu, q: BlockQueue) -> bool:
@@ -140,7 +144,7 @@ def tag_answered(cpu: Cpu, arg: list[int]) -> None:
 
 def give_up_lease(cpu: Cpu, q: BlockQueue) -> None:
     """While tags are shared none stays on lease for which there is no request."""
-    if q.lease and not q.has_work():
+    if q.lease and not (q.elevator is not None and q.has_work()):
         return_tags(cpu, q, q.lease, cpu.node_id, FREED)
         q.lease = 0
 
@@ -150,7 +154,12 @@ def give_up_lease(cpu: Cpu, q: BlockQueue) -> None:
 
 def wait_for_tag(cpu: Cpu, q: BlockQueue, p: Task, kind: int, arg: Any) -> None:
     """Wait for a tag that the try did not find; a frame of ``kind`` tries again (A.3, steps 2-6)."""
-    if q.elevator is None and q.tag_mode != ALONE:
+    if q.inactive:
+        # The CPU goes away: msleep(3), then the queue of the CPU that the task is on (5.8).
+        until = cpu.jiffies() + msecs_to_jiffies(cpu, 3) + 1
+        cpu.count("inactive_waits")
+        core.sleep_on_timer(cpu, p, until * cpu.tick_ns, tp.TASK_UNINTERRUPTIBLE, kind, 0, arg)
+    elif q.elevator is None and q.tag_mode != ALONE:
         must_have_tag(cpu, q, p.pid, kind, arg)
     else:
         q.sbq.wait(p.pid)
@@ -190,39 +199,46 @@ def wait_for_driver_tag(cpu: Cpu, q: BlockQueue, arg: list[Any]) -> bool:
     return True
 
 
+def msecs_to_jiffies(cpu: Cpu, ms: int) -> int:
+    """Return so many milliseconds in jiffies, rounded up."""
+    return -(-ms * cpu.hz // 1000)
+
+
 # -- Freeing --------------------------------------------------------------------------------------
 
 
 def free_tags(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
     """``blk_mq_put_tag()`` of all that a request has; a waiter may go on."""
-    here = cpu.node_id
-    if q.elevator is not None:
-        if rq.ctx_cpu == here:
-            sched_tag_is_free(cpu, q)
-        elif rq.ctx_cpu != rq.tag_cpu or q.tag_mode == SHARED:
-            give_tags(cpu, q, rq.ctx_cpu, 0, 1)
+    if rq.ctx_cpu == cpu.node_id:
+        request_is_freed(cpu, q)
+    elif rq.ctx_cpu != rq.tag_cpu or q.tag_mode == SHARED:
+        give_tags(cpu, q, rq.ctx_cpu, 0, 1)
     put_driver_tag(cpu, q, rq)
     if q.restart and q.tag_mode != SHARED:
         q.restart = False
         blk_mq.run_hw_queue_async(cpu, q)
 
 
-def put_driver_tag(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
-    """``blk_mq_put_driver_tag()``: the tag goes to whose lease it is of, or is everybody's."""
+def put_driver_tag(cpu: Cpu, q: BlockQueue, rq: Request, freed: bool = True) -> None:
+    """``blk_mq_put_driver_tag()``: the tag goes to whose lease it is of, or is everybody's.
+
+    ``freed``: the request is no more either.
+    """
     owner = rq.tag_cpu
     if q.tag_mode == SHARED:
         return_tags(cpu, q, 1, owner, FREED)
     elif owner != cpu.node_id:
-        give_tags(cpu, q, owner, 1, int(q.elevator is not None and rq.ctx_cpu == owner))
+        give_tags(cpu, q, owner, 1, int(freed and rq.ctx_cpu == owner))
     else:
         tag_is_free(cpu, q)
 
 
-def sched_tag_is_free(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = None) -> None:
-    """A scheduler tag that was taken here is free."""
-    q.sched_tags -= 1
-    assert q.sched_tags >= 0, cpu.story(f"{q.name}: a scheduler tag too many")
-    wake_tag_waiter(cpu, q, waker)
+def request_is_freed(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = None) -> None:
+    """A request that was allocated here is free, and with it its scheduler tag."""
+    q.allocated -= 1
+    assert q.allocated >= 0, cpu.story(f"{q.name}: a request is freed twice")
+    if q.elevator is not None:
+        wake_tag_waiter(cpu, q, waker)
 
 
 def tag_is_free(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = None) -> None:
@@ -234,12 +250,12 @@ def tag_is_free(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = None) -
         wake_tag_waiter(cpu, q, waker)
 
 
-def give_tags(cpu: Cpu, q: BlockQueue, owner: int, driver: int, sched: int) -> None:
-    """A request was freed here whose tags are another CPU's: that CPU has them again."""
+def give_tags(cpu: Cpu, q: BlockQueue, owner: int, driver: int, request: int) -> None:
+    """A request was freed here that is another CPU's, or its driver tag is: that CPU is told."""
     cpu.send(
         owner,
         messages.TAG_FREED,
-        (q.index, cpu.rq.curr.pid, cpu.cause, driver, sched),
+        (q.index, cpu.rq.curr.pid, cpu.cause, driver, request),
         cpu.now + max(cpu.costs.ipi_ns, cpu.costs.ttwu_activate_ns),
         min(cpu.costs.ipi_ns, cpu.costs.ttwu_activate_ns),
     )
@@ -247,15 +263,15 @@ def give_tags(cpu: Cpu, q: BlockQueue, owner: int, driver: int, sched: int) -> N
 
 def tag_freed(cpu: Cpu, message: Message) -> None:
     """Another CPU freed tags of this one's; it wakes who waits here for one."""
-    index, waker_pid, cause, driver, sched = message[5]
+    index, waker_pid, cause, driver, request = message[5]
     q = cpu.queues[index]
     if would_spin(cpu, q, message[1]):
         cpu.deferred.append(message)
         return
     cpu.cause = cause
     waker = (message[1], waker_pid)
-    if sched:
-        sched_tag_is_free(cpu, q, waker)
+    if request:
+        request_is_freed(cpu, q, waker)
     if not driver:
         return
     if q.tag_mode == SHARED:
@@ -277,10 +293,11 @@ def send_tags(
     cpu: Cpu, q: BlockQueue, nr: int, owner: int, why: int, waiters: list[list[int]]
 ) -> None:
     """Send the device tags, and who has waited for some here."""
+    lacks = q.restart and q.elevator is not None
     cpu.send(
         cpu.device_nodes[q.index],
         messages.TAG_RETURN,
-        (nr, owner, why, waiters, q.restart, cpu.rq.curr.pid, cpu.cause),
+        (nr, owner, why, waiters, lacks, cpu.rq.curr.pid, cpu.cause),
         cpu.now + cpu.costs.coherence_ns,
         cpu.costs.coherence_ns,
     )

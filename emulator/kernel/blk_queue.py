@@ -24,17 +24,20 @@ class BlockQueue:
     """What one CPU has of a disk's queue: its ctx, its part of the elevator, its lease of tags."""
 
     __slots__ = (
+        "allocated",
         "announced",
         "asks",
         "busy",
         "busy_until",
         "carries",
+        "delayed",
         "depth",
         "doorbells",
         "driver",
         "elevator",
         "fua",
         "hctx",
+        "inactive",
         "index",
         "irq_names",
         "lease",
@@ -44,6 +47,7 @@ class BlockQueue:
         "nr_hw_queues",
         "nr_requests",
         "params",
+        "plug_max",
         "queue_of",
         "restart",
         "ring_at",
@@ -51,7 +55,6 @@ class BlockQueue:
         "rq_affinity",
         "run_queued",
         "sbq",
-        "sched_tags",
         "schedule_asked",
         "service_ns",
         "stat",
@@ -90,7 +93,11 @@ class BlockQueue:
         self.asks = self.service_ns >= question_ns(spec.costs)
         self.announced = initial_schedule(disk, machine.take_turns)  # requests left of it
         self.schedule_asked = False
-        self.sched_tags = 0  # requests allocated and not freed here
+        self.allocated = 0  # requests that were allocated here and are not freed
+        self.inactive = False  # BLK_MQ_S_INACTIVE: the last CPU of the hctx goes away (5.8)
+        # A driver with commit_rqs() takes a whole plug whatever its hardware queues.
+        whole = self.nr_hw_queues == 1 or disk.driver in ("nvme", "virtio_blk")
+        self.plug_max = (32 if spec.kernel.rules.plug_32 else 16) if whole else 1
         sharing = self.nr_ctx[cpu]
         self.lease = initial_lease(self.depth, sharing)
         self.lease_step = max(1, self.depth // sharing - self.lease)  # to this CPU's share
@@ -101,6 +108,7 @@ class BlockQueue:
         self.restart = False  # SCHED_RESTART: a request waits for a driver tag
         self.woken_early: list[int] = []  # tasks woken before they slept
         self.busy: list[Request] = []  # hctx.dispatch: requests that found no driver tag
+        self.delayed = False  # hctx.run_work is to be queued by a timer
         self.run_queued = False  # hctx.run_work is pending
         self.stat = PartStat(1_000_000_000 // machine.hz)
         self.doorbells: list[list[int]] = []

@@ -65,7 +65,7 @@ def driver_event(cpu: Cpu, index: int, requests: list[list[Any]], lines: list[st
     for data in requests:
         rq = Request.unpack(data)
         if q.elevator is not None:
-            blk_mq_tag.put_driver_tag(cpu, q, rq)  # it takes one anew
+            blk_mq_tag.put_driver_tag(cpu, q, rq, freed=False)  # it takes one anew
         cpu.count("requeued")
         q.busy.append(rq)
     if requests:

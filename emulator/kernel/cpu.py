@@ -146,6 +146,7 @@ class Cpu:
         "device_nodes",
         "domains",
         "done_list",
+        "draining",
         "edge",
         "enabled",
         "ended",
@@ -349,6 +350,7 @@ class Cpu:
         self.online = True
         self.active = True
         self.killed = False
+        self.draining = False  # the requests of its hardware queues are waited for (5.8)
         self.pushing = False  # balance_push is on: this CPU goes down (5.11)
         self.adopter = -1  # who took over what was here, until this CPU has domains again
         #: requests that were taken over although the device will send their completion here

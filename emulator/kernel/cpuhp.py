@@ -24,8 +24,8 @@ their CPU: where the kernel gives up or widens their mask, they run out what the
 domains.  The work items of a dead CPU's pools join the pools of the heir, where the kernel lets the
 dead pools' unbound workers run them on any CPU; the workers stay asleep, bound.  An item whose
 function sleeps starts again on the heir with what it has not done.  Scheduler tags are moved with
-the requests; driver tags that nobody uses go back to the device, which keeps one for the CPU's
-return.
+the requests; driver tags that nobody uses go back to the device.  A hardware queue is drained of what
+its last CPU allocated, not of what others did that are offline already.
 """
 
 from __future__ import annotations
@@ -71,6 +71,11 @@ TAKE_CPU_DOWN = -1
 
 #: Messages to a CPU that is offline that its heir acts on in its place.
 PASSED_ON = (messages.ADOPT, messages.INTERRUPT, messages.DRIVER_EVENT, messages.TIMEOUT)
+
+#: The state of block/mq:online, between the threads and the workqueues; only with rules.hctx_drain.
+BLK_MQ_STATE = 146
+BLK_MQ_NAME = "block/mq:online"
+DRAIN_MS = 5
 
 CPUHP_OFFLINE = 0
 CPUHP_ONLINE = 195
@@ -195,18 +200,44 @@ def cpu_down(cpu: Cpu, kill: bool) -> str:
         return "refused: CPU 0 cannot go offline on x86"
     walk(cpu, STEPS[FIRST_AT_COMMAND:], down=True)
     rq = cpu.rq
-    if not rq.rules.balance_push:
+    cpu.pushing = rq.rules.balance_push
+    if rq.rules.hctx_drain:
+        blk_mq_hctx_notify_offline(cpu)
+    if not cpu.draining and (not cpu.pushing or is_empty(cpu)):
         stop_machine.stop_one_cpu_nowait(cpu, (TAKE_CPU_DOWN, [], cpu.cause))
-        return ""
-    cpu.pushing = True
-    if is_empty(cpu):
-        stop_machine.stop_one_cpu_nowait(cpu, (TAKE_CPU_DOWN, [], cpu.cause))
-    else:
+    elif cpu.pushing:
         # The hotplug thread takes the CPU: the current task is pushed when it is switched back to.
         asked = rq.need_resched
         core.resched_curr(cpu)
         core.smp_send_reschedule_here(cpu, asked)
     return ""
+
+
+def blk_mq_hctx_notify_offline(cpu: Cpu) -> None:
+    """``block/mq:online`` going down: hardware queues that lose their last CPU are drained (5.8)."""
+    cpu.emit(tp.CPUHP_ENTER, cpu.node_id, CPUHP_OFFLINE, BLK_MQ_STATE, cpu.sink.intern(BLK_MQ_NAME))
+    for q in cpu.queues:
+        others = (n for n, hctx in enumerate(q.queue_of) if hctx == q.hctx and n != cpu.node_id)
+        q.inactive = not any(affinity.cpu_flags(cpu, n) & RQF_ACTIVE for n in others)
+    cpu.draining = True
+    wait_for_requests(cpu)
+
+
+def wait_for_requests(cpu: Cpu) -> None:
+    """Look whether the queues are drained; if not, ``msleep(5)`` and look again."""
+    if any(q.inactive and q.allocated for q in cpu.queues):
+        due = cpu.jiffies() + blk_mq_tag.msecs_to_jiffies(cpu, DRAIN_MS) + 1
+        hrtimer.add_jiffy_timer(cpu, due, hrtimer.WHEEL_DRAIN, 0)
+        return
+    cpu.draining = False
+    cpu.emit(tp.CPUHP_EXIT, cpu.node_id, BLK_MQ_STATE, BLK_MQ_STATE, 0)
+
+
+def drain_on(cpu: Cpu) -> None:
+    """The sleep of the drain is over: go down if nothing is left, look again later if not."""
+    wait_for_requests(cpu)
+    if not cpu.draining and (not cpu.pushing or is_empty(cpu)):
+        stop_machine.queue_stop_work(cpu, [TAKE_CPU_DOWN, [], cpu.cause])
 
 
 def is_empty(cpu: Cpu) -> bool:
@@ -217,7 +248,7 @@ def is_empty(cpu: Cpu) -> bool:
 
 def cpu_wait_empty(cpu: Cpu) -> None:
     """``sched_cpu_wait_empty()``: nothing is left to push, so the stopper takes the CPU down (5.11)."""
-    if cpu.online and is_empty(cpu):
+    if cpu.online and not cpu.draining and is_empty(cpu):
         stop_machine.queue_stop_work(cpu, [TAKE_CPU_DOWN, [], cpu.cause])
 
 
@@ -261,6 +292,7 @@ def cpu_up(cpu: Cpu) -> str:
     cpu.irqs_on = True
     walk(cpu, STEPS, down=False)
     for q in cpu.queues:
+        q.inactive = False
         tell_device(cpu, q, 1)
         blk_mq_tag.ask_for_tags(cpu, q)
     cpu.start(frames.IDLE_ENTRY, cpu.costs.idle_entry_ns)
@@ -416,10 +448,10 @@ def take_queue(cpu: Cpu, index: int, target: int) -> list[Any]:
         moved,
         q.sbq.take(),
     ]
-    q.sched_tags -= moved
+    q.allocated -= moved
     q.lease = 0
     q.tag_mode = LEASED
-    q.tag_asked = q.run_queued = q.restart = False
+    q.tag_asked = q.run_queued = q.restart = q.delayed = False
     return state
 
 
@@ -476,8 +508,8 @@ def ghost(cpu: Cpu, message: Message) -> bool:
     elif op == messages.TAG_GRANT:
         blk_mq_tag.return_tags(cpu, cpu.queues[args[0]], args[1], cpu.node_id)
     elif op == messages.TAG_FREED:
-        index, _waker_pid, _cause, nr, sched = args
-        cpu.queues[index].sched_tags -= sched
+        index, _waker_pid, _cause, nr, request = args
+        cpu.queues[index].allocated -= request
         if nr:
             blk_mq_tag.return_tags(cpu, cpu.queues[index], nr, cpu.node_id, FREED)
     elif op == messages.STOP:
@@ -557,9 +589,9 @@ def adopt_sleeper(cpu: Cpu, p: Task) -> None:
 
 def give_queue(cpu: Cpu, index: int, state: list[Any]) -> None:
     """Take over a dead CPU's part of a disk's queue (``blk_mq_hctx_notify_dead()``)."""
-    busy, waiting, sched_tags, waiters = state
+    busy, waiting, allocated, waiters = state
     q = cpu.queues[index]
-    q.sched_tags += sched_tags
+    q.allocated += allocated
     q.busy += [Request.unpack(data) for data in busy]
     for data in waiting:
         assert q.elevator is not None

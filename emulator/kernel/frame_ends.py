@@ -50,6 +50,7 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.SUBMIT_PREP] = aio.submit_prep_end
     table[frames.SUBMIT_LOCKED] = aio.submit_locked
     table[frames.DISPATCH] = blk_mq.dispatch_end
+    table[frames.DISPATCH_OVER] = blk_mq.dispatch_over
     table[frames.DISPATCHED] = blk_mq.dispatch_loop
     table[frames.SUBMIT_EXIT] = aio.submit_exit
     table[frames.DIO_WAITED] = aio.dio_waited

@@ -104,6 +104,7 @@ TASK_WORK = 73  # task_work_run(): a completion that was left to its submitter
 # Tags of requests.
 TAG_ASKED = 74  # blk_mq_get_tag(), the device says whether there is one
 TAG_ANSWERED = 75  # blk_mq_get_tag(), the device has answered
+DISPATCH_OVER = 76  # blk_mq: after a run of the queue that the device refused
 
 # Buffered writes.
 WRITE_COPY = 80  # write(): a stretch of pages up to where they are dirty

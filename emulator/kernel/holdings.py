@@ -23,8 +23,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from emulator import messages
+from emulator import tracepoints as tp
 from emulator.kernel import frames, workqueue, xfs_aops
-from emulator.kernel.process import unpack_task
+from emulator.kernel.process import WAIT_TAG, unpack_task
 from emulator.kernel.request import PAGES, WB_PAGES, Request
 from emulator.kernel.sched import Task
 from emulator.kernel.wq_unbound import FETCHED_ITEM
@@ -51,6 +52,9 @@ def holdings(cpu: Cpu) -> dict[str, Any]:
         "requests": [cpu.io_seq, cpu.ended, len(requests)],
         "works": [*cpu.works, sum(1 for _ in all_items(cpu))],
         "tags": [tags(cpu, index, requests) for index in range(len(cpu.queues))],
+        "allocated": [allocated(cpu, index, requests) for index in range(len(cpu.queues))],
+        "tag_sleepers": sorted(p.pid for p in tasks if sleeps_for_tag(p)),
+        "tag_waiters": sorted(tag_waiters(cpu)),
         "pipes": pipe_balance(cpu, tasks),
         "pages": pages_written(cpu, tasks, requests),
         "backing": []
@@ -212,11 +216,39 @@ def pages_in_frame(kind: int, arg: Any) -> int:
         runs = arg[1][2]
     elif kind in (frames.WB_PREP, frames.WB_SUBMIT):
         runs = arg[4]
-    elif kind in (frames.DISPATCH, frames.DISPATCHED) and arg[1] == "pages":
+    elif kind in (frames.DISPATCH, frames.DISPATCHED, frames.DISPATCH_OVER) and arg[1] == "pages":
         runs = arg[2][4]
     else:
         return 0
     return sum(run[1] for run in runs)
+
+
+def allocated(cpu: Cpu, index: int, requests: list[tuple[Request, bool]]) -> int:
+    """Return by how much the requests counted as allocated here exceed a disk's requests here."""
+    told = sum(m[5][4] for m in inbox(cpu) if m[4] == messages.TAG_FREED and m[5][0] == index)
+    moved = sum(m[5][1][7][index][2] for m in cpu.inbox if m[4] == messages.ADOPT)
+    here = sum(rq.queue == index for rq, _tagged in requests)
+    counted: int = cpu.queues[index].allocated
+    return counted + int(moved) - int(told) - here
+
+
+def sleeps_for_tag(p: Task) -> bool:
+    """Whether a task sleeps until a tag is free."""
+    return p.run.wait == WAIT_TAG and p.state == tp.TASK_UNINTERRUPTIBLE
+
+
+def tag_waiters(cpu: Cpu) -> Iterator[int]:
+    """Yield the tasks that a free tag, or a wakeup that is under way, will wake from here."""
+    for q in cpu.queues:
+        for queue in q.sbq.waiters:
+            yield from queue
+    yield from (pid for pid, _sync in cpu.wakeups)
+    for message in inbox(cpu):
+        if message[4] == messages.TAG_WAKE:
+            yield message[5][1]
+        elif message[4] == messages.ADOPT:
+            for _busy, _waiting, _moved, waiters in message[5][1][7]:
+                yield from (pid for queue in waiters for pid in queue)
 
 
 # -- IOs ----------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from emulator.kernel import (
     blk_timeout,
     buffered,
     core,
+    cpuhp,
     driver,
     frames,
     idle,
@@ -44,6 +45,7 @@ TIMER_SLEEP = 2  # clock_nanosleep(): arg = [pid, residence]
 # Kinds of timers of the wheel.
 WHEEL_SLEEP = 1  # schedule_timeout(): arg = [pid, residence]
 WHEEL_WRITEBACK = 8  # the delayed work of a disk's flusher: arg = index of the disk
+WHEEL_DRAIN = 3  # msleep() of a CPU that goes down
 WHEEL_RUN_QUEUE = 2  # blk_mq_delay_run_hw_queue(): arg = queue index
 
 
@@ -163,6 +165,8 @@ def run_jiffy_timer(cpu: Cpu, kind: int, arg: Any) -> None:
         wake_sleeper(cpu, arg)
     elif kind == WHEEL_WRITEBACK:
         buffered.delayed_work_timer_fn(cpu, arg)
+    elif kind == WHEEL_DRAIN:
+        cpuhp.drain_on(cpu)
     else:
         blk_mq.delayed_run(cpu, arg)
 

@@ -67,6 +67,7 @@ PLAIN = (
     "delayed_wakes",
     "idle_cores",
     "pushing",
+    "draining",
     "completed",
     "wq_ticket",
     "wq_rr_cpu",
@@ -168,7 +169,7 @@ def pack_queue(q: BlockQueue) -> list[Any]:
         None if q.elevator is None else pack_elevator(q.elevator),
         q.service_ns,
         q.announced,
-        q.sched_tags,
+        q.allocated,
         q.lease,
         q.tag_asked,
         [rq.pack() for rq in q.busy],
@@ -183,6 +184,8 @@ def pack_queue(q: BlockQueue) -> list[Any]:
         q.stat.pack(),
         q.carries,
         q.busy_until,
+        q.inactive,
+        q.delayed,
     ]
 
 
@@ -190,14 +193,14 @@ def unpack_queue(q: BlockQueue, data: list[Any]) -> None:
     """Take over what :func:`pack_queue` returned."""
     if data[0] is not None:
         q.elevator = unpack_elevator(data[0])
-    q.service_ns, q.announced, q.sched_tags, q.lease, q.tag_asked = data[1:6]
+    q.service_ns, q.announced, q.allocated, q.lease, q.tag_asked = data[1:6]
     q.busy = [Request.unpack(rq) for rq in data[6]]
     q.run_queued, q.doorbells, q.rings = data[7:10]
     q.sbq.unpack(data[10])
     q.tag_mode, q.restart, q.tag_again, q.woken_early = data[11]
     q.rq_affinity, q.schedule_asked, q.ring_at = data[12:15]
     q.stat.unpack(data[15])
-    q.carries, q.busy_until = data[16:18]
+    q.carries, q.busy_until, q.inactive, q.delayed = data[16:20]
 
 
 def pack_elevator(queue: mq_deadline.DeadlineQueue) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Softirqs and ksoftirqd: ``kernel/softirq.c``, v5.4.
+"""Softirqs and ksoftirqd: ``kernel/softirq.c``, v5.4 and later.
 
 Theory of operation
 -------------------
@@ -6,7 +6,7 @@ Ten pending bits.  A round (:func:`start_round`) takes the whole mask and runs t
 ascending order, interruptible; bits raised meanwhile make another pass, until the limits of
 ``__do_softirq()`` are reached: 2 ms in jiffies, ten passes, or a pending reschedule.  What is left
 then is ksoftirqd's, an ordinary fair thread; while that is runnable, interrupt exits leave all
-softirqs to it.
+softirqs to it, up to 6.4 (``rules.softirq_inline``).
 
 Departures from the kernel: only the vectors that something here raises have handlers (TIMER, BLOCK,
 SCHED, RCU); the others are never raised.
@@ -53,8 +53,11 @@ def raise_softirq(cpu: Cpu, vec: int, tick: int = tp.TICK_NONE) -> None:
 
 
 def may_run_inline(cpu: Cpu) -> bool:
-    """Whether interrupt exit serves softirqs itself: not while ksoftirqd's state is running."""
-    return cpu.ksoftirqd.state != tp.TASK_RUNNING
+    """Whether interrupt exit serves softirqs itself.
+
+    Up to 6.4 not while ksoftirqd's state is running; from 6.5 on always.
+    """
+    return cpu.ksoftirqd.state != tp.TASK_RUNNING or cpu.rq.rules.softirq_inline
 
 
 def wakeup_softirqd(cpu: Cpu) -> None:

@@ -92,9 +92,13 @@ CPU = {
     "carried": [[41, 1]],
     "requests": [5, 3, 1],
     "tags": [10],
+    "allocated": [2],
+    "tag_sleepers": [43],
+    "tag_waiters": [],
     "works": [7, 6, 1],
 }
 OTHER = {"arriving": [42], "carried": [[41, 2]], "requests": [0, 0, 1], "tags": [4]}
+OTHER |= {"allocated": [-2], "tag_waiters": [43]}
 DISK = {"tags": 20, "free_tags": 6}
 
 
@@ -110,6 +114,8 @@ def test_books_that_add_up() -> None:
         ({"carried": []}, "IO (41, 2) is lost: its task waits for it"),
         ({"carried": [[41, 2], [41, 2]]}, "IO (41, 2) would complete twice, or unasked"),
         ({"requests": [1, 0, 1]}, "6 requests were made, 3 freed, and 2 are somewhere"),
+        ({"allocated": [0]}, "disk 0: CPUs count 2 requests more than there are"),
+        ({"tag_waiters": [41]}, "task 43 sleeps for a tag, and nobody will wake it"),
         ({"tags": [3]}, "disk 0 has 20 tags: 6 are free and 13 leased"),
         (
             {"disk_stats": [[[2, 3], [1, 3]]]},

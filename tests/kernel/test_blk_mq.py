@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -170,16 +171,41 @@ def requests(*sizes: int) -> list[Request]:
     return made
 
 
-def test_A_4_plug_is_full_at_16_requests() -> None:
-    assert not plug_full(requests(*[4096] * 15))
-    assert plug_full(requests(*[4096] * 16))
+def a_queue(disk: DiskSpec | None = None, rules: Rules = Rules()) -> BlockQueue:
+    """Return CPU 0's part of a disk's queue."""
+    spec = Box(nr_cpus=4, disk=scsi_debug(41 * US), rules=rules).spec
+    return BlockQueue(replace(spec, disks=(disk or spec.disks[0],)), 0, 0)
+
+
+@pytest.mark.parametrize(("rules", "limit"), [(Rules(), 16), (Rules(plug_32=True), 32)])
+def test_A_4_plug_is_full_at_16_requests_or_32(rules: Rules, limit: int) -> None:
+    queue = a_queue(rules=rules)
+    assert not plug_full(queue, requests(*[4096] * (limit - 1)))
+    assert plug_full(queue, requests(*[4096] * limit))
+
+
+@pytest.mark.parametrize(("rules", "limit"), [(Rules(), 16), (Rules(plug_32=True), 64)])
+def test_A_4_a_plug_with_several_queues_holds_64_from_5_15(rules: Rules, limit: int) -> None:
+    queue = a_queue(rules=rules)
+    plug = requests(*[4096] * limit)
+    plug[0].queue = 1
+    assert not plug_full(queue, plug[: limit - 1])
+    assert plug_full(queue, plug)
 
 
 def test_A_4_plug_is_full_when_its_last_request_has_128_kib() -> None:
-    assert plug_full(requests(128 * 1024))
-    assert not plug_full(requests(128 * 1024 - 512))
-    assert not plug_full(requests(128 * 1024, 4096))
-    assert not plug_full([])
+    queue = a_queue()
+    assert plug_full(queue, requests(128 * 1024))
+    assert not plug_full(queue, requests(128 * 1024 - 512))
+    assert not plug_full(queue, requests(128 * 1024, 4096))
+    assert not plug_full(queue, [])
+
+
+def test_A_4_a_driver_with_commit_rqs_takes_whole_plugs() -> None:
+    several = null_blk(2, submit_queues=4)
+    assert a_queue(several).plug_max == 1
+    nvme = replace(several, driver="nvme", vectors=(1, 2, 4, 8))
+    assert a_queue(nvme).plug_max == 16
 
 
 def issue_bursts(box: Box) -> list[int]:
@@ -295,6 +321,33 @@ def test_A_5_completion_runs_the_queue_by_kblockd_and_the_rest_of_a_burst_waits(
     ended_by = [box.comm(e[2]["current"]) for e in box.events("block_rq_complete")]
     assert ended_by == ["fio"] + ["ksoftirqd/0"] * 15
     assert len(box.times("box_aio_complete")) == 16
+
+
+def test_A_5_a_busy_device_is_tried_again_at_once_and_then_after_3_ms() -> None:
+    """BLK_STS_RESOURCE: the request is a leftover; nothing ends that could run the queue earlier."""
+    box = plug_box(1, disk=replace(scsi_debug(1 * MS), carries=True))
+    assert len(box.times("block_rq_complete")) == 1
+
+    def steps() -> Steps:
+        yield (OP_SLEEP, 10 * MS)
+        yield from submit(2)
+        yield (OP_SLEEP, 50 * MS)
+
+    disk = replace(scsi_debug(100 * US), carries=True)
+    box = Box(Job(steps, name="fio", disk="/xfs"), disk=disk).run(9 * MS)
+    cpu = box.cpus[0]
+    cpu.queues[0].busy_until = 18 * MS
+    box.run(11 * MS)
+    inserted = box.times("block_rq_insert")
+    assert 10 * MS <= inserted[0] < 11 * MS
+    assert [e for e in box.times("workqueue_queue_work") if e < 11 * MS] != []
+    box.run(30 * MS)
+    issued = box.times("block_rq_issue")
+    assert len(issued) == 2
+    # The timers of the wheel run at ticks 13, 16 and 19: the third finds the device idle again.
+    assert 19 * MS <= issued[0] < 20 * MS
+    assert cpu.counters["blk_sts_resource"] >= 4
+    assert len(box.times("block_rq_complete")) == 2
 
 
 # -- A.7 ------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from emulator import tracepoints as tp
 from emulator.kernel import affinity, cpuhp, frames, workqueue
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.sched import TASK_WAKING
+from emulator.rules import Rules
 from emulator.trace.memory import MemoryRing
 from emulator.types import (
     BAL_NOHZ_MASK,
@@ -25,6 +26,7 @@ from emulator.types import (
     RQF_ONLINE,
     STOP_ABORTED,
     WRITE,
+    DiskSpec,
 )
 from tests.kernel.box import (
     MS,
@@ -35,6 +37,7 @@ from tests.kernel.box import (
     costs,
     facts,
     lone_cpu,
+    null_blk,
     read_record,
     script_work,
     scsi_debug,
@@ -489,3 +492,77 @@ def test_a_sleeper_of_a_cpu_that_went_and_bound_since_to_its_heir_is_moved_at_it
     p = box.task()
     assert (p.cpu, p.nr_migrations) == (0, 1)
     assert abs(p.vruntime - box.cpus[0].rq.cfs.min_vruntime) < 24 * MS  # of this queue's time
+
+
+# -- A.9: drain of a hardware queue (5.8) ----------------------------------------------------------
+
+
+def queues_of_one_cpu(service_ns: int) -> DiskSpec:
+    """Return a disk with a hardware queue for each of four CPUs."""
+    return null_blk(2, submit_queues=4, completion_nsec=service_ns)
+
+
+def reader_of_two() -> Steps:
+    yield (OP_IO_SUBMIT, [(data, READ, 0, 4096 * data, 4096) for data in range(2)])
+    events = yield (OP_IO_GETEVENTS, 2, 2)
+    assert len(events) == 2
+    yield (OP_RUN, 1000 * MS)
+
+
+@pytest.mark.parametrize(("drain", "push"), [(True, True), (True, False), (False, True)])
+def test_A_9_a_queue_that_loses_its_last_cpu_is_drained(drain: bool, push: bool) -> None:
+    rules = Rules(hctx_drain=drain, balance_push=push, kworker_per_cpu=push)
+    job = Job(reader_of_two, "aio", cpu=2, disk="/raw")
+    disk = queues_of_one_cpu(12 * MS)
+    box = Box(job, nr_cpus=4, disk=disk, charges=io_costs(), rules=rules)
+    box.command(MS, 2, "cpu", "offline", "2")
+    box.run(60 * MS)
+    done = box.times("block_rq_complete", cpu=2) if drain else box.times("block_rq_complete", cpu=0)
+    assert len(done) == 2
+    (dying,) = box.times("cpuhp_enter", cpu=2, step=90)
+    looked = box.times("cpuhp_enter", cpu=2, step=cpuhp.BLK_MQ_STATE)
+    if drain:
+        # It looks at 1 ms, 7 ms and 13 ms (msleep(5) takes a jiffy more); then all is done.
+        assert looked == [MS]
+        assert 13 * MS <= dying < 14 * MS
+    else:
+        assert looked == []
+        assert dying < 2 * MS
+    assert box.cpus[2].queues[0].allocated == 0
+
+
+def test_A_9_who_submits_to_a_queue_that_is_drained_sleeps_3_ms() -> None:
+    """It then goes on where it is woken: on the queue of another CPU."""
+
+    def submit() -> Steps:
+        yield (OP_IO_SUBMIT, [(0, READ, 0, 0, 4096)])
+        yield (OP_RUN, 2 * MS)
+        yield (OP_IO_SUBMIT, [(1, READ, 0, 4096, 4096)])
+        yield (OP_IO_GETEVENTS, 2, 2)
+        yield (OP_RUN, 1000 * MS)
+
+    job = Job(submit, "aio", cpu=2, disk="/raw")
+    rules = Rules(hctx_drain=True)  # without balance_push the task stays until it sleeps
+    disk = queues_of_one_cpu(12 * MS)
+    box = Box(job, nr_cpus=4, disk=disk, charges=io_costs(), rules=rules)
+    box.command(MS, 2, "cpu", "offline", "2")
+    box.run(60 * MS)
+    assert box.cpus[2].counters["inactive_waits"] == 1
+    first, second = box.events("block_rq_issue")
+    assert first[0] < MS
+    # 2 ms and a little, then msleep(3): the fourth tick from there.
+    assert 6 * MS <= second[0] < 7 * MS
+    assert len(box.times("block_rq_issue", cpu=2)) == 1
+    assert len(box.times("block_rq_complete")) == 2
+
+
+def test_A_9_a_queue_that_others_serve_is_not_drained() -> None:
+    job = Job(reader_of_two, "aio", cpu=2, disk="/raw")
+    rules = Rules(hctx_drain=True)
+    disk = null_blk(2, submit_queues=2, completion_nsec=12 * MS)
+    box = Box(job, nr_cpus=4, disk=disk, charges=io_costs(), rules=rules)
+    box.command(MS, 2, "cpu", "offline", "2")
+    box.run(60 * MS)
+    (dying,) = box.times("cpuhp_enter", cpu=2, step=90)
+    assert dying < 2 * MS
+    assert len(box.times("block_rq_complete", cpu=0)) == 2

@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from emulator import tracepoints as tp
 from emulator.kernel import blk_softirq, frames, softirq
 from emulator.kernel.cpu import Cpu
+from emulator.rules import Rules
 from emulator.types import NEVER, OP_IO_GETEVENTS, OP_IO_SUBMIT, OP_RUN, WRITE
 from tests.kernel.box import MS, US, Box, Event, Job, Steps, costs, null_blk, scsi_debug
 
@@ -119,6 +121,19 @@ def test_vector_B_7_raise_once(monkeypatch: pytest.MonkeyPatch) -> None:
     done = box.events("block_rq_complete")
     assert [e[2]["sector"] for e in done] == [8 * n for n in range(5)]
     assert {e[0] for e in done} == set(entries)
+
+
+@pytest.mark.parametrize(
+    ("rules", "inline"), [(Rules(), False), (Rules(softirq_inline=True), True)]
+)
+def test_B_2_while_ksoftirqd_is_runnable(rules: Rules, inline: bool) -> None:
+    """Up to 6.4 the exit of an interrupt leaves softirqs to it; from 6.5 on it serves them."""
+    box = Box(Job(hog, name="hog"), rules=rules)
+    box.cpus[0].ksoftirqd.state = tp.TASK_RUNNING
+    raise_in_interrupt(box, 10 * MS + 10 * US)
+    box.run(10 * MS + 20 * US)
+    served = box.times("softirq_entry", vec=softirq.BLOCK)
+    assert served == ([10 * MS + 10 * US] if inline else [])
 
 
 # -- B.2 ------------------------------------------------------------------------------------------
