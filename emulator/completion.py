@@ -36,6 +36,7 @@ class Completion:
     unbound: bool = False  #: it makes the file systems' completion workqueues WQ_UNBOUND
     scope: str = ""  #: with this affinity scope; empty: as the box says
     strict: bool = False
+    rules: tuple[str, ...] = ()  #: switches of the kernel's rules that it turns on
 
 
 def _table(*rows: Completion) -> dict[str, Completion]:
@@ -95,6 +96,15 @@ COMPLETIONS: dict[str, Completion] = _table(
         "Dave Chinner; merged in another form in 6.19",
         "no work at all: a pure overwrite without error is completed where its bio ends",
         "helped the 512-byte case; takes the worker away in this one case only",
+    ),
+    Completion(
+        "caller",
+        "F24, P6",
+        "Jens Axboe; merged in 6.6 for io_uring",
+        "no work at all: a pure overwrite without error is left to its submitter, who completes it in "
+        "io_getevents(), or in task work if it has an io_uring",
+        "takes the worker away; an IO is not over before its submitter looks",
+        rules=("uring_task_work", "dio_caller_comp"),
     ),
     Completion(
         "unless-saturated",

@@ -324,6 +324,26 @@ def test_a_modules_works_are_the_same_across_processes(tmp_path: Path) -> None:
     assert count(directory, tp.WORKQUEUE_EXECUTE_START) > 200
 
 
+# -- Completion policies ----------------------------------------------------------------------------
+
+
+@pytest.mark.box
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("box", ["xfs-aio-4k-tuned", "xfs-aio-512"])
+@pytest.mark.parametrize(
+    "completion",
+    ["next-online", "round-robin:3", "inline-overwrite", "caller", "unless-saturated:stint=50us"],
+)
+def test_a_completion_policy_is_the_same_across_processes(
+    box: str, completion: str, tmp_path: Path
+) -> None:
+    asked = (f"kernel.completion={completion}", f"events={CPUS_GO}")
+    ways = [Way(how, asked) for how in (INLINE, STRICT, PROCESSES)]
+    directory, held = assert_identical(box, "130ms", ways, tmp_path)
+    assert held >= {"cpu kill", "cpu offline", "cpu online"}
+    assert count(directory, tp.BOX_COMPLETION) > 400
+
+
 # -- Many CPUs --------------------------------------------------------------------------------------
 
 

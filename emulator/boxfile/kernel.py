@@ -196,11 +196,13 @@ def _rules(kernel: Kernel, report: Report) -> Rules:
     return rules
 
 
-# Policies that say how the file systems' workqueues are made; the others are for bound ones.
+# Policies that say how the file systems' workqueues are made; the others are for bound ones.  And
+# rules that belong to a policy.
 def _completion_queues(
     completion: CompletionSpec, rules: Rules, workqueue: WorkqueueSpec, report: Report
 ) -> tuple[Rules, WorkqueueSpec]:
     policy = COMPLETIONS[completion.name]
+    rules = changed(rules, dict.fromkeys(policy.rules, True))
     made = [name for name in COMPLETION_QUEUES if name in workqueue.unbound]
     if not policy.unbound:
         if made and completion.name != BOUND:

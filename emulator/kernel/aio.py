@@ -8,7 +8,12 @@ writes the ring event (C.3).  ``io_getevents()`` takes what is in the ring if th
 sleeps until it is; up to v6.7 every event wakes it, whatever number it asked for, from v6.8 on
 (``rules.aio_wake_min_nr``) the one that completes that number does.
 
-Departures from the kernel: the reads under the ring's mutex cost nothing extra; ``RWF_NOWAIT``,
+With the completion policy ``caller`` the end of a pure overwrite only leaves the dio in the context
+(:func:`add_dio`), as io_uring does from v6.6 on; the submitter completes it in its next
+``io_getevents()``, or when ``io_submit()`` would wait for it.
+
+Departures from the kernel: the reads under the ring's mutex cost nothing extra; a submitter's own
+completions have their effect first and take their time afterwards; ``RWF_NOWAIT``,
 polled IO, eventfd and fsync through AIO are not offered.
 """
 
@@ -22,6 +27,7 @@ from emulator.kernel import (
     blk_mq_tag,
     buffered,
     core,
+    dio_completion,
     frames,
     fsync,
     io_uring,
@@ -128,6 +134,8 @@ def submit_locked(cpu: Cpu, _arg: object) -> None:
 
 def inode_dio_wait(cpu: Cpu, p: Task, file: int, kind: int, left: int) -> None:
     """Sleep until no direct IO of the inode is in flight; look again in the given frame."""
+    if complete_left(cpu, p, kind, None):
+        return
     p.run.wait = WAIT_DIO
     p.run.wait_arg = file
     sleep_plugged(cpu, p, kind, left)
@@ -366,6 +374,8 @@ def getevents_end(cpu: Cpu, arg: list[int]) -> None:
     ctx = io_context(p)
     if len(ctx.ring) < arg[1]:
         mail.drain(cpu)
+        if ctx.works and complete_left(cpu, p, frames.GETEVENTS, arg):
+            return
     if len(ctx.ring) >= arg[0]:
         taken = ctx.ring[: arg[1]]
         del ctx.ring[: arg[1]]
@@ -374,6 +384,70 @@ def getevents_end(cpu: Cpu, arg: list[int]) -> None:
     p.run.wait = WAIT_RING
     p.run.wait_arg = arg[0]
     core.block(cpu, p, tp.TASK_INTERRUPTIBLE, frames.GETEVENTS, cpu.costs.io_getevents_ns, arg)
+
+
+# -- Completion by the submitter (P6) -----------------------------------------------------------
+
+
+def add_dio(
+    cpu: Cpu, owner: Task, file: int, iocb: int, waker: tuple[int, int] | None = None
+) -> None:
+    """Leave a dio that has ended to its submitter, who is woken if it waits for nothing else."""
+    run = owner.run
+    state = run.iocbs[iocb]
+    state[3] = 0
+    state[4] = 1
+    ctx = io_context(owner)
+    ctx.works.append([file, iocb])
+    if owner.state == tp.TASK_RUNNING:
+        return
+    if run.wait == WAIT_RING:
+        if cpu.rq.rules.aio_wake_min_nr and len(ctx.ring) + len(ctx.works) < run.wait_arg:
+            return
+    elif not waits_for_left(owner, ctx.works):
+        return
+    if waker is None:
+        core.wake_up(cpu, owner)
+    else:
+        core.try_to_wake_up(cpu, owner, waker=waker)
+
+
+def waits_for_left(owner: Task, works: list[list[int]]) -> bool:
+    """Whether a submitter sleeps in ``inode_dio_wait()`` for IOs that are all left to itself."""
+    run = owner.run
+    if run.wait != WAIT_DIO or owner.state == tp.TASK_RUNNING:
+        return False
+    file: int = run.wait_arg
+    in_flight: int = run.dio_count[file]
+    return in_flight <= sum(work[0] == file for work in works)
+
+
+def complete_left(cpu: Cpu, p: Task, kind: int, arg: Any) -> bool:
+    """Let the current task complete what was left to it, then go on in the given frame.
+
+    Returns False if there is nothing.
+    """
+    works = take_left(p)
+    if not works:
+        return False
+    for file, iocb, *_ in works:
+        iomap.inode_dio_end(cpu, p, file)
+        iocb_put(cpu, p, iocb, 0, BY_SUBMITTER)
+    dio_completion.note_own(cpu, len(works))
+    cpu.start(kind, len(works) * (cpu.costs.dio_complete_ns + cpu.costs.dio_tail_ns), arg)
+    return True
+
+
+def take_left(p: Task) -> list[list[int]]:
+    """Take the dios that are left to a task: [file, iocb, …] each."""
+    run = p.run
+    if run.uring is not None:
+        return io_uring.take_dios(run.uring)
+    if run.ctx is None:
+        return []
+    works: list[list[int]] = run.ctx.works
+    run.ctx.works = []
+    return works
 
 
 # -- pread() and pwrite() -----------------------------------------------------------------------

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.completion import SIGNALS, CompletionSpec
-from emulator.kernel import core, frames, iomap, saturation, smp, workqueue
+from emulator.kernel import aio, core, frames, iomap, saturation, smp, workqueue
 from emulator.kernel.process import MAIL_WAITS
 from emulator.kernel.request import Request
 from emulator.kernel.xfs_file import NOT_PURE
@@ -51,6 +51,7 @@ class DioCompletion:
 
     __slots__ = (
         "batch",
+        "caller",
         "inline",
         "left",
         "name",
@@ -67,6 +68,7 @@ class DioCompletion:
         self.name = spec.name
         self.target = TARGETS.get(spec.name)
         self.inline = spec.name == "inline-overwrite"
+        self.caller = spec.name == "caller"
         self.remote = spec.name in REMOTE  # works may go to other CPUs
         self.wq = workqueue.WQ_EVENTS if spec.name == "system-wq" else -1
         self.batch = spec.batch
@@ -101,7 +103,7 @@ def policy_of(spec: CompletionSpec) -> DioCompletion | None:
 
 
 def here(cpu: Cpu, _policy: DioCompletion, _rq: Request) -> tuple[int, int]:
-    """The CPU on which the bio ended (F2, F8)."""
+    """The CPU on which the bio ended (F2, F8, F24)."""
     return cpu.node_id, tp.COMPLETION_RULE
 
 
@@ -167,10 +169,11 @@ TARGETS: dict[str, Target] = {
     "round-robin": round_robin,
     "wq-cache-bound": round_robin,
     "inline-overwrite": here,
+    "caller": here,
     "unless-saturated": unless_saturated,
 }
 #: Policies whose works may go to another CPU's pool.
-REMOTE = frozenset(TARGETS) - {"system-wq", "inline-overwrite"}
+REMOTE = frozenset(TARGETS) - {"system-wq", "inline-overwrite", "caller"}
 
 
 # -- The end of a bio ---------------------------------------------------------------------------
@@ -178,8 +181,11 @@ REMOTE = frozenset(TARGETS) - {"system-wq", "inline-overwrite"}
 
 def queue_write(cpu: Cpu, policy: DioCompletion, rq: Request) -> bool:
     """What the policy does with an asynchronous write; return whether a worker is to be woken."""
-    if policy.inline and not (rq.error or rq.dio & NOT_PURE):
-        complete_inline(cpu, rq)
+    if (policy.inline or policy.caller) and not (rq.error or rq.dio & NOT_PURE):
+        if policy.inline:
+            complete_inline(cpu, rq)
+        else:
+            leave_to_submitter(cpu, rq)
         return False
     return queue(cpu, policy, workqueue.WQ_DIO, workqueue.FN_DIO_COMPLETE, rq)
 
@@ -191,6 +197,17 @@ def complete_inline(cpu: Cpu, rq: Request) -> None:
     cpu.cause = cpu.emit(tp.BOX_COMPLETION, 0, rq.pid, cpu.node_id, tp.COMPLETION_INLINE, work_ns)
     iomap.dio_complete(cpu, rq)
     charge(cpu, work_ns)
+
+
+def leave_to_submitter(cpu: Cpu, rq: Request) -> None:
+    """IOCB_DIO_CALLER_COMP as it would be for AIO: ``io_getevents()`` completes the dio (P6)."""
+    cpu.cause = cpu.emit(tp.BOX_COMPLETION, 0, rq.pid, cpu.node_id, tp.COMPLETION_CALLER, 0)
+    owner = cpu.tasks.get(rq.pid)
+    if owner is None:
+        iomap.send_dio_done(cpu, rq, deferred=True)
+        return
+    iomap.ended_here(cpu, owner, rq)
+    aio.add_dio(cpu, owner, rq.file, rq.iocb)
 
 
 def queue(cpu: Cpu, policy: DioCompletion, wq_id: int, function: int, rq: Request) -> bool:
@@ -257,6 +274,12 @@ def note(cpu: Cpu, rq: Request) -> int:
         cpu.completed[where] += 1
         cpu.completed[3] += refill_ns
     return refill_ns
+
+
+def note_own(cpu: Cpu, nr: int) -> None:
+    """Count completions by their submitter itself: nobody else needs the lines."""
+    if cpu.now >= cpu.spec.warmup_ns:
+        cpu.completed[0] += nr
 
 
 # -- queue_work_on() another CPU ----------------------------------------------------------------

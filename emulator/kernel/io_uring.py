@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import aio, core, frames, iomap, mail, syscall
+from emulator.kernel import aio, core, dio_completion, frames, iomap, mail, syscall
 from emulator.kernel.process import WAIT_RING, Uring
 from emulator.kernel.xfs_file import NOT_PURE
 from emulator.types import READ
@@ -126,8 +126,19 @@ def add_dio(
     state[4] = 1
     if error:
         state[2] = error
-    uring_of(owner).works.append([file, iocb, 0])
-    notify(cpu, owner, waker)
+    ring = uring_of(owner)
+    ring.works.append([file, iocb, 0])
+    if aio.waits_for_left(owner, [work for work in ring.works if not work[2]]):
+        wake(cpu, owner, waker)
+    else:
+        notify(cpu, owner, waker)
+
+
+def take_dios(ring: Uring) -> list[list[int]]:
+    """Take the dios that io_uring_enter() itself has to complete, since it waits for them."""
+    dios = [work for work in ring.works if not work[2]]
+    ring.works = [work for work in ring.works if work[2]]
+    return dios
 
 
 def complete(
@@ -197,6 +208,7 @@ def task_work_end(cpu: Cpu, after: list[Any]) -> None:
     if kind:
         post_cqe(cpu, p, first, second, kind - 1)
     else:
+        dio_completion.note_own(cpu, 1)
         iomap.inode_dio_end(cpu, p, first)
         _refs, data, res, _outstanding, inline = p.run.iocbs.pop(second)
         post_cqe(cpu, p, data, res, inline)

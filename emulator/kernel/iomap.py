@@ -164,7 +164,7 @@ def ended_here(cpu: Cpu, owner: Task, rq: Request) -> None:
         assert owner.run.remote_ios >= 0, cpu.story(f"an IO of {owner.comm}/{owner.pid} ends twice")
 
 
-#: In the mail's ``sync``: the submitter's task work is to complete the dio.
+#: In the mail's ``sync``: the submitter is to complete the dio.
 DEFERRED = 2
 
 
@@ -207,7 +207,10 @@ def dio_done_mail(cpu: Cpu, owner: Task, args: tuple[int, ...]) -> None:
     _pid, _moves, file, iocb, error, waker_cpu, waker_pid, cause, sync = args
     cpu.cause = cause
     if sync == DEFERRED:
-        io_uring.add_dio(cpu, owner, file, iocb, error, (waker_cpu, waker_pid))
+        if owner.run.uring is None:
+            aio.add_dio(cpu, owner, file, iocb, (waker_cpu, waker_pid))
+        else:
+            io_uring.add_dio(cpu, owner, file, iocb, error, (waker_cpu, waker_pid))
         return
     if file >= 0 and owner.run.inode_io:
         xfs_file.write_end(cpu, owner, iocb, error)

@@ -94,6 +94,7 @@ class Kioctx:
         "reqs_available",
         "ring",
         "seen",
+        "works",
     )
 
     def __init__(self, nr: int, possible_cpus: int) -> None:
@@ -107,6 +108,8 @@ class Kioctx:
         self.ring: list[tuple[int, int]] = []
         self.completed_events = 0
         self.seen = 0  # events consumed by user space since the last refill
+        #: [file, iocb] of dios that their submitter is to complete (the completion policy caller)
+        self.works: list[list[int]] = []
 
     def get_reqs_available(self, cpu: int) -> bool:
         """Take one credit from ``cpu``'s cache, refilling it; False if there is none (EAGAIN)."""
@@ -163,6 +166,7 @@ class Kioctx:
             pack_ring(self.ring),
             self.completed_events,
             self.seen,
+            [list(work) for work in self.works],
         ]
 
     @classmethod
@@ -177,8 +181,10 @@ class Kioctx:
             ring,
             ctx.completed_events,
             ctx.seen,
+            works,
         ) = data
         ctx.ring = unpack_ring(ring)
+        ctx.works = [list(work) for work in works]
         return ctx
 
 

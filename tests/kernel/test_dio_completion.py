@@ -170,6 +170,44 @@ def test_works_leave_from_hard_interrupts_and_from_the_submitter_too(irqmode: in
     assert set(executed(box)) <= {1}
 
 
+def test_what_is_left_to_the_submitter_is_completed_in_io_getevents() -> None:
+    box = box_of("caller", 3, 200 * US).run(START + 5 * MS)
+    assert sorted(done(box)) == [0, 1, 2]
+    assert executed(box) == []
+    ends = box.times("block_rq_complete")
+    completed = box.events("box_aio_complete")
+    # All have ended during the 200 µs; the first io_getevents() completes them, for 3 * 500 ns more.
+    assert max(ends) < START + 200 * US < completed[0][0]
+    assert len({event[0] for event in completed}) == 1
+    assert {event[2]["current"] for event in completed} == {box.pid(0)}
+    assert box.cpus[0].completed == [3, 0, 0, 0]
+
+
+def test_a_submitter_that_sleeps_is_woken_to_complete() -> None:
+    box = box_of("caller", 2).run(START + 5 * MS)
+    assert sorted(done(box)) == [0, 1]
+    (end, *_) = box.times("block_rq_complete")
+    (woken, *_) = [t for t in box.times("sched_waking", pid=box.pid(0)) if t >= end]
+    assert end <= woken < box.times("box_aio_complete")[0]
+
+
+@pytest.mark.parametrize("irqmode", [-1, 0, 1, 2])
+def test_a_submitter_that_waits_in_io_submit_completes_there(irqmode: int) -> None:
+    box = box_of("caller", 5, size=512, irqmode=irqmode).run(START + 5 * MS)
+    assert sorted(done(box)) == [0, 1, 2, 3, 4]
+    assert executed(box) == []
+
+
+def test_what_is_left_follows_a_submitter_that_moved() -> None:
+    box = box_of("caller", 6, 200 * US, cpu=1)
+    box.command(START + 20 * US, 1, "task", "affine", "fio", "3")
+    box.run(START + 5 * MS)
+    assert sorted(done(box)) == list(range(6))
+    assert {event[2]["on"] for event in box.events("block_rq_complete")} == {1}
+    assert {event[2]["on"] for event in box.events("box_aio_complete")} == {3}
+    assert executed(box) == []
+
+
 def test_an_idle_cpu_is_no_reason_to_leave() -> None:
     box = box_of("unless-saturated:not_idle", 1).run(START + 5 * MS)
     assert executed(box) == [0]  # the submitter sleeps: nobody runs there
@@ -211,7 +249,7 @@ def test_a_target_that_dies_on_the_way_loses_nothing(before_ns: int) -> None:
     assert not box.cpus[1].pools[0].worklist
 
 
-@pytest.mark.parametrize("name", ["submitter", "next-online", "round-robin:1"])
+@pytest.mark.parametrize("name", ["submitter", "next-online", "round-robin:1", "caller"])
 @pytest.mark.parametrize("at_us", [5, 41, 42, 100])
 def test_a_submitters_cpu_that_dies(name: str, at_us: int) -> None:
     box = box_of(name, 8, 400 * US, cpu=2)

@@ -195,7 +195,7 @@ def test_bound_decides_nothing() -> None:
     assert dio_completion.policy_of(CompletionSpec()) is None
 
 
-@pytest.mark.parametrize("name", ["system-wq", "inline-overwrite"])
+@pytest.mark.parametrize("name", ["system-wq", "inline-overwrite", "caller"])
 def test_those_that_stay_on_the_cpu(name: str) -> None:
     cpu, _board = cpu_of(2, 4)
     assert choose(cpu, DioCompletion(CompletionSpec(name)), ctx_cpu=1) == (2, "rule")
