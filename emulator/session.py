@@ -36,8 +36,9 @@ from emulator.engine.plan import CommandError
 from emulator.engines import INLINE, PROCESSES
 from emulator.progress import ProgressLine
 from emulator.report.figures import RunData, figures
-from emulator.report.fio.jobs import fio_run
+from emulator.report.fio.jobs import fio_run, logged_jobs
 from emulator.report.fio.json_output import json_text
+from emulator.report.fio.logs import log_files
 from emulator.report.render import render
 from emulator.report.results import build_results, check_expectations, exit_status
 from emulator.rundir import (
@@ -312,6 +313,8 @@ def write_programs(directory: RunDirectory, spec: BoxSpec, outcome: RunOutcome) 
     run = fio_run(spec, programs, open_rings(directory.path))
     if run.jobs:
         directory.write_text(FIO, json_text(run))
+    for name, text in log_files(logged_jobs(spec, programs)):
+        directory.write_text(name, text)
 
 
 def write_logs(directory: RunDirectory, spec: BoxSpec) -> None:

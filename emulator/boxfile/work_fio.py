@@ -271,6 +271,7 @@ def _more_params(job: FioJob, files: list[list[int]]) -> dict[str, Any]:
             True,
         ),
         "percentiles": (list(job.percentile_list), list(PERCENTILES)),
+        "logs": (bool(job.logs), False),
         "layout": (layout, "written"),
         "eof": (eof, -1),
         "open_sync": (job.sync or "none", "none"),
@@ -297,6 +298,8 @@ def _description(job: FioJob, group: int, instance: int) -> dict[str, Any]:
         "group": group,
         "number": instance,
         "group_reporting": job.group_reporting,
+        "logs": job.logs,
+        "log_avg_msec": job.log_avg_msec,
         "options": job.section.own(),
         "global": job.section.inherited(),
     }

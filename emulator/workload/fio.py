@@ -436,6 +436,8 @@ class FioProgram:
             self.units.complete(now_ns, unit, direction)
             if res != length:
                 self._fail(res, direction)
+        if direction and direction.log is not None:
+            direction.note(now_ns, len(events))
         if direction and len(direction.lat.fresh) >= FRESH_MAX:
             direction.settle()
 
@@ -595,7 +597,7 @@ class FioProgram:
 
     def _new_books(self) -> FioBooks:
         job = self.job
-        return FioBooks(job.read_bs, job.write_bs, tuple(job.percentiles))
+        return FioBooks(job.read_bs, job.write_bs, tuple(job.percentiles), job.logs)
 
     def books(self) -> dict[str, Any]:
         """Return what the job has measured; latencies in ns, percentiles from fio's bins."""

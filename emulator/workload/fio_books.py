@@ -28,6 +28,8 @@ count everything.  A job has one such book on every CPU that it has run on; resu
     iodepth_level, iodepth_submit, iodepth_complete
                                 IOs by depth; calls by size
 
+A job that writes logs (``write_bw_log`` and others) keeps each IO besides, in :attr:`Direction.log`.
+
 A rendering that wants more than numbers (several jobs as one group) unpacks the books themselves
 (``workload.unpack_books``), merges them, and asks that one; everything in them merges exactly.
 """
@@ -80,10 +82,23 @@ def spread(values: list[float]) -> dict[str, Any]:
 class Direction:
     """The IOs of one direction: latencies, and how many ended in each half second."""
 
-    __slots__ = ("bs", "clat", "counted", "drops", "lat", "samples", "shorts", "slat", "turn_ns")
+    __slots__ = (
+        "bs",
+        "clat",
+        "counted",
+        "drops",
+        "lat",
+        "log",
+        "samples",
+        "shorts",
+        "slat",
+        "turn_ns",
+    )
 
-    def __init__(self, bs: int) -> None:
+    def __init__(self, bs: int, logs: bool = False) -> None:
         self.bs = bs
+        #: (end, lat, clat) of each IO, one after the other; None: the job writes no logs
+        self.log: list[int] | None = [] if logs else None
         self.slat = LatencyStat()
         self.clat = LatencyStat(classes=True)
         self.lat = LatencyStat()
@@ -98,6 +113,12 @@ class Direction:
         self.slat.settle()
         self.clat.settle()
         self.lat.settle()
+
+    def note(self, now_ns: int, count: int) -> None:
+        """Log the IOs that have just been counted."""
+        assert self.log is not None
+        for lat, clat in zip(self.lat.fresh[-count:], self.clat.fresh[-count:], strict=True):
+            self.log += (now_ns, lat, clat)
 
     def turn(self, now_ns: int) -> None:
         """End the half second being counted, and begin the one of ``now_ns``."""
@@ -123,6 +144,8 @@ class Direction:
         for index, ios in other.samples.items():
             self.samples[index] = self.samples.get(index, 0) + ios
         self.counted += other.counted
+        if self.log is not None and other.log is not None:
+            self.log += other.log
 
     def books(
         self, begin_ns: int, end_ns: int, percentiles: tuple[float, ...] = PERCENTILES
@@ -160,13 +183,15 @@ class Direction:
         self._count()
         counts = [self.bs, self.shorts, self.drops, self.turn_ns, self.counted]
         samples = [list(self.samples), list(self.samples.values())]
-        return [counts, samples, self.slat.pack(), self.clat.pack(), self.lat.pack()]
+        log = None if self.log is None else list(self.log)
+        return [counts, samples, log, self.slat.pack(), self.clat.pack(), self.lat.pack()]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> Direction:
         """Rebuild what :meth:`pack` returned."""
-        counts, samples, *stats = data
+        counts, samples, log, *stats = data
         direction = cls(counts[0])
+        direction.log = None if log is None else list(log)
         direction.shorts, direction.drops, direction.turn_ns, direction.counted = counts[1:]
         direction.samples = dict(zip(*samples, strict=True))
         direction.slat, direction.clat, direction.lat = map(LatencyStat.unpack, stats)
@@ -200,10 +225,14 @@ class FioBooks:
     )
 
     def __init__(
-        self, bs: int, write_bs: int = 0, percentiles: tuple[float, ...] = PERCENTILES
+        self,
+        bs: int,
+        write_bs: int = 0,
+        percentiles: tuple[float, ...] = PERCENTILES,
+        logs: bool = False,
     ) -> None:
-        self.read = Direction(bs)
-        self.write = Direction(write_bs or bs)
+        self.read = Direction(bs, logs)
+        self.write = Direction(write_bs or bs, logs)
         self.sync = LatencyStat()
         self.percentiles = percentiles
         self.depths = [0] * len(DEPTH_NAMES)  # IOs by the depth at which they were submitted

@@ -32,6 +32,7 @@ INCLUDES_MAX = 8
 Include = Callable[[str, str], tuple[str, str] | None]
 
 READ_MIX_DEFAULT = 50
+LOG_KINDS = ("bw", "lat", "iops")
 SYNC_ENGINES = frozenset({"psync", "sync", "pvsync"})
 _DIRECTIONS = {
     "read": (100, True),
@@ -158,9 +159,16 @@ class FioJob:
     do_verify: bool = True
     verify_fatal: bool = False
     percentile_list: tuple[float, ...] = PERCENTILES
+    log_avg_msec: int = 0  #: 0: logs have a line per IO
     nice: int = 0
     cpus_allowed: int = 0  #: 0: all
     cpus_allowed_policy: str = "shared"
+
+    @property
+    def logs(self) -> dict[str, str]:
+        """Return which logs it writes: bw, lat, iops, and how their files' names begin."""
+        options = {kind: self.section.options.get(f"write_{kind}_log") for kind in LOG_KINDS}
+        return {kind: option.value or self.name for kind, option in options.items() if option}
 
     @property
     def bs(self) -> int:

@@ -232,6 +232,10 @@ OPTIONS: dict[str, tuple[str, Callable[[str], object]]] = {
     "do_verify": ("do_verify", _boolean),
     "verify_fatal": ("verify_fatal", _boolean),
     "percentile_list": ("percentile_list", _percentiles),
+    "write_bw_log": ("", str),
+    "write_lat_log": ("", str),
+    "write_iops_log": ("", str),
+    "log_avg_msec": ("log_avg_msec", _integer(0, _BIG)),
     "nice": ("nice", _integer(-20, 19)),
     "cpus_allowed": ("cpus_allowed", _cpulist),
     "cpumask": ("cpus_allowed", _cpumask),
@@ -264,7 +268,7 @@ IGNORED: dict[str, str] = {
 #: Options that mean yes when they stand alone in their line.
 FLAGS = frozenset(
     {"time_based", "norandommap", "group_reporting", "stonewall", "new_group"}
-    | {"thread", "zero_buffers"}
+    | {"thread", "zero_buffers", "write_bw_log", "write_lat_log", "write_iops_log"}
 )
 
 #: fio's other names for the same option.

@@ -59,6 +59,7 @@ FIO_PARAMS: dict[str, Any] = {
     "thinktime_iotime_ns": 0,
     "thinktime_blocks_set": True,
     "percentiles": None,
+    "logs": False,
     "reads": [],
     "writes": [],
 }
@@ -135,6 +136,7 @@ class FioJob(NamedTuple):
     seek_ns: int  #: lseek() before an IO that does not continue the last one
     uring: bool
     percentiles: list[float]
+    logs: bool  #: each IO is kept for bandwidth and latency logs
     reads: list[int]  #: pipes on which the end of an earlier job is told
     writes: list[int]  #: pipes on which the end of this one is
 
@@ -233,6 +235,7 @@ def resolve_job(params: dict[str, Any], costs: Costs, seed: int) -> FioJob:
         seek_ns=costs.syscall_ns if option["ioengine"] == "sync" else 0,
         uring=option["ioengine"] == "io_uring",
         percentiles=list(option["percentiles"] or PERCENTILES),
+        logs=option["logs"],
         reads=list(option["reads"]),
         writes=list(option["writes"]),
     )

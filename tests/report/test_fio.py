@@ -383,3 +383,19 @@ def test_the_command_prints_the_formats_in_fios_order(runs: Path) -> None:
 def test_a_job_that_is_not_there_is_said(runs: Path) -> None:
     with pytest.raises(AttachError, match="has no fio job 'x'; it has "):
         fio_text(FioRequest("latest", ("normal",), "x"), runs)
+
+
+@pytest.mark.skipif(
+    shutil.which("fio_jsonplus_clat2csv") is None, reason="fio's tools are not here"
+)
+def test_fios_own_tool_takes_the_bins(runs: Path, tmp_path: Path) -> None:
+    text = fio_text(FioRequest("latest", ("json+",)), runs)
+    (tmp_path / "run.json").write_text(text, encoding="utf-8")
+    for more in ([], ["--validate"]):
+        words = ["fio_jsonplus_clat2csv", "run.json", "run.csv", *more]
+        subprocess.run(words, capture_output=True, check=True, timeout=60, cwd=tmp_path)
+    rows = (tmp_path / "run_job0.csv").read_text(encoding="utf-8").splitlines()
+    column = rows[0].split(", ").index("write_clat_ns_cumulative")
+    counts = [row.split(", ")[column] for row in rows[1:]]
+    total = json.loads(text)["jobs"][0]["write"]["clat_ns"]["N"]
+    assert max(int(count) for count in counts if count) == total

@@ -131,6 +131,26 @@ class FioRun:
         return sorted({job.groupid for job in self.jobs})
 
 
+@dataclass(frozen=True, slots=True)
+class LoggedJob:
+    """One job that writes logs."""
+
+    number: int  #: among all jobs of the run, from 1 on
+    logs: Mapping[str, str]  #: bw, lat, iops: how the files' names begin
+    log_avg_ms: int
+    books: FioBooks
+
+
+def logged_jobs(spec: BoxSpec, programs: ProgramBooks) -> list[LoggedJob]:
+    """Return the jobs of a run that write logs; every task is one, ``group_reporting`` or not."""
+    found: list[LoggedJob] = []
+    for number, (pid, books) in enumerate(sorted(_whole(programs).items()), 1):
+        job = spec.workloads[(pid - FIRST_USER_PID) // 100].params.get("job", {})
+        if job.get("logs") and books.end_ns > books.begin_ns:
+            found.append(LoggedJob(number, job["logs"], job.get("log_avg_msec", 0), books))
+    return found
+
+
 def fio_run(spec: BoxSpec, programs: ProgramBooks, readers: Sequence[RingReader]) -> FioRun:
     """Return the fio jobs of a run from its program books and its rings; it may have none."""
     members = [_member(spec, pid, books) for pid, books in sorted(_whole(programs).items())]
