@@ -38,6 +38,7 @@ from emulator.tracepoints import (
     SOFTIRQ_RAISE,
     TASK_IDLE,
     TASK_INTERRUPTIBLE,
+    TASK_UNINTERRUPTIBLE,
     TICK_SOFTIRQ,
     TICK_SYSTEM,
     TICK_USER,
@@ -352,6 +353,26 @@ def test_a_managed_vector_is_shut_down_with_its_cpu() -> None:
     view = scene.view(8 * MS, "disks.nvme0n1={driver: nvme}", "disks.vda={driver: virtio_blk}")
     assert read_file(view, "/proc/irq/89/effective_affinity_list") == "\n"
     assert read_file(view, "/proc/irq/152/effective_affinity_list") == "0\n"
+
+
+def test_idle_time_is_iowait_while_a_task_waits_for_io() -> None:
+    scene = Scene()
+    scene.emit(0, 0, SCHED_WAKEUP_NEW, FIO, 120, 0)
+    scene.switch(0, 1 * MS, 0, FIO)
+    for begin, woken_on, waking, end in ((20, 0, 50, 50), (60, 1, 94, 95)):
+        scene.switch(0, begin * MS, FIO, 0, TASK_UNINTERRUPTIBLE)
+        scene.emit(0, begin * MS, CPU_IDLE, 1, 0, pid=0)
+        scene.emit(woken_on, waking * MS, SCHED_WAKING, FIO, 120, 0, pid=0, flags=F_HARDIRQ)
+        scene.emit(0, end * MS, CPU_IDLE, EXIT, 0, pid=0)
+        scene.emit(0, end * MS, SCHED_WAKEUP, FIO, 120, 0, pid=0)
+        scene.switch(0, end * MS, 0, FIO)
+    waits = read_file(scene.view(40 * MS), "/proc/stat")
+    assert "cpu0 0 0 0 0 2 0 0 0 0 0\n" in waits
+    assert "procs_blocked 1\n" in waits
+    # Woken from another CPU nobody waits any more when the stretch ends: the kernel calls all of it idle.
+    after = read_file(scene.view(100 * MS), "/proc/stat")
+    assert "cpu0 0 0 0 3 3 0 0 0 0 0\n" in after
+    assert "procs_blocked 0\n" in after
 
 
 def test_the_load_average_is_sampled_after_five_seconds() -> None:

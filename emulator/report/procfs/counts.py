@@ -11,7 +11,12 @@ CPU time is told apart as a kernel without precise accounting does it
 (``account_process_tick()``): each tick counts whole for what it interrupted; an idle CPU has no ticks
 and its idle time is exact.
 
-Departures: a CPU that idles is idle too while an interrupt that wakes nobody runs.  Timer interrupts
+Idle time is %iowait as in the kernel: whole stretches, if a task that waits for IO slept on the CPU
+when the interrupt came that ended them.
+
+Departures: a task of a program that sleeps uninterruptibly waits for IO (``io_schedule()``), although
+it may wait for a lock or for the log.  A CPU that idles is idle too while an interrupt that wakes nobody
+runs.  Timer interrupts
 are ticks, expired timers of the disks, and sleeps that end; two that fall together count twice.
 Nothing is known about what is not recorded (``trace.off``).
 """
@@ -20,6 +25,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from emulator.kernel.kthread import FIRST_USER_PID
 from emulator.trace.reader import (
     COLUMN_A,
     COLUMN_B,
@@ -53,6 +59,7 @@ from emulator.tracepoints import (
     TASK_DEAD,
     TASK_PREEMPTED,
     TASK_RUNNING,
+    TASK_UNINTERRUPTIBLE,
     TICK_CONTEXTS,
     TICK_SOFTIRQ,
     TICK_SYSTEM,
@@ -76,7 +83,14 @@ FSHIFT = 11
 FIXED_1 = 1 << FSHIFT
 EXPONENTS = (1884, 2014, 2037)
 
-_REPLAYED = (SCHED_SWITCH, SCHED_WAKEUP, SCHED_WAKEUP_NEW, SCHED_WAKING, SCHED_MIGRATE_TASK)
+_REPLAYED = (
+    SCHED_SWITCH,
+    SCHED_WAKEUP,
+    SCHED_WAKEUP_NEW,
+    SCHED_WAKING,
+    SCHED_MIGRATE_TASK,
+    CPU_IDLE,
+)
 _COLUMNS = (COLUMN_A, COLUMN_B, COLUMN_C, COLUMN_D, COLUMN_E)
 
 
@@ -90,8 +104,10 @@ class CpuCounts:
         "hrtimers",
         "idle_ns",
         "idle_since",
+        "iowait_ns",
         "irqs",
         "nice_ticks",
+        "nr_iowait",
         "online",
         "reschedules",
         "run_ns",
@@ -118,6 +134,8 @@ class CpuCounts:
         self.nice_ticks = 0  #: of the user ticks, those of niced tasks
         self.idle_ns = 0
         self.idle_since = -1  #: ns, -1: it does not idle
+        self.iowait_ns = 0  #: of idle time, that in which somebody waited for IO
+        self.nr_iowait = 0  #: tasks that wait for IO and slept here
         self.softirqs = [0] * len(SOFTIRQ_NAMES)
         self.hrtimers = 0
         self.reschedules = 0
@@ -130,8 +148,20 @@ class CpuCounts:
         return sum(self.ticks[1:]) + self.hrtimers
 
     def idle_until(self, now_ns: int) -> int:
-        """Return the idle time up to now, ns."""
-        return self.idle_ns + (now_ns - self.idle_since if self.idle_since >= 0 else 0)
+        """Return the idle time up to now in which nobody waited for IO, ns."""
+        return self.idle_ns + (0 if self.nr_iowait else self._idling(now_ns))
+
+    def iowait_until(self, now_ns: int) -> int:
+        """Return the idle time up to now in which somebody waited for IO, ns."""
+        return self.iowait_ns + (self._idling(now_ns) if self.nr_iowait else 0)
+
+    def _idling(self, now_ns: int) -> int:
+        return now_ns - self.idle_since if self.idle_since >= 0 else 0
+
+    def settle_idle(self, now_ns: int) -> None:
+        """Count the idle time up to now (``tick_nohz_stop_idle()``)."""
+        self.idle_ns, self.iowait_ns = self.idle_until(now_ns), self.iowait_until(now_ns)
+        self.idle_since = now_ns
 
 
 class TaskCounts:
@@ -142,6 +172,7 @@ class TaskCounts:
         "delay_ns",
         "exec_ns",
         "exec_start_ns",
+        "iowait_cpu",
         "migrations",
         "nivcsw",
         "nvcsw",
@@ -172,6 +203,7 @@ class TaskCounts:
         self.exec_start_ns = 0
         self.exec_ns = 0
         self.delay_ns = 0
+        self.iowait_cpu = -1  #: where it sleeps and waits for IO
         self.wait_max_ns = 0
         self.slices = 0
         self.nvcsw = 0
@@ -293,7 +325,6 @@ class Counter:
         for vec in piece.gather(COLUMN_A, piece.select((SOFTIRQ_ENTRY,))):
             counts.softirqs[vec] += 1
         self._count_ticks(piece, counts)
-        self._count_idle(piece, counts)
         indices = piece.select((IRQ_HANDLER_ENTRY,))
         names = piece.gather(COLUMN_B, indices)
         for irq, name in zip(piece.gather(COLUMN_A, indices), names, strict=True):
@@ -313,17 +344,6 @@ class Counter:
                 task.ticks[context] += 1
                 counts.ticks[context] += 1
                 counts.nice_ticks += context == TICK_USER and task.prio > 120
-
-    @staticmethod
-    def _count_idle(piece: Piece, counts: CpuCounts) -> None:
-        indices = piece.select((CPU_IDLE,))
-        states = piece.gather(COLUMN_A, indices)
-        for time_ns, state in zip(piece.gather(COLUMN_TIME, indices), states, strict=True):
-            if state != PWR_EVENT_EXIT:
-                counts.idle_since = time_ns
-            elif counts.idle_since >= 0:
-                counts.idle_ns += time_ns - counts.idle_since
-                counts.idle_since = -1
 
     @staticmethod
     def _note_hotplug(piece: Piece, counts: CpuCounts) -> None:
@@ -355,11 +375,14 @@ class Counter:
             self._switch_out(time_ns, cpu, pid, args[0], args[1])
             self._switch_in(time_ns, cpu, args[2], args[3])
         elif event == SCHED_WAKING:
-            counts = self.cpus[cpu]
-            counts.ttwu += 1
-            self.tasks[pid].waking_cpu = cpu
             # A sleep that ends is a timer interrupt, and nothing but itself led to it.
-            counts.hrtimers += bool(flags & F_HARDIRQ and not flags & F_SOFTIRQ)
+            self.cpus[cpu].hrtimers += bool(flags & F_HARDIRQ and not flags & F_SOFTIRQ)
+            self._waking(time_ns, cpu, pid)
+        elif event == CPU_IDLE:
+            counts = self.cpus[cpu]
+            if counts.idle_since >= 0:
+                counts.settle_idle(time_ns)
+            counts.idle_since = -1 if pid == PWR_EVENT_EXIT else time_ns
         elif event == SCHED_MIGRATE_TASK:
             self._migrate(time_ns, pid, args[1], args[2])
         else:
@@ -383,6 +406,9 @@ class Counter:
         else:
             task.nvcsw += 1
             task.sleeping_since = time_ns
+            if state == TASK_UNINTERRUPTIBLE and pid >= FIRST_USER_PID:
+                task.iowait_cpu = cpu
+                counts.nr_iowait += 1
             task.state = "X" if state == TASK_DEAD else STATE_LETTERS.get(state, "?")
 
     def _switch_in(self, time_ns: int, cpu: int, pid: int, prio: int) -> None:
@@ -414,6 +440,17 @@ class Counter:
         if task.queued_since >= 0:  # what it waited so far is its old CPU's
             self._waited(task, self.cpus[orig_cpu], time_ns)
             task.queued_since = time_ns
+
+    def _waking(self, time_ns: int, cpu: int, pid: int) -> None:
+        task = self.tasks[pid]
+        self.cpus[cpu].ttwu += 1
+        task.waking_cpu = cpu
+        if task.iowait_cpu >= 0:
+            slept_on = self.cpus[task.iowait_cpu]
+            if task.iowait_cpu == cpu and slept_on.idle_since >= 0:
+                slept_on.settle_idle(time_ns)
+            slept_on.nr_iowait -= 1
+            task.iowait_cpu = -1
 
     def _wakeup(self, time_ns: int, pid: int, prio: int, cpu: int, new: bool) -> None:
         task = self.tasks[pid]

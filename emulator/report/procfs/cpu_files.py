@@ -1,8 +1,7 @@
 """Files that count what CPUs do: ``/proc/interrupts``, ``softirqs``, ``stat``, ``schedstat`` and others.
 
 Formats are v5.4's.  Rows of interrupts that a box does not know (machine checks, TLB shootdowns …)
-are left out.  No CPU time is %iowait: the tasks of a box that wait for IO do so in libaio or io_uring,
-which is no ``io_schedule()``.
+are left out.  Tasks that wait for IO in libaio or io_uring make no %iowait: that is no ``io_schedule()``.
 """
 
 from collections.abc import Callable
@@ -115,7 +114,7 @@ def cpustat_ns(view: View, cpu: int) -> list[int]:
         nice * tick_ns,
         counts.ticks[TICK_SYSTEM] * tick_ns,
         counts.idle_until(view.now_ns),
-        0,
+        counts.iowait_until(view.now_ns),
         0,
         counts.ticks[TICK_SOFTIRQ] * tick_ns,
         0,
@@ -138,7 +137,7 @@ def stat(view: View) -> str:
         "btime 0",
         f"processes {len(view.pids)}",
         f"procs_running {counter.nr_running}",
-        "procs_blocked 0",
+        f"procs_blocked {sum(cpu.nr_iowait for cpu in view.cpus)}",
         f"softirq {sum(vectors)} " + " ".join(map(str, vectors)),
     ]
     return _text(lines)
