@@ -161,6 +161,25 @@ def cat(request: CatRequest, runs: Path, width: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def copy_tree(request: CatRequest, runs: Path, target: Path) -> int:
+    """Write all files of /proc and /sys of a box below a directory, for tools; return how many.
+
+    Raises RunDirError where there is no such run, AttachError where they cannot be written.
+    """
+    from emulator.report.procfs.files import all_paths, read_file
+
+    view = box_view(request.run, request.at_ns, runs)
+    paths = list(all_paths(view))
+    try:
+        for path in paths:
+            file = target / path.lstrip("/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(read_file(view, path), encoding="utf-8")
+    except OSError as error:
+        raise AttachError(str(error)) from error
+    return len(paths)
+
+
 @dataclass(frozen=True, slots=True)
 class FioRequest:
     """In which of fio's formats, of which job by name; no name: all."""

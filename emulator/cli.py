@@ -347,7 +347,13 @@ def why(run_word: str, pid: int | None, task: str, at: int) -> None:
 @click.option(
     "--at", metavar="TIME", callback=time_ns, help="As of this emulated time, such as 1.5s."
 )
-def cat_file(run_word: str, path: str, at: int) -> None:
+@click.option(
+    "--tree",
+    metavar="DIRECTORY",
+    type=click.Path(path_type=Path),
+    help="Write all files below it instead, for tools that take a /proc elsewhere.",
+)
+def cat_file(run_word: str, path: str, at: int, tree: Path | None) -> None:
     """Print a file of /proc or /sys as the box has it: `cat latest /proc/interrupts`.
 
     Without PATH: list what there is.  Works while the box runs, up to what it has recorded so far.
@@ -355,11 +361,14 @@ def cat_file(run_word: str, path: str, at: int) -> None:
     """
     from shutil import get_terminal_size
 
-    from emulator.attach import AttachError, CatRequest, cat
+    from emulator.attach import AttachError, CatRequest, cat, copy_tree
     from emulator.rundir import RunDirError
 
     request = CatRequest(run_word, path, None if at == NEVER else at)
     with mistakes_of(AttachError, RunDirError):
+        if tree is not None:
+            click.echo(f"{copy_tree(request, RUNS, tree)} files are in {tree}")
+            return
         click.echo(cat(request, RUNS, get_terminal_size().columns), nl=False)
 
 

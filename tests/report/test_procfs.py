@@ -3,10 +3,11 @@
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 
 from emulator import engines
-from emulator.attach import AttachError, CatRequest, cat
+from emulator.attach import AttachError, CatRequest, cat, copy_tree
 from emulator.config import load_box
 from emulator.kernel.part_stat import disk_stats, part_stat
 from emulator.report.procfs.counts import Counter
@@ -484,6 +485,34 @@ def test_the_tables_of_a_run_agree_with_each_other(runs: Path) -> None:
     )
     idle_and_busy = [sum(map(int, stat[f"cpu{cpu}"].split())) for cpu in range(8)]
     assert all(17 <= total <= 20 for total in idle_and_busy), idle_and_busy
+
+
+def test_psutil_reads_a_box(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert copy_tree(CatRequest("latest"), runs, tmp_path) > 200
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "proc"))
+    rows = [line.split() for line in table(runs, "/proc/stat").splitlines()]
+    times = [row for row in rows if row[0].startswith("cpu")][1:]
+    for one, row in zip(psutil.cpu_times(percpu=True), times, strict=True):
+        assert (one.user, one.system, one.idle) == tuple(int(row[at]) / 100 for at in (1, 3, 4))
+    stats = psutil.cpu_stats()
+    named = {row[0]: int(row[1]) for row in rows}
+    assert (stats.ctx_switches, stats.interrupts, stats.soft_interrupts) == (
+        named["ctxt"],
+        named["intr"],
+        named["softirq"],
+    )
+    numbers = list(map(int, table(runs, "/proc/diskstats").split()[3:]))
+    disk = psutil.disk_io_counters(perdisk=True)["sda"]
+    assert (disk.write_count, disk.write_bytes, disk.busy_time) == (
+        numbers[4],
+        numbers[6] * 512,
+        numbers[9],
+    )
+    fio = psutil.Process(FIO)
+    assert (fio.name(), fio.cmdline(), fio.num_threads()) == ("fio", ["fio"], 1)
+    utime, stime = map(int, table(runs, f"/proc/{FIO}/stat").split()[13:15])
+    assert (fio.cpu_times().user, fio.cpu_times().system) == (utime / 100, stime / 100)
+    assert FIO in psutil.pids()
 
 
 def test_tables_grow_with_time(runs: Path) -> None:

@@ -109,11 +109,16 @@ def queue_constant(view: View, disk: str, name: str) -> str:
 # -- mq/N/ --------------------------------------------------------------------------------------
 
 
+def nr_queues(view: View, disk: str) -> int:
+    """Return how many hardware queues a disk has."""
+    return _spec(view, disk).params.get("submit_queues", 1)
+
+
 def hctx_cpus(view: View, disk: str, hctx: int) -> list[int]:
     """Return the CPUs that submit to a hardware queue; raise NoFileError."""
-    nr_queues = _spec(view, disk).params.get("submit_queues", 1)
-    if hctx >= nr_queues:
-        raise NoFileError(f"{disk} has the hardware queues 0-{nr_queues - 1}, not {hctx}")
+    count = nr_queues(view, disk)
+    if hctx >= count:
+        raise NoFileError(f"{disk} has the hardware queues 0-{count - 1}, not {hctx}")
     mapped = queue_map(view.spec, view.disk_index(disk))
     return [cpu for cpu, queue in enumerate(mapped) if queue == hctx]
 

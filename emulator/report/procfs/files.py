@@ -10,8 +10,9 @@ A new file is one function and one line in :data:`FILES`.
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from emulator.report.procfs import cpu_files, disk_files, sys_files, task_files
@@ -201,6 +202,27 @@ def list_files(view: View) -> list[tuple[str, str]]:
             if names or file.names is None:
                 rows.append((_shown(view, path), about))
     return rows
+
+
+def all_paths(view: View) -> Iterator[str]:
+    """Yield the path of every file that a box has, each number and name written out."""
+    numbers = {
+        "pid": view.pids,
+        "irq": [irq.number for irq in cpu_files.device_irqs(view)],
+        "cpu": range(view.nr_cpus),
+        "node": range(len(set(view.spec.machine.node))),
+    }
+    for file in FILES:
+        if not file.exists(view):
+            continue
+        names = file.names(view) if file.names is not None else [""]
+        disks = [disk.name for disk in view.spec.disks] if "{disk}" in file.path else [""]
+        word = next((word for word in numbers if f"{{{word}}}" in file.path), "")
+        for disk, name, number in product(disks, names, numbers.get(word, [0])):
+            hctxs = disk_files.nr_queues(view, disk) if "{hctx}" in file.path else 1
+            for hctx in range(hctxs):
+                words = {"disk": disk, "name": name, "hctx": hctx, word: number}
+                yield file.path.format(**words)
 
 
 # The numbers that can stand in a path; a directory with one entry is written out.
