@@ -270,6 +270,10 @@ class ScsiDebug(_Model):
         description="injections: 2 medium error at sector 0x1234, 4 lost, 16 transport error",
     )
     every_nth: int = Field(0, ge=0, description="with `opts` 4 or 16: every so manieth command")
+    flush: Duration = Field(
+        0, description="how long a flush of its volatile cache takes; 0: it has none"
+    )
+    fua: bool = Field(False, description="with such a cache: it can write past it")
     timeout: Duration = Field(30_000_000_000, description="of a request; whole milliseconds")
     scheduler: Literal["mq-deadline", "none"] | None = Field(
         None, description="elevator; left out: mq-deadline with one hardware queue, else none"
@@ -316,6 +320,10 @@ class _VectorDisk(_Model):
         30_000_000_000, description="of a request (`queue/io_timeout`); whole milliseconds"
     )
     reset_time: Duration = Field(100_000_000, description="how long a reset of the device takes")
+    flush: Duration = Field(
+        0, description="how long a flush of its volatile cache takes; 0: it has none"
+    )
+    fua: bool = Field(False, description="with such a cache: it can write past it")
 
 
 class _FlashDisk(_VectorDisk):

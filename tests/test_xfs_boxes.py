@@ -24,7 +24,12 @@ RUNS = {
     "xfs-fsync-log": {"xlog_cil_push_work": 5, "xlog_ioend_work": 5},
     "io-uring-4k-5.15": {"iomap_dio_complete_work": 400},
     "io-uring-4k-6.12": {},
+    "xfs-dsync": {"iomap_dio_complete_work": 200},
 }
+
+WIDE = "machine={cpus: 8, hz: 1000}"
+#: A disk with an elevator and a cache.
+CACHE = ("disks.sda.flush=200us", "disks.sda.fua=true")
 
 
 def works(directory: Path) -> Counter[str]:
@@ -46,10 +51,23 @@ def works(directory: Path) -> Counter[str]:
         ("xfs-unwritten", STALLS),
         ("xfs-unwritten", (*STALLS, "kernel.workqueue.unbound=[dio]")),
         ("xfs-fsync-log", ()),
+        ("xfs-fsync-log", CACHE),
+        ("xfs-dsync", (WIDE,)),
+        ("xfs-dsync", (WIDE, "disks.nvme0n1.fua=true")),
         ("io-uring-4k-5.15", ()),
         ("io-uring-4k-6.12", ()),
     ],
-    ids=["append", "unwritten", "unwritten-unbound", "fsync", "io-uring-5.15", "io-uring-6.12"],
+    ids=[
+        "append",
+        "unwritten",
+        "unwritten-unbound",
+        "fsync",
+        "fsync-flush",
+        "dsync",
+        "fua",
+        "io-uring-5.15",
+        "io-uring-6.12",
+    ],
 )
 def test_every_engine_leaves_the_same_rings_while_cpus_come_and_go(
     box: str, settings: tuple[str, ...], tmp_path: Path

@@ -102,6 +102,8 @@ def resolve_disks(
     disks: list[DiskSpec] = []
     for name, disk in box.disks.items():
         params = disk_params(disk)
+        if disk.driver != "null_blk" and disk.flush:
+            params |= {"flush_ns": disk.flush, "fua": int(disk.fua)}
         vectors: tuple[int, ...] = ()
         if disk.driver == "nvme":
             wanted = min(disk.vectors or cpus, cpus)

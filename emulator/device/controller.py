@@ -165,6 +165,8 @@ class Controller:
         "disk",
         "entries",
         "errors",
+        "flush_ns",
+        "flushes",
         "hctx_of",
         "hz",
         "model",
@@ -198,6 +200,8 @@ class Controller:
         nr_queues = len(disk.vectors) or nr_cpus
         self.completion_queues: list[list[int]] = [[] for _ in range(nr_queues)]
         self.coalesce_at: list[int] = [NEVER] * nr_queues
+        self.flush_ns = disk.params.get("flush_ns", 0)
+        self.flushes: list[tuple[int, int]] = []  #: heap of (time, serial) of requests without data
         self.abort_at: list[tuple[int, int]] = []  #: heap of (time, serial)
         self.timer = RequestTimer(self.hz)
         self.timeout = max(1, disk.params.get("timeout_ms", 30_000) * self.hz // 1000)  #: jiffies
@@ -217,18 +221,24 @@ class Controller:
 
     def next_ns(self) -> int:
         """Return the time of the next thing to do here: one answer ahead of what a CPU feels of it."""
-        soonest = min(self.model.next_ns(), *self.coalesce_at)
+        soonest = min(self.served_ns(), *self.coalesce_at)
         if self.abort_at and self.abort_at[0][0] < soonest:
             soonest = self.abort_at[0][0]
         if self.timer.expires:
             soonest = min(soonest, self.timer.expires * self.tick_ns)
         return soonest - self.answer_ns if soonest < NEVER else NEVER
 
+    def served_ns(self) -> int:
+        """Return when the next request is served, or NEVER."""
+        soonest = self.model.next_ns()
+        return min(soonest, self.flushes[0][0]) if self.flushes else soonest
+
     def fire(self, now_ns: int) -> None:
         """Do all that is due by now."""
         felt_ns = now_ns + self.answer_ns
-        while self.model.next_ns() <= felt_ns:
-            self.finish(*self.model.take())
+        while self.served_ns() <= felt_ns:
+            flushed = self.flushes and self.flushes[0][0] < self.model.next_ns()
+            self.finish(*(heappop(self.flushes) if flushed else self.model.take()))
         for vector, at_ns in enumerate(self.coalesce_at):
             if at_ns <= felt_ns:
                 self.interrupt(vector)
@@ -260,6 +270,11 @@ class Controller:
             return 0
         percent = self.slow[1] if rung_ns < self.slow[0] else 100
         begin_ns = max(rung_ns, self.up_ns)
+        if not nr_sector:
+            flush_ns: int = self.flush_ns * percent // 100
+            done_ns: int = begin_ns + max(flush_ns, self.answer_ns)
+            heappush(self.flushes, (done_ns, self.serial))
+            return done_ns
         return self.model.start(begin_ns, self.serial, rw, sector, nr_sector, percent)
 
     def finish(self, done_ns: int, serial: int) -> None:
@@ -405,6 +420,7 @@ class Controller:
         """Reset the device: it forgets everything, and begins again when it is up."""
         self.count("resets")
         self.model.clear()
+        self.flushes.clear()
         self.abort_at.clear()
         for queue in self.completion_queues:
             queue.clear()
@@ -480,6 +496,7 @@ class Controller:
             [list(abort) for abort in self.abort_at],
             self.errors,
             [[name, value] for name, value in self.counters.items()],
+            [list(flush) for flush in self.flushes],
         ]
 
     def unpack(self, data: list[Any]) -> None:
@@ -494,6 +511,7 @@ class Controller:
         self.abort_at = [(at_ns, serial) for at_ns, serial in data[7]]
         self.errors = data[8]
         self.counters = dict(data[9])
+        self.flushes = [(at_ns, serial) for at_ns, serial in data[10]]
 
 
 def hctx_map(disk: DiskSpec, nr_cpus: int) -> list[int]:

@@ -191,7 +191,10 @@ class Disk(NodeBase):
     def check(self, source: int, bell: list[int]) -> None:
         """Compute a request's completion and compare it with what its CPU computed."""
         rung_ns, cookie, sector, nr_sector, rw, done_ns = bell
-        mine = rung_ns + self.service_ns
+        takes_ns = self.service_ns
+        if not nr_sector:
+            takes_ns = max(takes_ns, self.params["flush_ns"])
+        mine = rung_ns + takes_ns
         assert mine == done_ns, (
             f"BUG: {self.name} completes request {cookie:#x} of CPU {source} at {mine} ns, "
             f"the CPU at {done_ns} ns"

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
 from emulator.kernel import (
+    blk_flush,
     blk_mq,
     blk_mq_tag,
     buffered,
@@ -177,6 +178,10 @@ def submit_bio(cpu: Cpu, _arg: object) -> None:
         rq.dio = xfs_file.classify(cpu, p, facts, file, rq.iocb, offset, length)
     if run.uring is not None:
         rq.dio |= xfs_file.IOMAP_DIO_URING
+    if rq.dio & xfs_file.IOMAP_DIO_WRITE_FUA and q.write_cache:
+        cpu.start(frames.SUBMIT_DONE, 0)
+        blk_flush.insert_flush(cpu, q, rq)  # past the plug
+        return
     run.plug.append(rq)
     if len(iocbs) <= 2:
         flush(cpu, p, facts.disk, "iocb")  # iomap_dio_rw()'s own plug ends
@@ -483,6 +488,10 @@ def rw_prep_end(cpu: Cpu, _arg: object) -> None:
         rq.dio = xfs_file.classify(cpu, p, facts, file, -1, offset, length)
     run.iocbs[-1] = [1, 0, length, 1, 0]
     run.submit = []
+    if rq.dio & xfs_file.IOMAP_DIO_WRITE_FUA and q.write_cache:
+        cpu.start(frames.RW_EXIT, cpu.costs.io_submit_exit_ns)
+        blk_flush.insert_flush(cpu, q, rq)
+        return
     run.plug.append(rq)
     flush(cpu, p, facts.disk, "rw")
 

@@ -10,7 +10,7 @@ direct write queues its completion work on the CPU where that happens.
 Departures from the kernel: the elevator's queue is kept per CPU (each CPU dispatches what it
 inserted itself, as it nearly always does); an elevator over several hardware queues is run in the
 submitter as over one; merging does not happen (the workloads here never submit adjacent requests
-under one plug); the queue's ``dispatch_busy`` average, flush sequencing and polling are left out.
+under one plug); the queue's ``dispatch_busy`` average and polling are left out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from emulator import tracepoints as tp
 from emulator.kernel import (
     aio,
+    blk_flush,
     blk_mq_tag,
     blk_timeout,
     dio_completion,
@@ -32,7 +33,17 @@ from emulator.kernel import (
     xfs_log,
 )
 from emulator.kernel.blk_queue import BlockQueue
-from emulator.kernel.request import DIO_ASYNC, DIO_SYNC, LOG_WRITE, WB_PAGES, Request
+from emulator.kernel.request import (
+    DIO_ASYNC,
+    DIO_SYNC,
+    FLUSH,
+    LOG_WRITE,
+    REQ_FLUSHING,
+    SEQUENCED,
+    WB_PAGES,
+    Request,
+)
+from emulator.kernel.xfs_file import IOMAP_DIO_WRITE_FUA
 from emulator.tags import SHARED
 from emulator.types import WRITE
 
@@ -209,6 +220,8 @@ def end_request(cpu: Cpu, rq: Request) -> None:
     """``blk_mq_end_request()`` outside of the softirq: in a hard interrupt or in the submitter."""
     rq.cause = trace_complete(cpu, rq)
     cpu.cause = rq.cause
+    if rq.dio & SEQUENCED and blk_flush.step_ended(cpu, rq):
+        return
     if bio_endio(cpu, rq):
         if cpu.completion is not None and cpu.completion.ns:
             dio_completion.charge(cpu, cpu.completion.ns)
@@ -220,7 +233,7 @@ def bio_endio(cpu: Cpu, rq: Request) -> bool:
     """The bio ends (D.2); return whether a worker of the normal pool is to be woken."""
     if rq.what == DIO_ASYNC:
         return iomap.dio_bio_end_io(cpu, rq)
-    if rq.what == DIO_SYNC:
+    if rq.what in (DIO_SYNC, FLUSH):
         iomap.dio_wake_waiter(cpu, rq)
         return False
     if rq.what == LOG_WRITE:
@@ -239,11 +252,14 @@ def free_request(cpu: Cpu, rq: Request) -> None:
     blk_mq_tag.free_tags(cpu, q, rq)
 
 
-def rwbs(rq: Request) -> str:
+def rwbs(cpu: Cpu, rq: Request) -> str:
     """``blk_fill_rwbs()``: what a request does, in letters."""
     if rq.rw != WRITE:
         return "R"
-    return "WS" if rq.what != LOG_WRITE else "WSM"
+    if rq.dio & REQ_FLUSHING:
+        return "FF"
+    way = "WF" if rq.dio & IOMAP_DIO_WRITE_FUA and cpu.queues[rq.queue].fua else "W"
+    return way + ("S" if rq.what != LOG_WRITE else "SM")
 
 
 def trace_request(cpu: Cpu, event: int, rq: Request) -> None:
@@ -251,13 +267,14 @@ def trace_request(cpu: Cpu, event: int, rq: Request) -> None:
     saved = cpu.cause
     if rq.cause:
         cpu.cause = rq.cause
+    sector, nr_sector = extent(rq)
     rq.cause = cpu.emit(
         event,
         cpu.dev_numbers[rq.queue],
-        cpu.names[rwbs(rq)],
-        rq.sector,
-        rq.nr_sector,
-        rq.nr_sector * 512,
+        cpu.names[rwbs(cpu, rq)],
+        sector,
+        nr_sector,
+        nr_sector * 512,
     )
     cpu.cause = saved
 
@@ -266,11 +283,17 @@ def trace_complete(cpu: Cpu, rq: Request) -> int:
     """Record ``block_rq_complete``; return its position."""
     if rq.error:
         blk_timeout.print_req_error(cpu, rq)
+    sector, nr_sector = extent(rq)
     return cpu.emit(
         tp.BLOCK_RQ_COMPLETE,
         cpu.dev_numbers[rq.queue],
-        cpu.names[rwbs(rq)],
-        rq.sector,
-        rq.nr_sector,
+        cpu.names[rwbs(cpu, rq)],
+        sector,
+        nr_sector,
         rq.error,
     )
+
+
+def extent(rq: Request) -> tuple[int, int]:
+    """Return what a request is now for: sector and number of sectors, none of them if it flushes."""
+    return (0, 0) if rq.dio & REQ_FLUSHING else (rq.sector, rq.nr_sector)

@@ -35,6 +35,7 @@ class BlockQueue:
         "doorbells",
         "driver",
         "elevator",
+        "flush_ns",
         "fua",
         "hctx",
         "inactive",
@@ -72,7 +73,8 @@ class BlockQueue:
         self.name = disk.name
         self.driver = disk.driver
         self.params = disk.params
-        self.write_cache = bool(disk.params.get("write_cache", 0))  # a volatile one
+        self.flush_ns = disk.params.get("flush_ns", 0)
+        self.write_cache = self.flush_ns > 0  # a volatile one
         self.fua = bool(disk.params.get("fua", 0))
         self.nr_hw_queues = disk.params.get("submit_queues", 1)
         machine = spec.machine

@@ -21,8 +21,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emulator import messages
-from emulator.kernel import blk_mq, frames, softirq, workqueue
-from emulator.kernel.request import Request
+from emulator.kernel import blk_flush, blk_mq, frames, softirq, workqueue
+from emulator.kernel.request import SEQUENCED, Request
 from emulator.rules import Rules
 
 if TYPE_CHECKING:
@@ -141,10 +141,11 @@ def block_end(cpu: Cpu, _arg: object) -> None:
     cpu.cause = rq.cause
     q = cpu.queues[rq.queue]
     cpu.start(frames.BLOCK_QUEUED, 0)
-    if blk_mq.bio_endio(cpu, rq):
-        decision_ns = 0 if cpu.completion is None else cpu.completion.ns
-        cpu.start(frames.BLOCK_QUEUE, cpu.costs.queue_work_ns + decision_ns)
-    blk_mq.free_request(cpu, rq)
+    if not (rq.dio & SEQUENCED and blk_flush.step_ended(cpu, rq)):
+        if blk_mq.bio_endio(cpu, rq):
+            decision_ns = 0 if cpu.completion is None else cpu.completion.ns
+            cpu.start(frames.BLOCK_QUEUE, cpu.costs.queue_work_ns + decision_ns)
+        blk_mq.free_request(cpu, rq)
     if q.driver == "scsi_debug":
         blk_mq.run_hw_queue_async(cpu, q)  # scsi_end_request() runs all queues after every command
     if cpu.f_kind == frames.BLOCK_QUEUED and cpu.f_end == cpu.now:

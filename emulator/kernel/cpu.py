@@ -906,4 +906,7 @@ def traced_names(workqueues: dict[int, workqueue.Workqueue], spec: BoxSpec) -> l
         "R",
         *(name for disk in spec.disks for name in irq_names(disk)),
         "WSM",
+        "FF",
+        "WFS",
+        "WFSM",
     ]

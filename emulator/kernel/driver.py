@@ -28,7 +28,7 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import blk_mq, blk_softirq, dio_completion, frames
 from emulator.kernel.blk_queue import BlockQueue, irq_number
-from emulator.kernel.request import PAGES, WB_PAGES, Request
+from emulator.kernel.request import PAGES, REQ_FLUSHING, WB_PAGES, Request
 from emulator.types import DOORBELL_PERIOD_NS, NEVER, SCHEDULE_REQUESTS, Message
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def queue_rq(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
         return
     cpu.inflight[rq.cookie] = rq
     rq.done_ns = cpu.now + q.service_ns
+    if rq.dio & REQ_FLUSHING:
+        rq.done_ns = cpu.now + max(q.service_ns, q.flush_ns)
     note_doorbell(cpu, q, rq)
     if not q.service_ns:
         complete_inline(cpu, q, rq)
@@ -106,7 +108,7 @@ def send_request(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
     cpu.send(
         cpu.device_nodes[q.index],
         messages.REQUEST,
-        (rq.pack(), cpu.now, rq.cookie, rq.ctx_cpu, rq.rw, rq.sector, rq.nr_sector, *told),
+        (rq.pack(), cpu.now, rq.cookie, rq.ctx_cpu, rq.rw, *blk_mq.extent(rq), *told),
         cpu.now + cpu.costs.coherence_ns,
         cpu.costs.coherence_ns,
     )
@@ -210,7 +212,7 @@ def schedule_renewed(cpu: Cpu, index: int, service_ns: int, count: int) -> None:
 def note_doorbell(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
     """Note a doorbell for the device's log."""
     q.rings += 1
-    q.doorbells.append([cpu.now, rq.cookie, rq.sector, rq.nr_sector, rq.rw, rq.done_ns])
+    q.doorbells.append([cpu.now, rq.cookie, *blk_mq.extent(rq), rq.rw, rq.done_ns])
     if cpu.now >= q.ring_at:
         # A note to itself: whatever this CPU does then, the period's doorbells leave.
         q.ring_at = (cpu.now // DOORBELL_PERIOD_NS + 1) * DOORBELL_PERIOD_NS

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emulator.kernel import aio, buffered, frames, syscall, workqueue, xfs_log
+from emulator.kernel import aio, blk_flush, buffered, frames, syscall, workqueue, xfs_log
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # How far it is: the frame's argument is [this, file, whether the log is to be forced, who goes on].
 START = 0
 PUSHED = 1  # the push is queued
-WRITING = 2  # the log is being written
+WRITING = 2  # the log is being written, or the device flushed
 
 
 def sys_fsync(cpu: Cpu, p: Task, file: int) -> None:
@@ -63,8 +63,11 @@ def file_fsync(cpu: Cpu, arg: list[Any]) -> None:
     elif stage == START and forced:
         xfs_log.push(cpu, p, file, frames.FSYNC, [PUSHED, file, forced, then])
     elif stage == PUSHED:
-        if not xfs_log.write_log(cpu, p, file, frames.FSYNC, [WRITING, file, forced, then]):
-            p.run.arg = arg
+        written = [WRITING, file, forced, then]
+        xfs_log.write_log(cpu, p, file, frames.FSYNC, written, arg)
+    elif stage == START and cpu.queues[cpu.files[file].disk].write_cache:
+        flushed = [WRITING, file, forced, then]
+        blk_flush.blkdev_issue_flush(cpu, p, file, frames.FSYNC, flushed, arg)
     else:
         synced(cpu, then)
 

@@ -138,6 +138,9 @@ def all_requests(cpu: Cpu) -> Iterator[tuple[Request, bool]]:
         yield from ((rq, True) for rq in box)
     for data in interrupting(cpu):
         yield Request.unpack(data), True
+    for item in items(cpu):
+        if item[1] == workqueue.FN_REQUEUE:
+            yield item[3], cpu.queues[item[3].queue].elevator is None
     for message in cpu.inbox:
         yield from requests_in(cpu, message)
 

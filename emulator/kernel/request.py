@@ -10,6 +10,18 @@ LOG_WRITE = 3  # a log buffer
 #: No block request: who waits for a push of the log, as the argument of that work.
 LOG_FORCE = 4
 WB_PAGES = 5  # buffered writeback: pages of a file; ``iocb`` is the kind of ioend
+FLUSH = 6  # blkdev_issue_flush()
+
+# What is left to do of a request that flushes the device's cache (blk_flush), beside the bits of
+# xfs_file in Request.dio.
+REQ_PREFLUSH = 128
+REQ_DATA = 256
+REQ_POSTFLUSH = 512
+#: It is out as a flush, without its data.
+REQ_FLUSHING = 1024
+#: Any of these.
+SEQUENCED = REQ_PREFLUSH | REQ_DATA | REQ_POSTFLUSH | REQ_FLUSHING
+
 # What the end of such a bio needs: its kind of ioend.
 IOEND_OVERWRITE = 0  # nothing: written blocks within the size on disk
 IOEND_UNWRITTEN = 1  # a transaction that converts unwritten extents

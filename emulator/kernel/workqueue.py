@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
 from emulator.kernel import (
+    blk_flush,
     blk_mq,
     blk_timeout,
     buffered,
@@ -93,10 +94,11 @@ FN_TIMEOUT = 5  # the argument is the queue
 FN_MODULE = 6  # [name, when it was queued, such a list]: an item of the program `works`
 FN_CIL_PUSH = 10
 FN_XLOG_IOEND = 11
+FN_REQUEUE = 12
 FN_WB_WORKFN = 20
 FN_XFS_IOENDS = 21  # [file, [ioend...]]: the ioends of an inode
 #: Functions whose argument is a request, and those of them for which a task waits.
-REQUEST_FUNCTIONS = (FN_DIO_COMPLETE, FN_XFS_END_IO, FN_CIL_PUSH, FN_XLOG_IOEND)
+REQUEST_FUNCTIONS = (FN_DIO_COMPLETE, FN_XFS_END_IO, FN_CIL_PUSH, FN_XLOG_IOEND, FN_REQUEUE)
 WAITED_FUNCTIONS = (FN_DIO_COMPLETE, FN_CIL_PUSH, FN_XLOG_IOEND)
 FUNCTIONS = {
     FN_DIO_COMPLETE: "iomap_dio_complete_work",
@@ -107,6 +109,7 @@ FUNCTIONS = {
     FN_MODULE: "module_work",
     FN_CIL_PUSH: "xlog_cil_push_work",
     FN_XLOG_IOEND: "xlog_ioend_work",
+    FN_REQUEUE: "blk_mq_requeue_work",
     FN_WB_WORKFN: "wb_workfn",
     FN_XFS_IOENDS: "xfs_end_io",
 }
@@ -390,6 +393,8 @@ def start_function(cpu: Cpu, p: Task, item: list[Any]) -> None:
         cpu.start(frames.WORK_BODY, cpu.costs.cil_push_ns)
     elif function == FN_XLOG_IOEND:
         cpu.start(frames.WORK_BODY, cpu.costs.xlog_ioend_ns)
+    elif function == FN_REQUEUE:
+        blk_flush.requeue_work(cpu, item)
     elif function == FN_XFS_IOENDS:
         xfs_aops.xfs_end_io(cpu, arg)
     elif function == FN_WB_WORKFN:

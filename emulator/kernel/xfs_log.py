@@ -26,10 +26,11 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, blk_mq_tag, core, frames, iomap, workqueue
+from emulator.kernel import blk_flush, blk_mq, core, frames, iomap, workqueue
 from emulator.kernel.process import WAIT_RW
 from emulator.kernel.request import LOG_FORCE, LOG_WRITE, Request
 from emulator.kernel.wq_table import WQ_XFS_CIL, WQ_XFS_LOG
+from emulator.kernel.xfs_file import IOMAP_DIO_WRITE_FUA
 from emulator.seeds import seed_stream, splitmix64
 from emulator.types import WRITE
 
@@ -56,8 +57,10 @@ class XfsLog:
     def __init__(self, spec: BoxSpec, cpu: int, files: dict[int, FileFacts]) -> None:
         self.state = seed_stream(spec.seed, TRANSACTION_STREAM, cpu)
         self.durations = durations(spec.costs.transaction_ns, spec.costs.transaction_spread_percent)
-        #: whether any file of the box needs more than its blocks overwritten
-        self.used = any(not facts.plain for facts in files.values())
+        #: whether a write or a sync of the box may need more than blocks overwritten
+        self.used = any(not facts.plain for facts in files.values()) or any(
+            disk.params.get("flush_ns", 0) for disk in spec.disks
+        )
         #: disk -> the first byte of the log there: behind the files
         self.start = [0] * len(spec.disks)
         for facts in files.values():
@@ -120,24 +123,26 @@ def cil_push_work(cpu: Cpu, rq: Request) -> None:
     iomap.dio_wake_waiter(cpu, rq)
 
 
-def write_log(cpu: Cpu, p: Task, file: int, kind: int, arg: Any) -> bool:
-    """``xlog_sync()``: write the log buffer; False if there was no tag, and the task sleeps for one.
+def write_log(cpu: Cpu, p: Task, file: int, kind: int, arg: list[Any], again: list[Any]) -> None:
+    """``xlog_sync()``: write the log buffer, with PREFLUSH and FUA.
 
-    The frame given goes on when the write is with the device.
+    The frame given goes on with ``arg`` when that is done, with ``again`` if there was no tag.
     """
     facts = cpu.files[file]
     q = cpu.queues[facts.disk]
-    if not blk_mq_tag.get_tag(cpu, q):
-        blk_mq_tag.wait_for_tag(cpu, q, p, kind, arg)
-        return False
+    if not blk_flush.got_tag(cpu, p, facts.disk, kind, again):
+        return
     rq = blk_mq.new_request(cpu, p, facts.disk, WRITE, cpu.xfs_log.start[facts.disk], LOG_BYTES)
     rq.what = LOG_WRITE
     rq.file = file
+    if q.write_cache:
+        rq.dio = IOMAP_DIO_WRITE_FUA
+        blk_flush.submit_flush(cpu, p, rq, kind, arg)
+        return
     p.run.iocbs[-1] = [1, 0, LOG_BYTES, 1, 0]
     p.run.plug.append(rq)
     blk_mq.flush_plug(cpu, p)
     blk_mq.dispatch_loop(cpu, [facts.disk, "frame", kind, arg])
-    return True
 
 
 def log_bio_end(cpu: Cpu, rq: Request) -> None:
