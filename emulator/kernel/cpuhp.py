@@ -569,7 +569,7 @@ def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
         hrtimer.add_jiffy_timer(cpu, jiffy, kind, arg)
     cpu.done_list += [Request.unpack(data) for data in done]
     for index, taken in enumerate(items):
-        workqueue.give_items(cpu.pools[index], taken)
+        workqueue.give_items(cpu, cpu.pools[index], taken)
     cpu.irqs.append((frames.IRQ_IPI, "adopt", cpu.costs.ipi_handler_ns))
     for _pid, data in tasks:
         adopt_sleeper(cpu, unpack_task(data, cpu.make_program))

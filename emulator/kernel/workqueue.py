@@ -623,11 +623,15 @@ def carries_request(function: int) -> bool:
     return function in WAITED_FUNCTIONS
 
 
-def give_items(pool: WorkerPool, items: list[list[Any]]) -> None:
+def give_items(cpu: Cpu, pool: WorkerPool, items: list[list[Any]]) -> None:
     """Append a dead CPU's items to this pool; :func:`wake_up_worker` follows."""
     for data in items:
         item = unpack_item(data)
-        pool.active[item[2]] = pool.active.get(item[2], 0) + 1
+        active = pool.active.get(item[2], 0)
+        if active >= cpu.workqueues[item[2]].max_active:
+            pool.delayed.setdefault(item[2], []).append(item)
+            continue
+        pool.active[item[2]] = active + 1
         pool.worklist.append(item)
 
 
