@@ -43,7 +43,9 @@ from emulator.tracepoints import (
     TICK_SOFTIRQ,
     TICK_SYSTEM,
     TICK_USER,
+    WORKQUEUE_EXECUTE_START,
 )
+from emulator.types import BoxSpec
 from tests.report.rings import readers_of
 
 FIO = 10_000
@@ -568,3 +570,79 @@ def test_disk_statistics_agree_with_the_nodes_own(tmp_path: Path) -> None:
     assert abs(kept.io_ticks - counter.io_ms(counted)) <= 1
     assert counted.groups[1].ms == pytest.approx(kept.ticks[1], rel=0.03)
     assert kept.ios[1] > 1000
+
+
+# -- Workqueues (io-and-workqueue.md F.14, F.15) -----------------------------------------------------
+
+
+def works_box(tmp_path: Path) -> BoxSpec:
+    """Run the box of affinity scopes for a while; return what it is."""
+    settings = ("warmup=0ms", "expect=[]")
+    spec = load_box("workqueue-scopes", settings, None, "60ms").resolve()
+    outcome = engines.run(engines.INLINE, engines.Job(spec, tmp_path, lambda _ns, _who="": True))
+    assert (outcome.status, outcome.error) == (0, "")
+    return spec
+
+
+def test_F_14_a_workers_name_says_what_it_executes_or_has_executed(tmp_path: Path) -> None:
+    spec = works_box(tmp_path)
+    readers = open_rings(tmp_path)
+    worker, started_ns = next(
+        (record[4], record[0])
+        for record in readers[0].records()
+        if record[1] == WORKQUEUE_EXECUTE_START
+    )
+    name = readers[0].comms[worker]
+    assert name.startswith("kworker/u")
+    names = {
+        now_ns: read_file(View(spec, readers, now_ns), f"/proc/{worker}/comm")
+        for now_ns in (started_ns, started_ns + MS, started_ns + 10 * MS)
+    }
+    assert list(names.values()) == [
+        f"{name}\n",
+        f"{name}+events_unbound\n",
+        f"{name}-events_unbound\n",
+    ]
+    later = View(spec, readers, started_ns + MS)
+    assert f"({name}+events_unbound)" in read_file(later, f"/proc/{worker}/stat")
+    assert read_file(later, f"/proc/{worker}/status").startswith(f"Name:\t{name}+events_unbound\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "files"),
+    [
+        (
+            (),
+            {
+                "affinity_scope": "default (cache)",
+                "affinity_strict": "0",
+                "cpumask": "ff",
+                "max_active": "256",
+                "nice": "0",
+                "per_cpu": "0",
+            },
+        ),
+        (
+            ('kernel.workqueue={affinity_scope: smt, affinity_strict: true, cpumask: "0-3"}',),
+            {"affinity_scope": "smt", "affinity_strict": "1", "cpumask": "0f"},
+        ),
+        (
+            ('kernel.version="5.4"', "machine.nodes=[0-3, 4-7]"),
+            {"pool_ids": "0:17 1:18", "numa": "1", "per_cpu": "0", "max_active": "256"},
+        ),
+    ],
+)
+def test_F_15_attributes_of_a_sysfs_workqueue(
+    settings: tuple[str, ...], files: dict[str, str]
+) -> None:
+    view = View(load_box("workqueue-scopes", settings).resolve(), [], 0)
+    place = "/sys/bus/workqueue/devices/writeback"
+    assert {name: read_file(view, f"{place}/{name}") for name in files} == {
+        name: text + "\n" for name, text in files.items()
+    }
+    if "cpumask" in files:
+        mask = read_file(view, "/sys/devices/virtual/workqueue/cpumask")
+        assert mask == files["cpumask"] + "\n"
+    missing = "pool_ids" if "affinity_scope" in files else "affinity_scope"
+    with pytest.raises(NoFileError, match="writeback/ has"):
+        read_file(view, f"{place}/{missing}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from emulator.report.procfs import cpu_files, disk_files, sys_files, task_files
+from emulator.report.procfs import cpu_files, disk_files, sys_files, task_files, wq_files
 from emulator.report.procfs.view import NoFileError, View
 
 _WORDS = {
@@ -148,7 +148,12 @@ FILES: tuple[File, ...] = (
         "other limits",
         lambda _view: list(disk_files.QUEUE_CONSTANTS),
     ),
-    File("/sys/devices/virtual/workqueue/cpumask", sys_files.workqueue_cpumask, "of unbound works"),
+    File("/sys/devices/virtual/workqueue/cpumask", wq_files.cpumask, "of unbound works"),
+    *(
+        File(f"{place}/{queue}/{{name}}", wq_files.attribute, "a workqueue", wq_files.attributes)
+        for place in ("/sys/bus/workqueue/devices", "/sys/devices/virtual/workqueue")
+        for queue in wq_files.SYSFS
+    ),
     File(f"{_CPU}/online", sys_files.cpu_online, "CPUs online"),
     File(f"{_CPU}/offline", sys_files.cpu_offline, "CPUs offline"),
     File(f"{_CPU}/possible", sys_files.cpu_possible, "CPUs there are"),

@@ -195,11 +195,6 @@ def node_cpus(view: View, node: int, name: str) -> str:
     return (cpulist_format(mask) if name == "cpulist" else _mask(view, mask)) + "\n"
 
 
-def workqueue_cpumask(view: View) -> str:
-    """Return the CPUs on which unbound works may run."""
-    return _mask(view, _all(view)) + "\n"
-
-
 def _all(view: View) -> int:
     return (1 << view.nr_cpus) - 1
 

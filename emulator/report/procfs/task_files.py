@@ -6,6 +6,7 @@ Fields that a box knows nothing of (memory, terminals, signals) are 0 or left ou
 from emulator.kernel.fair_weight import SCHED_PRIO_TO_WEIGHT
 from emulator.report.procfs.cpu_files import USER_HZ_NS
 from emulator.report.procfs.view import View
+from emulator.report.procfs.worker_names import worker_comm
 from emulator.types import cpulist_format
 
 STATE_NAMES = {
@@ -33,7 +34,7 @@ NICE_0_WEIGHT = 1024
 def comm(view: View, pid: int) -> str:
     """Return the task's name."""
     view.task(pid)
-    return view.comm(pid) + "\n"
+    return worker_comm(view, pid) + "\n"
 
 
 def stat(view: View, pid: int) -> str:
@@ -42,7 +43,7 @@ def stat(view: View, pid: int) -> str:
     utime, stime = task.cputime(view.now_ns)
     realtime = task.prio < MAX_RT_PRIO
     fields = [
-        *(pid, f"({view.comm(pid)})", task.state, *_family(view, pid)),
+        *(pid, f"({worker_comm(view, pid)})", task.state, *_family(view, pid)),
         *(0, -1, _flags(view, pid)),  # terminal, its group, flags
         *(0, 0, 0, 0),  # page faults
         *(utime // USER_HZ_NS, stime // USER_HZ_NS, 0, 0),
@@ -61,7 +62,7 @@ def status(view: View, pid: int) -> str:
     mask = view.cpus_allowed(pid)
     parent = _family(view, pid)[0]
     lines = {
-        "Name": view.comm(pid),
+        "Name": worker_comm(view, pid),
         "State": STATE_NAMES.get(task.state, task.state),
         "Tgid": pid,
         "Ngid": 0,
