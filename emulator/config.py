@@ -192,6 +192,11 @@ class WorkqueueOptions(_Model):
         description="an item that runs longer counts as CPU_INTENSIVE, from 6.6 on; 0: none does; "
         "left out: 10 ms",
     )
+    create_delay: Duration = Field(
+        0,
+        description="creating a worker of a bound pool blocks so long, as where memory is short, and "
+        "rescuers help out",
+    )
     watchdog_thresh: Duration = Field(
         30_000_000_000,
         description="a work list that does not move for longer is reported in the log; 0: none is",

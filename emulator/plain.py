@@ -168,6 +168,7 @@ def _workqueue_to_plain(workqueue: WorkqueueSpec) -> list[Any]:
         [list(one) for one in workqueue.max_active],
         workqueue.power_efficient,
         workqueue.cpu_intensive_ns,
+        workqueue.create_delay_ns,
         workqueue.watchdog_ns,
     ]
     assert len(plain) == len(fields(WorkqueueSpec)), (

@@ -345,6 +345,9 @@ class Rules:
     wq_affinity_scopes: bool = _rule(
         "6.6+", "unbound workqueues have a pool per pod of their affinity scope (6.6)"
     )
+    wq_rescuer_prefix: bool = _rule(
+        "6.6+", "rescuers are called kworker/R- and their workqueue (6.6)"
+    )
     wq_cpu_intensive_auto: bool = _rule(
         "6.6+", "a work item that runs for 10 ms in one go no longer holds its pool up (6.5)"
     )

@@ -385,6 +385,7 @@ class WorkqueueSpec:
     max_active: tuple[tuple[str, int], ...] = ()  #: by queue, where it is not the kernel's
     power_efficient: bool = False  #: WQ_POWER_EFFICIENT queues are unbound
     cpu_intensive_ns: int = 10_000_000  #: items that run longer are CPU_INTENSIVE (6.5); 0: none
+    create_delay_ns: int = 0  #: creating a worker of a bound pool blocks so long: memory is short
     watchdog_ns: int = 30_000_000_000  #: a list that does not move for longer is reported; 0: none
 
 

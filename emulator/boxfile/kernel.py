@@ -246,6 +246,7 @@ def _workqueue(kernel: Kernel, rules: Rules, report: Report) -> WorkqueueSpec:
         tuple(asked.max_active.items()),
         asked.power_efficient,
         10_000_000 if thresh is None else thresh,
+        asked.create_delay,
         asked.watchdog_thresh,
     )
 

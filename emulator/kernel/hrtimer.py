@@ -29,6 +29,7 @@ from emulator.kernel import (
     io_uring,
     smp,
     softirq,
+    wq_rescuer,
 )
 from emulator.types import NEVER
 
@@ -46,6 +47,7 @@ TIMER_SLEEP = 2  # clock_nanosleep(): arg = [pid, residence]
 WHEEL_SLEEP = 1  # schedule_timeout(): arg = [pid, residence]
 WHEEL_WRITEBACK = 8  # the delayed work of a disk's flusher: arg = index of the disk
 WHEEL_DRAIN = 3  # msleep() of a CPU that goes down
+WHEEL_MAYDAY = 30  # pool_mayday_timeout(): arg = index of the pool
 WHEEL_RUN_QUEUE = 2  # blk_mq_delay_run_hw_queue(): arg = queue index
 
 
@@ -163,6 +165,8 @@ def run_jiffy_timer(cpu: Cpu, kind: int, arg: Any) -> None:
     """Run one expired timer of the wheel."""
     if kind == WHEEL_SLEEP:
         wake_sleeper(cpu, arg)
+    elif kind == WHEEL_MAYDAY:
+        wq_rescuer.pool_mayday_timeout(cpu, arg)
     elif kind == WHEEL_WRITEBACK:
         buffered.delayed_work_timer_fn(cpu, arg)
     elif kind == WHEEL_DRAIN:

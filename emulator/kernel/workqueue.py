@@ -14,8 +14,9 @@ idle, so further items only lengthen the list.
 Items beyond a queue's ``max_active`` wait in its per-pool delayed list.  A worker looks after every
 item whether it should give way (``cond_resched()``).
 
-Departures from the kernel: flush, drain, cancel and the rescuers are not modelled (nothing here
-flushes, and creating a worker cannot fail); the idle timer does not reap workers within a run.
+Departures from the kernel: flush, drain and cancel are not modelled (nothing here flushes); the idle
+timer does not reap workers within a run; every queueing is of a work of its own, so that none is
+pending already or still executes elsewhere.
 The items of a pool whose CPU has gone join the pool of the CPU that took over (:mod:`cpuhp`).
 """
 
@@ -35,6 +36,7 @@ from emulator.kernel import (
     fsync,
     iomap,
     kthread,
+    wq_rescuer,
     wq_unbound,
     xfs_aops,
     xfs_file,
@@ -83,6 +85,7 @@ WORKER_IDLE = 4
 WORKER_PREP = 8
 WORKER_CPU_INTENSIVE = 64
 WORKER_UNBOUND = 128
+WORKER_RESCUER = 1 << 10  # in the kernel a pointer of the worker
 WORKER_NOT_RUNNING = WORKER_PREP | WORKER_CPU_INTENSIVE | WORKER_UNBOUND
 
 # Work functions.
@@ -129,6 +132,7 @@ class WorkerPool:
         "next_id",
         "nice",
         "nr_running",
+        "rescuers",
         "watchdog_ns",
         "workers",
         "worklist",
@@ -146,6 +150,7 @@ class WorkerPool:
         self.active: dict[int, int] = {}  # workqueue -> nr_active of its pwq here
         self.delayed: dict[int, list[list[Any]]] = {}
         self.manager = 0  # pid of the worker that creates workers, 0: none
+        self.rescuers: dict[int, int] = {}  # workqueue -> pid of its rescuer here
         self.next_id = 0
         self.disassociated = False
         #: watchdog_ts, but in ns: when the list last got its first item, or lost one
@@ -167,6 +172,7 @@ class WorkerPool:
             self.next_id,
             self.disassociated,
             self.watchdog_ns,
+            [[wq, pid] for wq, pid in self.rescuers.items()],
         ]
 
     @classmethod
@@ -180,6 +186,7 @@ class WorkerPool:
         pool.active = dict(data[7])
         pool.delayed = {wq: [unpack_item(item) for item in items] for wq, items in data[8]}
         pool.manager, pool.next_id, pool.disassociated, pool.watchdog_ns = data[9:13]
+        pool.rescuers = dict(data[13])
         return pool
 
 
@@ -313,6 +320,9 @@ def worker_start(cpu: Cpu, _arg: object) -> None:
         wq_unbound.fetch(cpu, p, starts=True)
         return
     pool = pool_of(cpu, p)
+    if pool.workers[p.pid] & WORKER_RESCUER:
+        wq_rescuer.rescuer_thread(cpu, p, pool)
+        return
     if pool.workers[p.pid] & WORKER_IDLE:
         pool.workers[p.pid] &= ~WORKER_IDLE
         pool.idle.remove(p.pid)
@@ -322,7 +332,7 @@ def worker_start(cpu: Cpu, _arg: object) -> None:
     if not pool.idle and not pool.manager:
         pool.manager = p.pid
         if need_to_create_worker(pool):
-            cpu.start(frames.WORKER_CREATE, cpu.costs.worker_create_ns)
+            wq_rescuer.maybe_create_worker(cpu, p)
             return
         pool.manager = 0
     worker_work(cpu, p, pool)
@@ -338,6 +348,7 @@ def worker_created(cpu: Cpu, arg: Any) -> None:
     if pool.manager == p.pid:
         new = create_worker(cpu, pool, p.run.worker, kthread.late_pid(cpu))
         pool.manager = 0
+        wq_rescuer.cancel_mayday(cpu, pool)
         cpu.start(frames.WORKER_CREATE, 0)
         core.wake_up(cpu, new)  # a new worker looks for itself whether it is needed
         return
@@ -357,13 +368,18 @@ def worker_work(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
 
 def process_one_work(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
     """Take the first item and start its function."""
-    item = pool.worklist.pop(0)
+    execute(cpu, p, pool, pool.worklist.pop(0))
+
+
+def execute(cpu: Cpu, p: Task, pool: WorkerPool, item: list[Any]) -> None:
+    """Start the function of an item that has been taken from the list."""
     pool.watchdog_ns = cpu.now
     pool.executing[p.pid] = item
     p.run.work_at = p.sum_exec_runtime
     if cpu.workqueues[item[2]].cpu_intensive:
+        if not pool.workers[p.pid] & WORKER_NOT_RUNNING:
+            pool.nr_running -= 1
         pool.workers[p.pid] |= WORKER_CPU_INTENSIVE
-        pool.nr_running -= 1
     start_function(cpu, p, item)
     if need_more_worker(pool) and first_idle_sleeps(cpu, pool):
         wake_up_worker(cpu, pool)
@@ -483,7 +499,7 @@ def after_cond_resched(cpu: Cpu, _arg: object) -> None:
         return
     pool = pool_of(cpu, p)
     work_done(cpu, p, pool)
-    if keep_working(pool):
+    if wants_next(pool, p):
         cpu.start(frames.WORK_NEXT, cpu.costs.work_next_ns)
     else:
         worker_enter_idle(cpu, p)
@@ -523,10 +539,17 @@ def work_next(cpu: Cpu, _arg: object) -> None:
     """Between two items: the next one, if there still is one for this worker."""
     p = cpu.rq.curr
     pool = pool_of(cpu, p)
-    if keep_working(pool):
+    if pool.workers[p.pid] & WORKER_RESCUER:
+        wq_rescuer.rescuer_thread(cpu, p, pool)
+    elif keep_working(pool):
         process_one_work(cpu, p, pool)
     else:
         worker_enter_idle(cpu, p)
+
+
+def wants_next(pool: WorkerPool, p: Task) -> bool:
+    """Whether a worker that has ended an item looks for another one; a rescuer always does."""
+    return keep_working(pool) or bool(pool.workers[p.pid] & WORKER_RESCUER)
 
 
 def worker_enter_idle(cpu: Cpu, p: Task) -> None:
@@ -537,6 +560,11 @@ def worker_enter_idle(cpu: Cpu, p: Task) -> None:
         pool.nr_running -= 1
     pool.workers[p.pid] = flags | WORKER_PREP | WORKER_IDLE
     pool.idle.append(p.pid)
+    sleep_until_work(cpu, p)
+
+
+def sleep_until_work(cpu: Cpu, p: Task) -> None:
+    """``schedule()`` in TASK_IDLE: it goes on at the start of the worker's loop."""
     run = p.run
     run.wait = WAIT_WORK
     run.wait_since = cpu.now
@@ -588,11 +616,17 @@ def park_worker(cpu: Cpu, p: Task) -> None:
         work_done(cpu, p, pool)
     kthread.park(cpu, p)
     p.state = tp.TASK_IDLE
-    if not pool.workers[p.pid] & WORKER_NOT_RUNNING and not p.run.submit:
-        pool.nr_running -= 1
-    if not pool.workers[p.pid] & WORKER_IDLE:
-        pool.idle.append(p.pid)
-    pool.workers[p.pid] = WORKER_IDLE | WORKER_PREP
+    if pool.manager == p.pid:
+        pool.manager = 0
+        wq_rescuer.cancel_mayday(cpu, pool)
+    if pool.workers[p.pid] & WORKER_RESCUER:
+        pool.workers[p.pid] = WORKER_RESCUER | WORKER_PREP
+    else:
+        if not pool.workers[p.pid] & WORKER_NOT_RUNNING and not p.run.submit:
+            pool.nr_running -= 1
+        if not pool.workers[p.pid] & WORKER_IDLE:
+            pool.idle.append(p.pid)
+        pool.workers[p.pid] = WORKER_IDLE | WORKER_PREP
     p.run.kind, p.run.left, p.run.arg = frames.WORKER_START, cpu.costs.worker_start_ns, None
     p.run.wait = WAIT_WORK
     p.run.submit = []
@@ -611,6 +645,8 @@ def take_items(cpu: Cpu, pool: WorkerPool) -> list[list[Any]]:
         if -1 in cpu.tasks[pid].run.iocbs:
             cpu.tasks[pid].run.remote_ios += 1  # the sync that it sleeps for will end elsewhere
         park_worker(cpu, cpu.tasks[pid])
+    if pool.manager:
+        park_worker(cpu, cpu.tasks[pool.manager])  # asleep while a worker is created
     pool.worklist.clear()
     pool.delayed.clear()
     pool.active.clear()

@@ -83,14 +83,15 @@ def show_workqueue_state(cpu: Cpu) -> None:
         printk(cpu, f"workqueue {wq.name}: flags={wq.flags:#x}")
         show_pwq(cpu, pool, wq_id, items)
     for pool in cpu.pools:
-        if len(pool.idle) < len(pool.workers):
+        workers = len(pool.workers) - len(pool.rescuers)
+        if len(pool.idle) < workers:
             hung_s = (cpu.now - pool.watchdog_ns) // 1_000_000_000 if pool.worklist else 0
             idle = "".join(f" {pid}" for pid in reversed(pool.idle))
             manager = f" manager: {pool.manager}" if pool.manager else ""
             printk(
                 cpu,
                 f"pool {pool_id(pool)}: {pool_text(cpu, pool)} hung={hung_s}s "
-                f"workers={len(pool.workers)}{manager}" + (f" idle:{idle}" if idle else ""),
+                f"workers={workers}{manager}" + (f" idle:{idle}" if idle else ""),
             )
 
 

@@ -1,0 +1,101 @@
+"""Workers that cannot be created, and who helps out: ``maybe_create_worker()``, rescuers (F.7).
+
+Theory of operation
+-------------------
+A worker that is to create another one may have to wait for memory, whose reclaim may wait for the very
+items on the pool's list.  So every workqueue that reclaim needs (``WQ_MEM_RECLAIM``) has a rescuer, a
+thread that exists from the start.  While a worker is being created a timer of the wheel looks after
+10 ms, then every 100 ms: if a worker is still wanting, the rescuer of each such queue with items on the
+list is woken.  It executes those, its own queue's alone, at nice -20 and not counted in ``nr_running``.
+
+That creating takes longer than its CPU time is the box's to say (``kernel.workqueue.create_delay``).
+
+Departures from the kernel: a queue has a rescuer per CPU, made when it is called for the first time,
+not one that goes from CPU to CPU; it takes its items from the list one by one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from emulator import tracepoints as tp
+from emulator.kernel import core, frames, hrtimer, kthread, workqueue
+from emulator.kernel.sched import KTHREAD_IS_PER_CPU, PF_WQ_WORKER, Task
+from emulator.kernel.wq_table import HIGHPRI_NICE, WQ_MEM_RECLAIM
+
+if TYPE_CHECKING:
+    from emulator.kernel.cpu import Cpu
+    from emulator.kernel.workqueue import WorkerPool
+
+
+def maybe_create_worker(cpu: Cpu, p: Task) -> None:
+    """The manager creates a worker; where that blocks, the pool's mayday timer runs meanwhile."""
+    delay_ns = cpu.spec.kernel.workqueue.create_delay_ns
+    create_ns = cpu.costs.worker_create_ns
+    if not delay_ns:
+        cpu.start(frames.WORKER_CREATE, create_ns)
+        return
+    first = cpu.jiffies() + max(cpu.hz // 100, 2)
+    hrtimer.add_jiffy_timer(cpu, first, hrtimer.WHEEL_MAYDAY, p.run.worker)
+    until_ns = cpu.now + delay_ns
+    core.sleep_on_timer(cpu, p, until_ns, tp.TASK_UNINTERRUPTIBLE, frames.WORKER_CREATE, create_ns)
+
+
+def cancel_mayday(cpu: Cpu, pool: WorkerPool) -> None:
+    """``del_timer_sync(&pool->mayday_timer)``."""
+    index = cpu.pools.index(pool)
+    cpu.jiffy_timers[:] = [
+        timer for timer in cpu.jiffy_timers if timer[2:] != (hrtimer.WHEEL_MAYDAY, index)
+    ]
+
+
+def pool_mayday_timeout(cpu: Cpu, index: int) -> None:
+    """``pool_mayday_timeout()``: call the rescuers of what waits, and look again in 100 ms."""
+    pool = cpu.pools[index]
+    if workqueue.need_to_create_worker(pool):
+        for wq_id in dict.fromkeys(item[2] for item in pool.worklist):
+            if cpu.workqueues[wq_id].flags & WQ_MEM_RECLAIM:
+                send_mayday(cpu, pool, index, wq_id)
+    again = cpu.jiffies() + cpu.hz // 10
+    hrtimer.add_jiffy_timer(cpu, again, hrtimer.WHEEL_MAYDAY, index)
+
+
+def send_mayday(cpu: Cpu, pool: WorkerPool, index: int, wq_id: int) -> None:
+    """``send_mayday()``: wake a queue's rescuer for this pool."""
+    if wq_id not in pool.rescuers:
+        pool.rescuers[wq_id] = create_rescuer(cpu, pool, index, wq_id)
+    cpu.cause = next(item[4] for item in pool.worklist if item[2] == wq_id)
+    core.wake_up(cpu, cpu.tasks[pool.rescuers[wq_id]])
+
+
+def create_rescuer(cpu: Cpu, pool: WorkerPool, index: int, wq_id: int) -> int:
+    """``init_rescuer()``; return its pid."""
+    name = cpu.workqueues[wq_id].name
+    if cpu.rq.rules.wq_rescuer_prefix:
+        name = f"kworker/R-{name}"
+    pid = kthread.late_pid(cpu)
+    p = kthread.new_kthread(cpu, pid, name, HIGHPRI_NICE, frames.WORKER_START)
+    p.flags |= PF_WQ_WORKER
+    if cpu.rq.rules.kworker_per_cpu:
+        p.kthread_flags = KTHREAD_IS_PER_CPU
+    p.state = tp.TASK_IDLE
+    p.run.left = cpu.costs.worker_start_ns
+    p.run.worker = index
+    pool.workers[pid] = workqueue.WORKER_RESCUER | workqueue.WORKER_PREP
+    return pid
+
+
+def rescuer_thread(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
+    """``rescuer_thread()``: execute the next item of its own queue, or sleep.
+
+    On its way to sleep it wakes a regular worker if one is wanted.
+    """
+    wq_id = next(wq_id for wq_id, pid in pool.rescuers.items() if pid == p.pid)
+    for position, item in enumerate(pool.worklist):
+        if item[2] == wq_id:
+            del pool.worklist[position]
+            workqueue.execute(cpu, p, pool, item)
+            return
+    workqueue.sleep_until_work(cpu, p)
+    if workqueue.need_more_worker(pool):
+        workqueue.wake_up_worker(cpu, pool)
