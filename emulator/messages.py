@@ -84,6 +84,8 @@ WQ_QUEUE = _op(70, "wq_queue", "cpu", "shared", "ticket pool cpu item")
 WQ_QUEUED = _op(71, "wq_queued", "shared", "cpu", "ticket work cause activated wakes")
 WQ_FETCH = _op(72, "wq_fetch", "cpu", "shared", "ticket pool pid starts moves since task")
 WQ_WORK = _op(73, "wq_work", "shared", "cpu", "ticket what given starts activated wakes")
+WQ_FLUSH = _op(75, "wq_flush", "cpu", "any", "pid moves queue")
+WQ_FLUSHED = _op(76, "wq_flushed", "any", "cpu", "pid moves nr waker_cpu waker_pid cause")
 WQ_WAKE = _op(74, "wq_wake", "cpu", "cpu", "pid moves decision waker_cpu waker_pid cause")
 # Devices that are given each request (device/controller.py).  A request is the device's from its
 # doorbell until an interrupt, or an event (send it again), gives it back.
@@ -178,6 +180,8 @@ __all__ = [
     "WB_WRITE",
     "WB_WRITTEN",
     "WQ_FETCH",
+    "WQ_FLUSH",
+    "WQ_FLUSHED",
     "WQ_QUEUE",
     "WQ_QUEUED",
     "WQ_WAKE",

@@ -197,6 +197,10 @@ OP_BURN = 15  #: (OP_BURN, ns)                    run until its own CPU clock ha
 #: (OP_QUEUE_WORK, [[queue, number, [[running ns, sleeping ns], …]], …])   queue_work() of a module's
 #: own items, one after the other
 OP_QUEUE_WORK = 30
+#: (OP_FLUSH_WORKQUEUE, queue)   flush_workqueue(); returns how many items it has waited for
+OP_FLUSH_WORKQUEUE = 31
+#: (OP_CANCEL_WORK, number)   cancel_work_sync() of one of its own items; returns 1 if it had not begun
+OP_CANCEL_WORK = 32
 OP_SETAFFINITY = 14  #: (OP_SETAFFINITY, mask)       sched_setaffinity() of itself
 #: (OP_FSYNC, file, datasync)   fsync(), or fdatasync() if ``datasync``; returns 0
 OP_FSYNC = 17

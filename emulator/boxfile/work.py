@@ -58,7 +58,9 @@ PROGRAMS: dict[str, ProgramRule] = {
         "messenger", False, "a task wakes workers each period_ns, one pipe each; they burn work_ns"
     ),
     "works": ProgramRule(
-        "works", True, "queues works that run and sleep as items says, and again each period_ns"
+        "works",
+        True,
+        "queues works that run and sleep as items says, flushes, cancels; again each period_ns",
     ),
     "flusher": ProgramRule("kworker/u8:0", True, "writes a file back in plugged batches"),
     "writer": ProgramRule("writer", False, "writes a file through the page cache"),

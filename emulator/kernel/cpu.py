@@ -47,6 +47,7 @@ from emulator.kernel import (
     rcu,
     snapshot,
     workqueue,
+    wq_flush,
     wq_table,
     xfs_file,
     xfs_log,
@@ -156,6 +157,7 @@ class Cpu:
         "f_end",
         "f_kind",
         "files",
+        "flushers",
         "flushes",
         "forward",
         "going_down",
@@ -357,6 +359,7 @@ class Cpu:
         self.handed: dict[int, int] = {}
         #: the command that takes this CPU down: [words, in whose place, kill, answer]
         self.going_down: list[Any] = []
+        self.flushers: list[wq_flush.Flusher] = []  # who waits for works of this CPU
         self.modules = any(w.program == "works" for w in spec.workloads)
         self.adopted = False  # it has been given requests that other CPUs allocated
         #: Somebody writes through the page cache; what is dirty, at the CPU that keeps it.

@@ -387,6 +387,7 @@ def hand_over(cpu: Cpu) -> None:
         [rq.pack() for rq in done],
         items,
         queues,
+        cpu.flushers,
     ]
     forget(cpu)
     tasks = [[p.pid, p] for p in sleepers]
@@ -397,6 +398,7 @@ def forget(cpu: Cpu) -> None:
     """Nothing of what was handed over is left here."""
     for box in (cpu.inflight, cpu.timers, cpu.jiffy_timers, cpu.done_list, cpu.call_done, cpu.irqs):
         box.clear()
+    cpu.flushers = []
     cpu.ipis = 0
     cpu.softirq_pending = 0
     cpu.nohz_flags = 0
@@ -552,7 +554,7 @@ def stop_aborted(cpu: Cpu, push_cpu: int) -> None:
 
 def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
     """Take over what a dead CPU left (at the CPU that runs the dead callbacks)."""
-    dead, completions, requests, timers, wheel, done, items, queues = state
+    dead, completions, requests, timers, wheel, done, items, queues, flushers = state
     cpu.adopted = True
     cpu.emit(tp.PRINTK, cpu.sink.intern(f"smpboot: CPU {dead} is now offline"))
     for data in requests:
@@ -570,6 +572,7 @@ def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
     cpu.done_list += [Request.unpack(data) for data in done]
     for index, taken in enumerate(items):
         workqueue.give_items(cpu, cpu.pools[index], taken)
+    cpu.flushers += [list(flusher) for flusher in flushers]
     cpu.irqs.append((frames.IRQ_IPI, "adopt", cpu.costs.ipi_handler_ns))
     for _pid, data in tasks:
         adopt_sleeper(cpu, unpack_task(data, cpu.make_program))

@@ -27,6 +27,7 @@ from emulator.kernel import (
     syscall,
     tick,
     workqueue,
+    wq_flush,
     wq_unbound,
 )
 
@@ -118,6 +119,8 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.QUEUE_WORK_ON] = dio_completion.charged
     table[frames.WQ_ANSWER] = wq_unbound.answer_end
     table[frames.WQ_SELECT] = wq_unbound.select_end
+    table[frames.FLUSH_WORKS] = wq_flush.flush
+    table[frames.CANCEL_WORK] = wq_flush.cancel
     table[frames.QUEUE_WORKS] = syscall.queue_next_work
     return table
 

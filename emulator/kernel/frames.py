@@ -97,6 +97,8 @@ IRQ_VECTOR = 68  # the interrupt of a device's vector, with its completions
 IRQ_QUEUE = 69  # a hardware queue is to be run here, or its requests' timer has expired
 # Program `works`.
 QUEUE_WORKS = 70  # a module queues its items, one after the other
+FLUSH_WORKS = 96  # flush_workqueue() up to where it asks the pools
+CANCEL_WORK = 97  # cancel_work_sync() up to where it looks
 # Direct IO, io_uring.
 SUBMIT_DONE = 71  # io_submit(): after the transaction or the sync of a write that ended at once
 URING_REAP = 72  # the completions of an io_uring: user space takes them, or the wait for more
@@ -159,4 +161,4 @@ READS = COMPLETING | frozenset(
 )
 
 #: One more than the highest number; some below it are free.
-NR_KINDS = 96
+NR_KINDS = 98

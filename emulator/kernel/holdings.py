@@ -163,7 +163,9 @@ def requests_in(cpu: Cpu, message: Message) -> Iterator[tuple[Request, bool]]:
     elif message[4] == messages.DRIVER_EVENT:
         yield from ((Request.unpack(data), True) for data in message[5][1])
     elif message[4] == messages.ADOPT:
-        _dead, _completions, inflight, _timers, _wheel, done, _items, queues = message[5][1]
+        _dead, _completions, inflight, _timers, _wheel, done, _items, queues, _flushers = message[
+            5
+        ][1]
         yield from ((Request.unpack(data), True) for data in (*inflight, *done))
         for q, (busy, waiting, _tags, _waiters) in zip(cpu.queues, queues, strict=True):
             yield from ((Request.unpack(data), q.elevator is None) for data in busy)

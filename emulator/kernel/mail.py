@@ -34,6 +34,7 @@ from emulator.kernel import (
     rcu,
     smp,
     stop_machine,
+    wq_flush,
     wq_unbound,
 )
 from emulator.kernel.process import unpack_task
@@ -55,6 +56,7 @@ READING = frozenset(
         messages.TAG_FREED,
         messages.TAG_GRANT,
         messages.TAG_WAKE,
+        messages.WQ_FLUSHED,
         messages.WQ_WAKE,
         messages.WB_WAKE,
     )
@@ -343,6 +345,8 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.TAG_GRANT: handle_tag_grant,
     messages.TAG_WAKE: handle_tag_wake,
     messages.WQ_QUEUED: wq_unbound.handle_queued,
+    messages.WQ_FLUSH: wq_flush.handle_flush,
+    messages.WQ_FLUSHED: wq_flush.handle_flushed,
     messages.WQ_WAKE: wq_unbound.handle_wake,
     messages.WQ_WORK: wq_unbound.handle_work,
     messages.WB_ASK: handle_wb_ask,

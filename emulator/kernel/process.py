@@ -41,9 +41,21 @@ WAIT_RW = 5  # pread()/pwrite(): the IO itself
 WAIT_WORK = 6  # an idle worker, a parked thread
 WAIT_PIPE = 7  # pipe_read(): arg = pipes
 WAIT_PAGES = 8  # wait_on_page_writeback(): wait_arg = file
+WAIT_FLUSH = 9  # flush_workqueue(): wait_arg = answers to come
 #: Sleeps that mail can end.
 MAIL_WAITS = frozenset((WAIT_RING, WAIT_DIO, WAIT_RW))
-WAIT_NAMES = ("nothing", "aio ring", "inode dio", "timer", "tag", "io", "work", "pipe", "pages")
+WAIT_NAMES = (
+    "nothing",
+    "aio ring",
+    "inode dio",
+    "timer",
+    "tag",
+    "io",
+    "work",
+    "pipe",
+    "pages",
+    "flush",
+)
 
 
 class PipeEnds:

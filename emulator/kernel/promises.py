@@ -95,7 +95,7 @@ def promise(cpu: Cpu) -> Promise:
     soonest = cpu.next_event_ns()
     to_cpu = to_balancer = soonest
     mail = mail_ns(cpu, soonest)
-    if soonest < NEVER and quiet_frames(cpu):
+    if soonest < NEVER and not cpu.modules and quiet_frames(cpu):
         to_cpu, to_balancer = soonest_sends(cpu, soonest)
     to_device = device_sends(cpu, soonest)
     send_ns = [to_cpu, to_device, to_balancer]

@@ -101,6 +101,7 @@ class Pool:
         "nr_workers",
         "rotor",
         "worklist",
+        "works",
     )
 
     def __init__(self, facts: UnboundPool) -> None:
@@ -109,6 +110,7 @@ class Pool:
         self.worklist: list[tuple[Key, Item]] = []
         self.idle: list[Idler] = []  # the last one is the first idle worker
         self.executing: dict[int, Key] = {}  # pid -> key of its item
+        self.works: dict[int, int] = {}  # pid -> its item
         self.manager = 0  # pid of the worker that creates one, 0: none
         self.creating = 0  # pid of that one
         self.nr_workers = 0
@@ -126,6 +128,7 @@ class Pool:
             self.nr_workers,
             self.next_id,
             self.rotor,
+            [[pid, work] for pid, work in self.works.items()],
         ]
 
     def unpack(self, data: list[Any]) -> None:
@@ -133,7 +136,8 @@ class Pool:
         self.worklist = [(as_key(key), item) for key, item in data[0]]
         self.idle = [Idler.unpack(one) for one in data[1]]
         self.executing = {pid: as_key(key) for pid, key in data[2]}
-        self.manager, self.creating, self.nr_workers, self.next_id, self.rotor = data[3:]
+        self.manager, self.creating, self.nr_workers, self.next_id, self.rotor = data[3:8]
+        self.works = dict(data[8])
 
 
 #: What ``nr_active`` is counted for: (queue, pool or CPU or node).
@@ -154,6 +158,7 @@ class Shared(NodeBase):
         "created",
         "delayed",
         "fetched",
+        "flushers",
         "machine",
         "pools",
         "queued",
@@ -172,6 +177,7 @@ class Shared(NodeBase):
         self.pools = [Pool(one) for one in facts]
         self.active: dict[Key, int] = {}
         self.delayed: dict[Key, list[tuple[int, Item]]] = {}  # with the index of the pool
+        self.flushers: list[list[Any]] = []  # [queue, works meant, pid, moves, CPU, how many]
         self.created = 0  # workers created since the start
         self.queued = self.fetched = self.repatriated = 0
         for pid, index, number, cpu in boot_workers(facts, by_cpu):
@@ -203,6 +209,8 @@ class Shared(NodeBase):
         _stamp, source, _seq, _target, op, args = message
         if op == messages.WQ_QUEUE:
             self.queue(source, *args)
+        elif op == messages.WQ_FLUSH:
+            self.flush(source, *args)
         else:
             assert op == messages.WQ_FETCH, f"the shared-state node got op {op}"
             self.fetch(source, *args)
@@ -254,6 +262,7 @@ class Shared(NodeBase):
             what = FETCHED_ITEM
             self.fetched += 1
             pool.executing[pid], given = pool.worklist.pop(0)
+            pool.works[pid] = given[0]
             wakes += self.kick_pool(pool)
         args = (ticket, what, given, starts, activated, wakes)
         self.answer(source, messages.WQ_WORK, args)
@@ -331,6 +340,9 @@ class Shared(NodeBase):
         key = pool.executing.pop(pid, None)
         if key is None:
             return [], []
+        work = pool.works.pop(pid)
+        if self.flushers:
+            self.work_ended(work)
         delayed = self.delayed.get(key)
         if not delayed:
             self.active[key] -= 1
@@ -339,6 +351,36 @@ class Shared(NodeBase):
         other = self.pools[index]
         other.worklist.append((key, item))
         return [item[0]], self.kick_pool(other) if other is not pool else []
+
+    # -- Flush (F.9) -----------------------------------------------------------------------------
+
+    def flush(self, source: int, pid: int, moves: int, wq_id: int) -> None:
+        """``flush_workqueue()``: answer when all items of a queue that are here now have ended."""
+        works = [item[0] for pool in self.pools for key, item in pool.worklist if key[0] == wq_id]
+        for key, waiting in self.delayed.items():
+            if key[0] == wq_id:
+                works += [item[0] for _index, item in waiting]
+        for pool in self.pools:
+            works += [pool.works[one] for one, key in pool.executing.items() if key[0] == wq_id]
+        flusher = [wq_id, works, pid, moves, source, len(works)]
+        if works:
+            self.flushers.append(flusher)
+        else:
+            self.flushed(flusher)
+
+    def work_ended(self, work: int) -> None:
+        """An item has ended: whoever waited for it last is told."""
+        for flusher in list(self.flushers):
+            if work in flusher[1]:
+                flusher[1].remove(work)
+                if not flusher[1]:
+                    self.flushers.remove(flusher)
+                    self.flushed(flusher)
+
+    def flushed(self, flusher: list[Any]) -> None:
+        """Tell a flusher that all it meant here has ended."""
+        _wq_id, _works, pid, moves, source, nr = flusher
+        self.answer(source, messages.WQ_FLUSHED, (pid, moves, nr, source, 0, 0))
 
     # -- State -----------------------------------------------------------------------------------
 
@@ -377,6 +419,7 @@ class Shared(NodeBase):
             [pool.pack() for pool in self.pools],
             [[list(key), nr] for key, nr in self.active.items()],
             [[list(key), [list(one) for one in items]] for key, items in self.delayed.items()],
+            self.flushers,
             [self.created, self.queued, self.fetched, self.repatriated],
         ]
 
@@ -391,7 +434,8 @@ class Shared(NodeBase):
         self.delayed = {
             as_key(key): [(index, item) for index, item in items] for key, items in state[4]
         }
-        self.created, self.queued, self.fetched, self.repatriated = state[5]
+        self.flushers = [list(one) for one in state[5]]
+        self.created, self.queued, self.fetched, self.repatriated = state[6]
 
 
 def boot_facts(spec: BoxSpec, pool: UnboundPool, pid: int, number: int, cpu: int) -> list[Any]:

@@ -59,6 +59,7 @@ PLAIN = (
     "stop_works",
     "work_seq",
     "works",
+    "flushers",
     "io_seq",
     "ended",
     "timer_watch_ns",

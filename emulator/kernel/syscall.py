@@ -31,8 +31,10 @@ from emulator.kernel.wq_table import WQ_NAMES
 from emulator.types import (
     NEVER,
     OP_BURN,
+    OP_CANCEL_WORK,
     OP_EXEC,
     OP_EXIT,
+    OP_FLUSH_WORKQUEUE,
     OP_FSYNC,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
@@ -167,6 +169,16 @@ def queue_next_work(cpu: Cpu, works: list[Any]) -> None:
         workqueue.wake_up_worker(cpu, cpu.pools[cpu.workqueues[wq_id].pool])
 
 
+def flush_workqueue(cpu: Cpu, _p: Task, op: Op) -> None:
+    """``flush_workqueue()`` of a module."""
+    cpu.start(frames.FLUSH_WORKS, cpu.costs.queue_work_ns, op[1])
+
+
+def cancel_work_sync(cpu: Cpu, _p: Task, op: Op) -> None:
+    """``cancel_work_sync()`` of a module's item."""
+    cpu.start(frames.CANCEL_WORK, cpu.costs.queue_work_ns, op[1])
+
+
 def sys_pipe_poll(cpu: Cpu, _p: Task, op: Op) -> None:
     """``read()`` of whichever of several pipes has something first."""
     pipe.sys_read(cpu, op[1])
@@ -177,6 +189,8 @@ SYSTEM_CALLS: dict[int, Callable[[Cpu, Task, Op], None]] = {
     OP_EXIT: sys_exit,
     OP_FSYNC: sys_fsync,
     OP_QUEUE_WORK: queue_works,
+    OP_FLUSH_WORKQUEUE: flush_workqueue,
+    OP_CANCEL_WORK: cancel_work_sync,
     OP_URING_ENTER: sys_uring_enter,
     OP_URING_REAP: sys_uring_reap,
     OP_PIPE_POLL: sys_pipe_poll,

@@ -14,9 +14,8 @@ idle, so further items only lengthen the list.
 Items beyond a queue's ``max_active`` wait in its per-pool delayed list.  A worker looks after every
 item whether it should give way (``cond_resched()``).
 
-Departures from the kernel: flush, drain and cancel are not modelled (nothing here flushes); the idle
-timer does not reap workers within a run; every queueing is of a work of its own, so that none is
-pending already or still executes elsewhere.
+Departures from the kernel: the idle timer does not reap workers within a run; every queueing is of a
+work of its own, so that none is pending already or still executes elsewhere.
 The items of a pool whose CPU has gone join the pool of the CPU that took over (:mod:`cpuhp`).
 """
 
@@ -36,6 +35,7 @@ from emulator.kernel import (
     fsync,
     iomap,
     kthread,
+    wq_flush,
     wq_rescuer,
     wq_unbound,
     xfs_aops,
@@ -498,11 +498,14 @@ def after_cond_resched(cpu: Cpu, _arg: object) -> None:
         wq_unbound.fetch(cpu, p)
         return
     pool = pool_of(cpu, p)
+    work: int = pool.executing[p.pid][0]
     work_done(cpu, p, pool)
     if wants_next(pool, p):
         cpu.start(frames.WORK_NEXT, cpu.costs.work_next_ns)
     else:
         worker_enter_idle(cpu, p)
+    if cpu.flushers:
+        wq_flush.work_ended(cpu, work)
 
 
 def work_done(cpu: Cpu, p: Task, pool: WorkerPool) -> None:

@@ -4,16 +4,28 @@ Theory of operation
 -------------------
 ``items`` lists them, with semicolons between: durations, in turn how long the item's function runs and
 how long it sleeps, as in ``5ms 10ms 5ms; 5ms 10ms``.  A name and a colon before them choose the
-workqueue (``events_unbound: 1ms``), else it is ``queue``.  All are queued in one go where the task runs,
-nothing preempts it between two, first when it starts and then every ``period_ns`` (0: only once).  Item *n* is called ``COMM.wn`` in the
-figure ``items``, which says how long it took from when it was queued until it was done.
+workqueue (``events_unbound: 1ms``), else it is ``queue``.  Items that follow each other are queued in
+one go where the task runs, nothing preempts it between two, first when it starts and then every
+``period_ns`` (0: only once).  Item *n* is called ``COMM.wn`` in the figure ``items``, which says how long
+it took from when it was queued until it was done.
+
+Between items the module may wait: ``flush NAME`` for all items of a workqueue that are there then,
+``drain NAME`` until there are none.  ``cancel wN`` takes item *n* back if it waits on a list of this
+CPU, and waits for it if it executes there.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from emulator.types import OP_EXIT, OP_QUEUE_WORK, OP_SLEEP, Op
+from emulator.types import (
+    OP_CANCEL_WORK,
+    OP_EXIT,
+    OP_FLUSH_WORKQUEUE,
+    OP_QUEUE_WORK,
+    OP_SLEEP,
+    Op,
+)
 from emulator.units import duration_parse
 from emulator.workload.params import Setting, check_params
 
@@ -23,10 +35,20 @@ WORKS_PARAMS: dict[str, Any] = {"items": None, "queue": "events", "period_ns": 0
 Steps = list[list[int]]
 
 
-def parse_items(text: str, queue: str) -> list[tuple[str, Steps]]:
-    """Return the workqueue and the steps of every item; raise ValueError saying what is odd."""
-    items: list[tuple[str, Steps]] = []
+#: What a module does: ["queue", workqueue, number, steps], ["flush" or "drain", workqueue],
+#: ["cancel", number].
+Act = list[Any]
+
+
+def parse_items(text: str, queue: str) -> list[Act]:
+    """Return what the text has a module do; raise ValueError saying what is odd."""
+    acts: list[Act] = []
+    number = 0
     for part in text.split(";"):
+        words = part.split()
+        if words and words[0] in ("flush", "drain", "cancel"):
+            acts.append(parse_wait(part, words, number))
+            continue
         name, colon, rest = part.rpartition(":")
         durations = [duration_parse(word) for word in rest.split()]
         if not durations:
@@ -35,28 +57,42 @@ def parse_items(text: str, queue: str) -> list[tuple[str, Steps]]:
             )
         durations += [0] * (len(durations) % 2)
         steps = [list(pair) for pair in zip(durations[::2], durations[1::2], strict=True)]
-        items.append((name.strip() if colon else queue, steps))
-    return items
+        acts.append(["queue", name.strip() if colon else queue, number, steps])
+        number += 1
+    return acts
+
+
+def parse_wait(part: str, words: list[str], number: int) -> Act:
+    """Return what ``flush``, ``drain`` or ``cancel`` mean; ``number``: items before it."""
+    if len(words) != 2:
+        raise ValueError(f"{part.strip()!r}: write 'flush NAME', 'drain NAME' or 'cancel wN'")
+    if words[0] != "cancel":
+        return words
+    digits = words[1].removeprefix("w")
+    if not digits.isdigit() or int(digits) >= number:
+        raise ValueError(f"{part.strip()!r}: no item before it is called {words[1]}")
+    return ["cancel", int(digits)]
 
 
 def queues_of(params: dict[str, Any]) -> list[str]:
     """Return the names of the workqueues that a program of these parameters queues to."""
-    items = parse_items(params["items"], params.get("queue", WORKS_PARAMS["queue"]))
-    return sorted({name for name, _steps in items})
+    acts = parse_items(params["items"], params.get("queue", WORKS_PARAMS["queue"]))
+    return sorted({act[1] for act in acts if act[0] != "cancel"})
 
 
 class WorksProgram:
-    """Queues its items, waits for the next period, queues them again."""
+    """Does its acts, waits for the next period, does them again."""
 
     name = "works"
     aio_events = 0
 
-    __slots__ = ("begun_ns", "items", "period_ns")
+    __slots__ = ("acts", "begun_ns", "period_ns", "position")
 
-    def __init__(self, items: list[tuple[str, Steps]], period_ns: int) -> None:
-        self.items = items
+    def __init__(self, acts: list[Act], period_ns: int) -> None:
+        self.acts = acts
         self.period_ns = period_ns
-        self.begun_ns = -1  #: when this period's were queued, -1: they are not yet
+        self.position = 0  #: act to do next
+        self.begun_ns = -1  #: when this period began
 
     @classmethod
     def make(cls, params: dict[str, Any], _setting: Setting) -> WorksProgram:
@@ -65,18 +101,29 @@ class WorksProgram:
         return cls(parse_items(option["items"], option["queue"]), option["period_ns"])
 
     def next(self, now_ns: int, result: Any) -> Op:
-        """Return all items, then the sleep until the next period."""
-        if self.begun_ns < 0:
+        """Return the next act, items that follow each other as one, or the sleep."""
+        if self.position == 0:
             self.begun_ns = now_ns
-            works = [
-                [queue, number, [list(step) for step in steps]]
-                for number, (queue, steps) in enumerate(self.items)
-            ]
+        elif self.acts[self.position - 1][0] == "drain" and result:
+            self.position -= 1  # until nothing was there
+        works: list[Act] = []
+        while self.position < len(self.acts):
+            kind, *what = self.acts[self.position]
+            if kind != "queue" and works:
+                break
+            self.position += 1
+            if kind == "cancel":
+                return (OP_CANCEL_WORK, what[0])
+            if kind != "queue":
+                return (OP_FLUSH_WORKQUEUE, what[0])
+            queue, number, steps = what
+            works.append([queue, number, [list(step) for step in steps]])
+        if works:
             return (OP_QUEUE_WORK, works)
         if not self.period_ns:
             return (OP_EXIT,)
-        until_ns, self.begun_ns = self.begun_ns + self.period_ns, -1
-        return (OP_SLEEP, until_ns)
+        self.position = 0
+        return (OP_SLEEP, self.begun_ns + self.period_ns)
 
     def quiet_ns(self, ring_events: int) -> int:
         """Return 0: it queues at once, and sleeps."""
@@ -91,12 +138,12 @@ class WorksProgram:
 
     def pack(self) -> list[Any]:
         """Return the whole state as plain data."""
-        return [self.name, self.items, self.period_ns, self.begun_ns]
+        return [self.name, self.acts, self.period_ns, self.position, self.begun_ns]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> WorksProgram:
         """Rebuild what :meth:`pack` returned."""
-        _, items, period_ns, begun_ns = data
-        program = cls([(queue, steps) for queue, steps in items], period_ns)
-        program.begun_ns = begun_ns
+        _, acts, period_ns, position, begun_ns = data
+        program = cls(acts, period_ns)
+        program.position, program.begun_ns = position, begun_ns
         return program

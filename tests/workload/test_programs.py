@@ -12,7 +12,9 @@ from emulator.types import (
     NSEC_PER_MSEC,
     NSEC_PER_SEC,
     OP_BURN,
+    OP_CANCEL_WORK,
     OP_EXIT,
+    OP_FLUSH_WORKQUEUE,
     OP_PIPE_READ,
     OP_PIPE_WRITE,
     OP_QUEUE_WORK,
@@ -341,6 +343,28 @@ def test_works_queues_all_its_items_at_once_and_again_each_period() -> None:
     assert once.next(1, 0) == (OP_EXIT,)
 
 
-def test_items_that_say_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="says no duration"):
-        parse_items("1ms; events:", "events")
+def test_works_waits_between_its_items() -> None:
+    program = make("works", items="1ms; 2ms; flush events; cancel w1; drain xfs-sync; 3ms")
+    op = program.next(0, None)
+    assert (op[0], [work[1] for work in op[1]]) == (OP_QUEUE_WORK, [0, 1])
+    assert program.next(1, 0) == (OP_FLUSH_WORKQUEUE, "events")
+    assert program.next(2, 2) == (OP_CANCEL_WORK, 1)
+    # A drain is a flush until nothing was there.
+    assert program.next(3, 1) == (OP_FLUSH_WORKQUEUE, "xfs-sync")
+    assert program.next(4, 5) == (OP_FLUSH_WORKQUEUE, "xfs-sync")
+    assert program.next(5, 0) == (OP_QUEUE_WORK, [["events", 2, [[3 * MS, 0]]]])
+    assert program.next(6, 0) == (OP_EXIT,)
+
+
+@pytest.mark.parametrize(
+    ("items", "complaint"),
+    [
+        ("1ms; events:", "says no duration"),
+        ("1ms; flush", "write 'flush NAME'"),
+        ("1ms; cancel w1; 1ms", "no item before it is called w1"),
+        ("1ms; cancel events", "no item before it is called events"),
+    ],
+)
+def test_items_that_say_nothing_are_refused(items: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse_items(items, "events")
