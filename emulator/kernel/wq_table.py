@@ -40,6 +40,7 @@ WQ_POWER_EFFICIENT = 128
 #: alloc_workqueue(…, 0), and what no queue may exceed.
 WQ_DFL_ACTIVE = 256
 WQ_MAX_ACTIVE = 512
+WQ_UNBOUND_MOST = 1 << 16  # as much as an unbound queue may have: 512, or 4 per CPU
 HIGHPRI_NICE = -20
 
 # Ids: places in the table.
@@ -73,11 +74,12 @@ class Workqueue:
 
     __slots__ = ("flags", "max_active", "name", "ordered")
 
-    def __init__(self, name: str, flags: int, max_active: int = 0) -> None:
+    def __init__(self, name: str, flags: int, max_active: int = 0, nr_cpus: int = 1) -> None:
         self.name = name
         self.flags = flags
         #: As the kernel clamps it; 0 asks for the default.
-        self.max_active = min(max_active or WQ_DFL_ACTIVE, WQ_MAX_ACTIVE)
+        most = max(WQ_MAX_ACTIVE, 4 * nr_cpus) if flags & WQ_UNBOUND else WQ_MAX_ACTIVE
+        self.max_active = min(max_active or WQ_DFL_ACTIVE, most)
         self.ordered = bool(flags & WQ_UNBOUND) and max_active == 1
 
     @property
@@ -109,7 +111,7 @@ ROWS: dict[int, tuple[str, int, int]] = {
     WQ_INTENSIVE: ("cpu_intensive", WQ_CPU_INTENSIVE, 0),
     WQ_EVENTS_HIGHPRI: ("events_highpri", WQ_HIGHPRI, 0),
     WQ_EVENTS_LONG: ("events_long", 0, 0),
-    WQ_EVENTS_UNBOUND: ("events_unbound", WQ_UNBOUND, WQ_MAX_ACTIVE),
+    WQ_EVENTS_UNBOUND: ("events_unbound", WQ_UNBOUND, WQ_UNBOUND_MOST),
     WQ_EVENTS_POWER_EFFICIENT: ("events_power_efficient", WQ_POWER_EFFICIENT, 0),
     WQ_KINTEGRITYD: ("kintegrityd", _RECLAIM | WQ_HIGHPRI | WQ_CPU_INTENSIVE, 1),
     WQ_WRITEBACK: ("writeback", _RECLAIM | WQ_UNBOUND | WQ_SYSFS, 0),
@@ -136,7 +138,8 @@ def workqueues(spec: BoxSpec) -> dict[int, Workqueue]:
         if efficient or name.rstrip("/") in asked.unbound:
             flags |= WQ_UNBOUND
         max_active = limits.get(name.rstrip("/"), max_active)
-        table[wq_id] = Workqueue(name + disk if name.endswith("/") else name, flags, max_active)
+        full_name = name + disk if name.endswith("/") else name
+        table[wq_id] = Workqueue(full_name, flags, max_active, spec.machine.nr_cpus)
     return table
 
 

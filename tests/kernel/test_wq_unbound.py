@@ -114,6 +114,12 @@ def test_F_8_an_unbound_queue_of_one_active_item_is_ordered() -> None:
     assert Workqueue("x", 0, 9999).max_active == 512
 
 
+def test_F_1_unbound_queues_may_have_four_active_items_per_cpu() -> None:
+    assert Workqueue("x", 0, 9999, 200).max_active == 512
+    assert Workqueue("x", WQ_UNBOUND, 9999, 200).max_active == 800
+    assert workqueues(spec_of(8))[WQ_EVENTS_UNBOUND].max_active == 512
+
+
 # -- F.4, F.5: an item's life ----------------------------------------------------------------------
 
 
