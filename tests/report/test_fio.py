@@ -73,9 +73,10 @@ def rings() -> list[MemoryRing]:
     return found
 
 
-def run_of(*tasks: FioBooks) -> FioRun:
+def run_of(*tasks: FioBooks, group_reporting: bool = False) -> FioRun:
     """Return the output's model of some tasks."""
     spec = load_box("xfs-aio-4k-tuned", ("machine.cpus=2",)).resolve()
+    spec.workloads[0].params["job"]["group_reporting"] = group_reporting
     programs = {FIO + number: [one.pack()] for number, one in enumerate(tasks)}
     return fio_run(spec, programs, readers_of(rings()))
 
@@ -211,6 +212,18 @@ def test_jobs_of_a_group_share_its_bandwidth() -> None:
     status = normal_text(run).splitlines()
     line = status[status.index("Run status group 0 (all jobs):") + 1]
     assert line.startswith("  WRITE: bw=26.7KiB/s (27.3kB/s), 13.3KiB/s-13.3KiB/s")
+
+
+def test_group_reporting_adds_jobs_up() -> None:
+    bigger = books()
+    bigger.write.bs = 8192
+    (job,) = run_of(books(), bigger, group_reporting=True).jobs
+    write = job.by_direction["write"]
+    assert (job.jobs, write.ios, write.bytes) == (2, 8, 4 * 4096 + 4 * 8192)
+    # Each had two whole half seconds, two IOs in each; fio adds up what the jobs had at the same time.
+    assert write.bw == {"min": 48, "max": 48, "mean": 48.0, "samples": 4, "dev": 0.0}
+    assert write.iops_of == {"min": 8, "max": 8, "mean": 8.0, "samples": 4, "dev": 0.0}
+    assert write.bw_agg == pytest.approx(100.0)
 
 
 # -- Numbers ------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@ Theory of operation
 -------------------
 A job's books (:mod:`emulator.workload.fio_books`) say what it measured; ``programs.json`` of the run
 directory keeps them whole.  What they do not know is counted from the rings over the same stretch of
-emulated time: CPU time and switches of the task, and what its disk did.  With ``group_reporting`` the
-jobs of a group that come together are one entry, as in fio.
+emulated time: CPU time and switches of the task, and what its disk did.  A job with ``group_reporting``
+is one entry with the jobs of its group before it, as in fio: bandwidths and IOPS add up, with their
+least, greatest and mean values.
 
 The clock is the box's: it began at 0.
 
@@ -238,12 +239,11 @@ def _count_cpu_time(members: list[_Member], readers: Sequence[RingReader], hz: i
         member.switches += sign * (task.nvcsw + task.nivcsw)
 
 
-# With group_reporting the members of a group that follow each other are one entry.
+# Whether a job has an entry of its own is for itself to say, not for the one before it.
 def _together(members: list[_Member]) -> list[list[_Member]]:
     entries: list[list[_Member]] = []
     for member in members:
-        last = entries[-1][0] if entries else None
-        if last is not None and member.reporting and last.reporting and last.group == member.group:
+        if entries and member.reporting and entries[-1][0].group == member.group:
             entries[-1].append(member)
         else:
             entries.append([member])
@@ -253,6 +253,7 @@ def _together(members: list[_Member]) -> list[list[_Member]]:
 def _entry(together: list[_Member]) -> JobResult:
     first = together[0]
     books = first.books
+    parts = [member.books.books() for member in together]
     for other in together[1:]:
         books.merge(other.books)
     whole = books.books()
@@ -263,12 +264,12 @@ def _entry(together: list[_Member]) -> JobResult:
         pid=first.pid,
         jobs=len(together),
         error=abs(whole["error"]),
-        iodepth=first.iodepth,
+        iodepth=together[-1].iodepth,
         options=first.options,
         books=books,
         by_direction={
-            "read": _direction(whole["read"], runtime_ms),
-            "write": _direction(whole["write"], runtime_ms),
+            "read": _direction(whole["read"], [part["read"] for part in parts], runtime_ms),
+            "write": _direction(whole["write"], [part["write"] for part in parts], runtime_ms),
             "trim": DirectionResult(),
         },
         total_run_ms=runtime_ms * len(together),
@@ -278,13 +279,15 @@ def _entry(together: list[_Member]) -> JobResult:
     )
 
 
-def _direction(kept: Mapping[str, Any], runtime_ms: int) -> DirectionResult:
+# Jobs may differ in block size, so that bytes are the parts'.
+def _direction(
+    kept: Mapping[str, Any], parts: list[Mapping[str, Any]], runtime_ms: int
+) -> DirectionResult:
     if not kept["ios"]:
         return DirectionResult()
-    statistics = ("min", "max", "mean", "dev", "samples")
     return DirectionResult(
         ios=kept["ios"],
-        bytes=kept["bytes"],
+        bytes=sum(part["bytes"] for part in parts),
         runtime_ms=runtime_ms,
         short_ios=kept["short_ios"],
         drop_ios=kept["drop_ios"],
@@ -292,9 +295,21 @@ def _direction(kept: Mapping[str, Any], runtime_ms: int) -> DirectionResult:
         clat_ns=kept["clat_ns"],
         lat_ns=kept["lat_ns"],
         clat_bins=kept["clat_bins"],
-        bw={name: kept[f"bw_{name}"] for name in statistics},
-        iops_of={name: kept[f"iops_{name}"] for name in statistics},
+        bw=_summed(parts, "bw"),
+        iops_of=_summed(parts, "iops"),
     )
+
+
+# fio's sum_stat() of jobs that run beside each other.
+def _summed(parts: list[Mapping[str, Any]], name: str) -> dict[str, float]:
+    with_samples = [part for part in parts if part[f"{name}_samples"]]
+    total = {
+        key: sum(part[f"{name}_{key}"] for part in with_samples)
+        for key in ("min", "max", "mean", "samples")
+    }
+    squares = sum(part[f"{name}_dev"] ** 2 * (part[f"{name}_samples"] - 1) for part in with_samples)
+    more = total["samples"] - 1
+    return total | {"dev": (squares / more) ** 0.5 if more > 0 else 0.0}
 
 
 def _share_group(job: JobResult, jobs: list[JobResult]) -> None:
