@@ -206,6 +206,17 @@ def test_a_sync_has_lines_of_its_own() -> None:
     assert (sync["total_ios"], sync["lat_ns"]["N"]) == (1, 1)
 
 
+def test_a_failed_io_is_told_as_fio_tells_it() -> None:
+    kept = books()
+    kept.error = -5
+    run = run_of(kept)
+    told = "err= 5 (file:io_u.c:1876, func=io_u error, error=Input/output error): pid=10000:"
+    assert told in normal_text(run).splitlines()[0]
+    assert json_tree(run)["jobs"][0]["error"] == 5
+    kept.error = 2048  # an IO that was short is tried again
+    assert "err= 0: pid" in normal_text(run_of(kept))
+
+
 def test_jobs_of_a_group_share_its_bandwidth() -> None:
     run = run_of(books(), books())
     assert [job.by_direction["write"].group_bw for job in run.jobs] == [27306, 27306]

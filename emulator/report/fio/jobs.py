@@ -263,7 +263,7 @@ def _entry(together: list[_Member]) -> JobResult:
         groupid=first.group,
         pid=first.pid,
         jobs=len(together),
-        error=abs(whole["error"]),
+        error=max(0, -whole["error"]),  # a short IO is none
         iodepth=together[-1].iodepth,
         options=first.options,
         books=books,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from math import log10
+from os import strerror
 from typing import Any
 
 from emulator.report.fio.jobs import (
@@ -42,8 +43,8 @@ def normal_text(run: FioRun) -> str:
 def _job_lines(job: JobResult, end_ns: int) -> list[str]:
     lines = [
         (
-            f"{job.name}: (groupid={job.groupid}, jobs={job.jobs}): err={job.error:2d}: "
-            f"pid={job.pid}: {clock(end_ns)}"
+            f"{job.name}: (groupid={job.groupid}, jobs={job.jobs}): err={job.error:2d}"
+            f"{_verror(job.error)}: pid={job.pid}: {clock(end_ns)}"
         )
     ]
     for name, one in job.by_direction.items():
@@ -57,6 +58,13 @@ def _job_lines(job: JobResult, end_ns: int) -> list[str]:
         lines += ["  fsync/fdatasync/sync_file_range:", _latency_line("sync", sync)]
         lines += _percentile_lines("sync", sync["percentile"])
     return lines + _tail_lines(job, sync["n"])
+
+
+# What fio 3.33 says of the first failed IO.
+def _verror(error: int) -> str:
+    if not error:
+        return ""
+    return f" (file:io_u.c:1876, func=io_u error, error={strerror(error)})"
 
 
 def direction_lines(name: str, one: DirectionResult) -> list[str]:

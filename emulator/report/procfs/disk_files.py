@@ -1,5 +1,7 @@
 """Files of disks: ``/proc/diskstats`` and what lies below ``/sys/block/DEV``; formats of v5.4."""
 
+from collections.abc import Callable
+
 from emulator.queue_map import queue_map
 from emulator.report.procfs.disks import STAT_DISCARD, STAT_FLUSH, STAT_READ, STAT_WRITE, DiskCounts
 from emulator.report.procfs.view import SD_MAJOR, SD_MINORS, NoFileError, View
@@ -85,25 +87,37 @@ def rotational(view: View, disk: str) -> str:
 
 def logical_block_size(view: View, disk: str) -> str:
     """Return the sector size."""
-    params = _spec(view, disk).params
-    return f"{params.get('sector_size', params.get('bs', 512))}\n"
+    return f"{_sector_size(_spec(view, disk))}\n"
 
 
-#: Files of ``queue/`` that say the same of every disk that a box has.
-QUEUE_CONSTANTS = {
-    "add_random": "0",
-    "io_poll": "0",
-    "io_poll_delay": "-1",
-    "iostats": "1",
+def _sector_size(disk: DiskSpec) -> int:
+    return disk.params.get("sector_size", disk.params.get("bs", 512))
+
+
+#: Further files of ``queue/``.
+QUEUE_FILES: dict[str, Callable[[DiskSpec], int | str]] = {
+    "add_random": lambda _disk: 0,
+    "fua": lambda disk: disk.params.get("fua", 0),
+    "hw_sector_size": _sector_size,
+    "io_poll": lambda _disk: 0,
+    "io_poll_delay": lambda _disk: -1,
+    "io_timeout": lambda disk: disk.params.get("timeout_ms", 30_000),
+    "iostats": lambda _disk: 1,
+    "minimum_io_size": _sector_size,
+    "optimal_io_size": lambda _disk: 0,
+    "physical_block_size": _sector_size,
+    "write_cache": lambda disk: (
+        "write back" if disk.params.get("write_cache", 0) else "write through"
+    ),
 }
 
 
-def queue_constant(view: View, disk: str, name: str) -> str:
-    """Return a file of ``queue/`` that says the same of every disk."""
-    view.disk_index(disk)
-    if name not in QUEUE_CONSTANTS:
+def queue_file(view: View, disk: str, name: str) -> str:
+    """Return a file of ``queue/``."""
+    spec = _spec(view, disk)
+    if name not in QUEUE_FILES:
         raise NoFileError("no such file")
-    return QUEUE_CONSTANTS[name] + "\n"
+    return f"{QUEUE_FILES[name](spec)}\n"
 
 
 # -- mq/N/ --------------------------------------------------------------------------------------

@@ -144,9 +144,9 @@ FILES: tuple[File, ...] = (
     File("/sys/block/{disk}/queue/rotational", disk_files.rotational, "whether it turns"),
     File(
         "/sys/block/{disk}/queue/{name}",
-        disk_files.queue_constant,
+        disk_files.queue_file,
         "other limits",
-        lambda _view: list(disk_files.QUEUE_CONSTANTS),
+        lambda _view: list(disk_files.QUEUE_FILES),
     ),
     File("/sys/devices/virtual/workqueue/cpumask", wq_files.cpumask, "of unbound works"),
     *(
