@@ -138,7 +138,7 @@ def test_a_mistake_is_shown_as_in_the_readme(tmp_path: Path) -> None:
 def test_the_ninety_seconds_print_what_the_readme_shows(tmp_path: Path) -> None:
     story = README.partition("## Commands")[0]
     shown = [one for one in SAMPLES if f"$ smpbox {shlex.join(one.words)}" in story]
-    assert [one.words[0] for one in shown] == ["run", "logs", "why", "run"]
+    assert [one.words[0] for one in shown] == ["run", "logs", "mpstat", "fio", "why", "run"]
     for sample in shown:
         check_sample(sample, tmp_path)
 
