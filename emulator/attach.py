@@ -308,6 +308,8 @@ def box_view(run: str, at_ns: int | None, runs: Path) -> "View":
             for reader in readers:
                 reader.position = max(reader.first, reader.position - 1)  # may be half written
     except (OSError, RingError, BoxError) as error:
+        if directory.is_running():
+            raise AttachError(f"{directory.path} runs, but cannot be read yet: {error}") from error
         raise AttachError(str(error)) from error
     except (KeyError, TypeError, ValueError) as error:
         message = f"{directory.path / BOX}: written by another build, whose boxes differ ({error})"

@@ -1,6 +1,7 @@
 """iostat and mpstat to the letter, of the scene of the /proc files and of a whole run."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,20 @@ def test_a_running_box_is_told_of_up_to_where_it_is(runs: Path) -> None:
     finally:
         directory.release()
     assert text.count("avg-cpu") == 3
+
+
+def test_a_box_that_is_only_just_starting_is_said_so(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(resolve_run("latest", runs).path, tmp_path / "begun")
+    (tmp_path / "begun" / "cpu3.ring").write_bytes(bytes(4096))
+    directory = resolve_run(str(tmp_path / "begun"), runs)
+    directory.hold()
+    try:
+        with pytest.raises(
+            AttachError, match=r"runs, but cannot be read yet: .*cpu3.ring: not a ring"
+        ):
+            iostat_text(StatRequest(str(directory.path)), iostat.Shape(), runs)
+    finally:
+        directory.release()
 
 
 @pytest.mark.parametrize(

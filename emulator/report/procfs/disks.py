@@ -77,7 +77,7 @@ class DiskCounts:
         self.groups = [Group() for _ in _GROUPS]
         self.in_flight = [0, 0]  #: issued and not completed: reads, and all others
         self.io_ticks = 0  #: jiffies
-        self.stamp = 0  #: jiffy in which io_ticks was last touched
+        self.stamp = -1  #: jiffy in which io_ticks was last touched
         self.queue_jiffies = 0
 
     @property
