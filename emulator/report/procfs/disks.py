@@ -10,6 +10,10 @@ and grows if the jiffy has changed since: up to 5.6 by one jiffy whatever the ga
 time adds up whole jiffies of each request, from 5.7 on (``rules.time_in_queue_summed``) it is the sum of
 the requests' times.
 
+An empty flush is a write of nothing; those before and after a write of the log are part of that one.
+What the device is asked for is a flush besides, which only later kernels count
+(``rules.diskstats_flush``).
+
 The nodes keep the same counters (:mod:`emulator.kernel.part_stat`), but for the end of a run only.
 
 Departures: a request is made where the ring first tells of it, as it is inserted or issued; the
@@ -18,6 +22,7 @@ kernel's clock starts a little earlier, where it is allocated.
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from emulator.rules import Rules
 from emulator.trace.reader import (
@@ -71,7 +76,7 @@ class Group:
 class DiskCounts:
     """The counters of one disk."""
 
-    __slots__ = ("groups", "in_flight", "io_ticks", "queue_jiffies", "stamp")
+    __slots__ = ("groups", "in_flight", "io_ticks", "post_flushes", "queue_jiffies", "stamp")
 
     def __init__(self) -> None:
         self.groups = [Group() for _ in _GROUPS]
@@ -79,6 +84,22 @@ class DiskCounts:
         self.io_ticks = 0  #: jiffies
         self.stamp = -1  #: jiffy in which io_ticks was last touched
         self.queue_jiffies = 0
+        self.post_flushes = 0  #: that are still to come after writes that have been counted
+
+    def count(self, rwbs: str, group: int, nr_sector: int, taken_ns: int) -> None:
+        """Count a request that has ended; see the head of this file for flushes."""
+        counts = self.groups[group]
+        counts.ios += 1
+        counts.sectors += nr_sector
+        counts.ns += taken_ns
+        writes = self.groups[STAT_WRITE]
+        if group == STAT_FLUSH:
+            writes.ns += taken_ns
+            writes.ios += not self.post_flushes
+            self.post_flushes -= bool(self.post_flushes)
+        elif rwbs.endswith("SM") and self.groups[STAT_FLUSH].ios:
+            writes.ios -= 1
+            self.post_flushes += "F" not in rwbs
 
     @property
     def total_ns(self) -> int:
@@ -89,7 +110,16 @@ class DiskCounts:
 class DiskCounter:
     """Counters of a box's disks by device number, as of ``now_ns``."""
 
-    __slots__ = ("_at", "_made", "_rules", "disks", "now_ns", "readers", "tick_ns")
+    __slots__ = (
+        "_at",
+        "_inserted",
+        "_issued",
+        "_rules",
+        "disks",
+        "now_ns",
+        "readers",
+        "tick_ns",
+    )
 
     def __init__(self, readers: Sequence[RingReader], rules: Rules, hz: int = 1000) -> None:
         self.readers = [reader for reader in readers if reader.is_cpu]
@@ -98,11 +128,12 @@ class DiskCounter:
         self._rules = rules
         self.tick_ns = 1_000_000_000 // hz
         self._at = [reader.first for reader in self.readers]
-        self._made: defaultdict[Key, list[int]] = defaultdict(list)
+        self._inserted: defaultdict[Key, list[int]] = defaultdict(list)
+        self._issued: defaultdict[Key, list[int]] = defaultdict(list)
 
     def advance(self, until_ns: int) -> None:
         """Count all requests before ``until_ns``."""
-        rows: list[tuple[int, ...]] = []
+        rows: list[tuple[Any, ...]] = []
         for cpu, reader in enumerate(self.readers):
             end = reader.position_at(until_ns) if until_ns < NEVER else reader.position
             for piece in reader.pieces(self._at[cpu], end):
@@ -113,28 +144,29 @@ class DiskCounter:
             self._account(row)
         self.now_ns = max(self.now_ns, until_ns)
 
-    def _account(self, row: tuple[int, ...]) -> None:
-        time_ns, _cpu, _position, event, dev, group, sector, nr_sector = row
+    def _account(self, row: tuple[Any, ...]) -> None:
+        time_ns, _cpu, _position, event, dev, rwbs, sector, nr_sector = row
         disk = self.disks[dev]
-        key = (dev, sector, group)
-        made = self._made[key]
+        group = stat_group(rwbs)
         way = int(group != STAT_READ)
-        if event != BLOCK_RQ_COMPLETE:
-            if event == BLOCK_RQ_INSERT or not made:
-                made.append(time_ns)
+        key = (dev, sector, group)
+        if event == BLOCK_RQ_INSERT:
+            self._inserted[key].append(time_ns)
+            self._touch(disk, time_ns, end=False)
+        elif event == BLOCK_RQ_ISSUE:
+            begun_ns = _take(self._inserted, key)
+            if begun_ns < 0:
+                begun_ns = time_ns
                 self._touch(disk, time_ns, end=False)
-            disk.in_flight[way] += event == BLOCK_RQ_ISSUE
-            return
-        begun_ns = made.pop(0) if made else time_ns
-        if not made:
-            del self._made[key]
-        self._touch(disk, time_ns, end=True)
-        disk.in_flight[way] = max(0, disk.in_flight[way] - 1)
-        counts = disk.groups[group]
-        counts.ios += 1
-        counts.sectors += nr_sector
-        counts.ns += time_ns - begun_ns
-        disk.queue_jiffies += (time_ns - begun_ns) // self.tick_ns
+            self._issued[key].append(begun_ns)
+            disk.in_flight[way] += 1
+        else:
+            begun_ns = _take(self._issued, key)
+            self._touch(disk, time_ns, end=True)
+            disk.in_flight[way] = max(0, disk.in_flight[way] - 1)
+            taken_ns = time_ns - begun_ns if begun_ns >= 0 else 0
+            disk.queue_jiffies += taken_ns // self.tick_ns
+            disk.count(rwbs, group, nr_sector, taken_ns)
 
     # update_io_ticks(): only the first that comes in a new jiffy counts.
     def _touch(self, disk: DiskCounts, time_ns: int, end: bool) -> None:
@@ -159,13 +191,24 @@ class DiskCounter:
         return disk.io_ticks * self.tick_ns // NSEC_PER_MSEC
 
 
-def _rows(piece: Piece, cpu: int, names: list[str]) -> list[tuple[int, ...]]:
+# When the oldest such request was made, -1 if there is none.
+def _take(made: defaultdict[Key, list[int]], key: Key) -> int:
+    times = made.get(key)
+    if not times:
+        return -1
+    time_ns = times.pop(0)
+    if not times:
+        del made[key]
+    return time_ns
+
+
+def _rows(piece: Piece, cpu: int, names: list[str]) -> list[tuple[Any, ...]]:
     indices = piece.select(_EVENTS)
     positions = [piece.start + index for index in indices]
     events = [piece.events[index] for index in indices]
     devs, rwbs, sectors, nr_sectors = (piece.gather(column, indices) for column in _COLUMNS)
-    groups = [stat_group(names[name]) for name in rwbs]
+    letters = [names[name] for name in rwbs]
     times = piece.gather(COLUMN_TIME, indices)
     cpus = [cpu] * len(indices)
-    columns = (times, cpus, positions, events, devs, groups, sectors, nr_sectors)
+    columns = (times, cpus, positions, events, devs, letters, sectors, nr_sectors)
     return list(zip(*columns, strict=True))
