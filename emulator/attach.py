@@ -180,6 +180,20 @@ def copy_tree(request: CatRequest, runs: Path, target: Path) -> int:
     return len(paths)
 
 
+def write_blktrace(run: str, target: Path, runs: Path) -> list[str]:
+    """Write the block events of a run as blktrace does, a file per disk and CPU; return their names.
+
+    Raises RunDirError where there is no such run, AttachError where they cannot be written.
+    """
+    from emulator.report.blktrace import write_traces
+
+    view = box_view(run, None, runs)
+    try:
+        return write_traces(view.spec, view.readers, target)
+    except OSError as error:
+        raise AttachError(str(error)) from error
+
+
 @dataclass(frozen=True, slots=True)
 class FioRequest:
     """In which of fio's formats, of which job by name; no name: all."""

@@ -486,6 +486,32 @@ def mpstat(
             click.echo(text, nl=False)
 
 
+@cli.command(short_help="Write block events for blkparse and btt.")
+@click.argument("run_word", metavar="RUN")
+@click.option(
+    "--dir",
+    "target",
+    default=".",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Where to write.",
+)
+def blktrace(run_word: str, target: Path) -> None:
+    """Write the inserts, issues and completions of a run as blktrace writes them.
+
+    There is a file per disk and CPU, such as sda.blktrace.0: `blkparse -i sda` reads them.  RUN is a run
+    directory, a box name (its latest run) or `latest`.
+    """
+    from emulator.attach import AttachError, write_blktrace
+    from emulator.rundir import RunDirError
+
+    with mistakes_of(AttachError, RunDirError):
+        names = write_blktrace(run_word, target, RUNS)
+    disks = sorted({name.partition(".")[0] for name in names})
+    for disk in disks:
+        click.echo(f"blkparse -D {target} -i {disk}")
+
+
 # -- Judging ------------------------------------------------------------------------------------
 
 
