@@ -584,3 +584,37 @@ def test_a_service_too_short_to_be_asked_for_is_the_same(tmp_path: Path) -> None
     box = null_blk_box(tmp_path, "irqmode: 2, completion_nsec: 300")
     off = ("disks.nullb0.schedules=false",)
     assert_identical(box, "20ms", [Way(INLINE), Way(PROCESSES, off)], tmp_path)
+
+
+# -- Tags and the drain of hardware queues ----------------------------------------------------------
+
+FEW_TAGS = ("disks.sda.max_queue=3", "disks.sda.ndelay=1ms", "disks.sda.dev_size_mb=65536")
+DRAINED = (
+    "disks.sda.submit_queues=8",
+    "disks.sda.ndelay=7ms",
+    "disks.sda.max_queue=8",
+    "kernel.rules.hctx_drain=true",
+    "kernel.rules.sbq_global_count=true",
+)
+
+
+@pytest.mark.box
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("scheduler", ["none", "mq-deadline"])
+def test_few_tags_are_the_same_across_processes(scheduler: str, tmp_path: Path) -> None:
+    few = (*FEW_TAGS, f"disks.sda.scheduler={scheduler}", "workloads.0.count=6")
+    ways = [Way(INLINE, few), Way(STRICT, few), Way(PROCESSES, few)]
+    directory, _ = assert_identical("xfs-aio-4k-default", "150ms", ways, tmp_path)
+    assert count(directory, tp.BLOCK_RQ_COMPLETE) > 300
+    rmtree(directory)
+
+
+@pytest.mark.box
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_hardware_queues_are_drained_the_same_across_processes(tmp_path: Path) -> None:
+    ways = [Way(INLINE, DRAINED), Way(STRICT, DRAINED), Way(PROCESSES, DRAINED)]
+    directory, held = assert_identical(HOTPLUG, "2s", ways, tmp_path)
+    assert {"cpu offline", "cpu kill", "cpu online"} <= held
+    rmtree(directory)

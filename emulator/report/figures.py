@@ -20,6 +20,8 @@ ones that make sense for a single task.
   the mean time from the queueing until then.
 * ``unbound_works``: of the whole run, works of unbound workqueues queued, workers created for them,
   wakeups that brought a worker back to its pod.
+* ``tags``: of the whole run, how often a task slept for a tag, how often a device answered
+  BLK_STS_RESOURCE, and how often a task met a hardware queue that was being drained.
 * ``…_wake_to_run_us``: ``sched_waking`` to the switch in.  A waking of a task that was still on
   its CPU is not one, and of several wakings before a run the first counts.
 * ``run_length_us``: from switch in to switch out, by comm; per-CPU kthreads by kind.
@@ -77,6 +79,13 @@ TASK_CPU_MIN = 0.001
 
 Figures = dict[str, Any]
 
+#: figure -> counter of the CPUs
+TAG_COUNTERS = {
+    "waits": "tag_waits",
+    "busy": "blk_sts_resource",
+    "inactive_waits": "inactive_waits",
+}
+
 
 class RunData:
     """What figures are made of: the rings of a run, its window, its submitters, its books.
@@ -119,6 +128,7 @@ def figures(run: RunData) -> Figures:
         **_work_figures(found),
         "items": _items(run.books),
         "unbound_works": _unbound_works(run.books),
+        "tags": {name: _counted(run.books, counter) for name, counter in TAG_COUNTERS.items()},
         "completions": _completions(found, run.books, window_s),
         **_task_figures(found, pids, window_s),
         "loops": loops(found, pids, History(run.readers), run.tick_ns),
@@ -215,6 +225,10 @@ def _items(books: Mapping[int, Mapping[str, Any]]) -> Figures:
         task, _, number = item.rpartition(".")
         nested.setdefault(task, {})[number] = {"n": nr, "done_us": round(total_ns / nr / 1000, 1)}
     return nested
+
+
+def _counted(books: Mapping[int, Mapping[str, Any]], counter: str) -> int:
+    return sum(book.get("counters", {}).get(counter, 0) for book in books.values())
 
 
 def _unbound_works(books: Mapping[int, Mapping[str, Any]]) -> Figures:
