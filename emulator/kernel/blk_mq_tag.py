@@ -83,7 +83,7 @@ def must_have_tag(cpu: Cpu, q: BlockQueue, pid: int, kind: int, arg: Any) -> Non
 
     ``pid`` is the task that waits for it, 0 if a request does.
     """
-    q.tag_again = [pid, kind, arg]
+    q.tag_again = [pid, kind, arg, False]
     cpu.wait(frames.TAG_ASKED, q.index)
     cpu.send(
         cpu.device_nodes[q.index],
@@ -106,6 +106,7 @@ def tags_granted(cpu: Cpu, message: Message) -> None:
     q.lease += nr
     q.tag_mode = mode
     if must:
+        q.tag_again[3] = True
         cpu.answered(frames.TAG_ASKED, frames.TAG_ANSWERED, [index, nr, mode])
         return
     q.tag_asked = nr == 0 and mode == LEASED  # nothing to be had: wait for own frees
@@ -123,7 +124,7 @@ def tag_answered(cpu: Cpu, arg: list[int]) -> None:
     """Whoever stood still goes on: with a tag, or it waits."""
     index, nr, mode = arg
     q = cpu.queues[index]
-    pid, kind, again = q.tag_again
+    pid, kind, again, _answered = q.tag_again
     if q.lease:
         q.tag_again = []
         cpu.start(kind, 0, again)
@@ -309,7 +310,9 @@ def recalled(cpu: Cpu, index: int, mode: int) -> None:
     waiters: list[list[int]] = []
     if q.elevator is None and q.sbq.active():
         waiters = q.sbq.take()
-    kept = min(q.lease, 1 if q.tag_again else 0)  # whoever stands still was just given one
+    # Who stands still and has just been given one keeps it.  Who has not been answered keeps none:
+    # it is about to be put into the device's wait queues, perhaps, where only sleepers may be.
+    kept = min(q.lease, 1 if q.tag_again and q.tag_again[3] else 0)
     nr, q.lease = q.lease - kept, kept
     q.tag_mode = mode
     q.tag_asked = False

@@ -105,7 +105,7 @@ class BlockQueue:
         self.lease_step = max(1, self.depth // sharing - self.lease)  # to this CPU's share
         self.tag_mode = LEASED
         self.tag_asked = False  # the device was asked ahead for more
-        #: who stands still until it answers: pid, frame, its argument
+        #: who stands still until it answers: pid, frame, its argument, whether it has
         self.tag_again: list[Any] = []
         self.restart = False  # SCHED_RESTART: a request waits for a driver tag
         self.woken_early: list[int] = []  # tasks woken before they slept
