@@ -12,7 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from emulator.kernel.workqueue import WORKER_NOT_RUNNING
 from emulator.kernel.wq_table import ROWS, WQ_NAMES
 from emulator.rules import VERSIONS, rules_of
-from emulator.types import OP_QUEUE_WORK, OP_SLEEP, WorkqueueSpec
+from emulator.types import (
+    OP_CANCEL_WORK,
+    OP_FLUSH_WORKQUEUE,
+    OP_QUEUE_WORK,
+    OP_SLEEP,
+    WorkqueueSpec,
+)
 from tests.kernel.box import MS, US, Box, Event, Job, Steps, costs, machine
 
 NR_CPUS = 3
@@ -64,7 +70,7 @@ class WorkqueueMachine(RuleBasedStateMachine):
     def build(self, version: str, scope: str, strict: bool, thresh_ns: int) -> None:
         """Build the box."""
         self.now = 0
-        self.told: list[list[Any]] = [[] for _ in range(NR_CPUS)]
+        self.told: list[list[tuple[int, Any]]] = [[] for _ in range(NR_CPUS)]
         self.nr_told = 0
         self.gone = False  # a CPU has been taken down
         wq = WorkqueueSpec(
@@ -88,23 +94,53 @@ class WorkqueueMachine(RuleBasedStateMachine):
         )
 
     def module(self, cpu: int) -> Steps:
-        """Queue what there is, look again soon."""
+        """Do what it is told, act after act, look again soon."""
         while True:
-            works, self.told[cpu] = self.told[cpu], []
-            if works:
-                yield (OP_QUEUE_WORK, works)
+            acts, self.told[cpu] = self.told[cpu], []
+            for code, what in acts:
+                yield (code, what)
+                if code == OP_FLUSH_WORKQUEUE and not self.gone:
+                    self.flushed(cpu, what)
             yield (OP_SLEEP, self.now + 100 * US)
+
+    def flushed(self, cpu: int, queue: str) -> None:
+        """All that a module had queued before its flush has ended, or been taken back."""
+        ended = {e[2]["work"] for e in self.box.events("workqueue_execute_end")}
+        queued = self.box.events("workqueue_queue_work", cpu=cpu)
+        mine = {e[2]["work"] for e in queued if e[2]["workqueue"].partition("/")[0] == queue}
+        assert len(mine - ended) <= self.cancelled()
+
+    def cancelled(self) -> int:
+        """Return how many items have been taken back."""
+        return sum(
+            nr
+            for cpu in self.box.cpus
+            for name, nr in cpu.counters.items()
+            if name.endswith(".cancelled")
+        )
 
     @rule(
         where=CPU,
         queue=st.sampled_from(sorted(QUEUES)),
         items=st.lists(ITEM, min_size=1, max_size=6),
+        cancels=st.lists(st.integers(0, 5), max_size=3),
     )
-    def queue(self, where: int, queue: str, items: list[list[tuple[int, int]]]) -> None:
-        """Tell a module to queue some items in one go."""
+    def queue(
+        self, where: int, queue: str, items: list[list[tuple[int, int]]], cancels: list[int]
+    ) -> None:
+        """Tell a module to queue some items in one go, and to take some of them back if they wait."""
+        first = self.nr_told
+        works = []
         for steps in items:
-            self.told[where].append([queue, self.nr_told, [list(step) for step in steps]])
+            works.append([queue, self.nr_told, [list(step) for step in steps]])
             self.nr_told += 1
+        self.told[where].append((OP_QUEUE_WORK, works))
+        self.told[where] += [(OP_CANCEL_WORK, first + n) for n in cancels if n < len(items)]
+
+    @rule(where=CPU, queue=st.sampled_from(sorted(QUEUES)))
+    def flush(self, where: int, queue: str) -> None:
+        """Tell a module to wait for a queue."""
+        self.told[where].append((OP_FLUSH_WORKQUEUE, queue))
 
     @rule(ns=st.one_of(st.integers(1, 200 * US), st.integers(1, 10 * MS)))
     def time_passes(self, ns: int) -> None:
@@ -176,11 +212,13 @@ class WorkqueueMachine(RuleBasedStateMachine):
         if not self.gone:
             assert len(queued) == self.nr_told
             assert set(ended.values()) <= {1}
-            assert ended.keys() == {e[2]["work"] for e in queued}
+            assert len(queued) - len(ended) == self.cancelled()
+            assert ended.keys() <= {e[2]["work"] for e in queued}
             assert ended == Counter(e[2]["work"] for e in started)
-            assert_ordered(queued, started)
+            assert_ordered([e for e in queued if e[2]["work"] in ended], started)
         made, done = works_of(self.box)
         assert made == done
+        assert not any(cpu.flushers for cpu in self.box.cpus), "somebody waits for ever"
 
 
 class _NoBox:
