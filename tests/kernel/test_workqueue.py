@@ -16,8 +16,8 @@ from emulator.kernel.workqueue import (
     need_to_create_worker,
     too_many_workers,
 )
-from emulator.types import Costs
-from tests.kernel.box import MS, US, Box, Event, costs, script_work
+from emulator.types import OP_RUN, OP_SLEEP, Costs
+from tests.kernel.box import MS, US, Box, Event, Job, Steps, costs, script_work
 
 #: Granularities so large that the fair class runs tasks first come, first served.
 FIFO = {
@@ -294,6 +294,49 @@ def test_example_F_17_W4_two_running_workers_the_first_to_end_its_item_goes_idle
     workers = [e[2]["current"] for e in box.events("workqueue_execute_start")]
     assert workers[0] != workers[1] == workers[2] == workers[3]
     assert pool.nr_running == 0
+
+
+def test_example_F_17_W2_the_list_grows_while_a_task_keeps_the_cpu() -> None:
+    """A task keeps CPU 0 for 10 ms; items come every 80 us; its worker executes all in one stint."""
+
+    def task() -> Steps:
+        yield (OP_RUN, 10 * MS)
+        yield (OP_SLEEP, 50 * MS)
+
+    box = Box(Job(task, name="fio"), hz=100, sysctls=FIFO, charges=costs(work_next_ns=100))
+    cpu = box.cpus[0]
+    pool = cpu.pools[0]
+    for n in range(120):
+        box.run(100 * US + 80 * US * n)
+        script_work(cpu, WQ_DIO, [(300, 0)])
+        assert (pool.nr_running, len(pool.worklist)) == (0, n + 1)
+        assert pool.active == {WQ_DIO: n + 1}
+    # Only the first one has a worker to wake; it stays the first idle one until it executes.
+    assert len(box.events("sched_waking")) == 1
+    assert len(pool.idle) == 2
+    box.run(20 * MS)
+    starts = box.times("workqueue_execute_start")
+    assert starts == [10 * MS + 400 * n for n in range(120)]
+    stint = [s for s in box.switches() if s[1] == "kworker/0:1" or s[2] == "kworker/0:1"]
+    assert [s[1:] for s in stint] == [("fio", "kworker/0:1"), ("kworker/0:1", "idle")]
+
+
+def test_example_F_17_W6_a_cpu_goes_with_40_items_pending() -> None:
+    """They complete elsewhere; a new item names the pool of the CPU that queues it."""
+    box = Box(nr_cpus=4, hz=100, sysctls=FIFO).run(START)
+    works = [script_work(box.cpus[3], WQ_DIO, [(MS, 0)]) for _ in range(40)]
+    box.command(START + 5 * MS, 3, "cpu", "offline", 3)
+    box.run(20 * MS)
+    assert not box.cpus[3].online
+    new = script_work(box.cpus[1], WQ_DIO, [(MS, 0)])
+    box.run(80 * MS)
+    ends = box.events("workqueue_execute_end")
+    assert {e[2]["work"] for e in ends} == {*works, new}
+    assert len(ends) == 41, "each once"
+    elsewhere = {e[2]["work"]: e[2]["on"] for e in ends if e[2]["on"] != 3}
+    assert elsewhere.keys() > set(works[6:])
+    (queued,) = [e for e in box.events("workqueue_queue_work") if e[2]["work"] == new]
+    assert queued[2]["cpu"] == 1 == elsewhere[new]
 
 
 def test_example_F_17_W7_max_active_counts_a_sleeping_item() -> None:
