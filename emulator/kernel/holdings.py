@@ -96,7 +96,7 @@ def credits_missing(p: Task) -> int:
     The io_submit() under way may hold one that is no iocb yet.
     """
     ctx = p.run.ctx
-    if ctx is None:
+    if ctx is None or p.run.uring is not None:  # iocbs of an io_uring have no credits
         return 0
     iocbs = sum(iocb >= 0 for iocb in p.run.iocbs)
     known = ctx.reqs_available + sum(ctx.cpu_credits.values()) + iocbs + ctx.completed_events

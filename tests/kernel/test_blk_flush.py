@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from emulator.rules import Rules
 from emulator.types import OP_FSYNC, OP_IO_GETEVENTS, OP_IO_SUBMIT, OP_RW, OP_SLEEP, WRITE, Op
@@ -145,3 +148,42 @@ def test_A_3_a_sequence_keeps_its_tag_and_syncs_wait_for_one() -> None:
     for _, event, _ in box.events("block_rq_issue", "block_rq_complete"):
         in_flight += 1 if event == "block_rq_issue" else -1
         assert in_flight in (0, 1)
+
+
+@given(
+    st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=1, max_size=4),
+    st.sampled_from([1, 2, 8]),
+    st.sampled_from(["mq-deadline", "none"]),
+    st.sampled_from(["none", "dsync"]),
+    st.booleans(),
+    st.sampled_from([1, 2]),
+)
+@settings(max_examples=30, deadline=None)
+def test_every_sync_ends_and_every_tag_is_given_back(
+    tasks: list[list[bool]], depth: int, scheduler: str, sync: str, fua: bool, nr_cpus: int
+) -> None:
+    """Tasks that write and sync, each a file of its own, with few tags."""
+
+    def program(number: int, steps: list[bool]) -> Steps:
+        for block, syncs in enumerate(steps):
+            yield (OP_FSYNC, number, 0) if syncs else (OP_RW, WRITE, number, block * 4096, 4096)
+
+    disk = scsi_debug(WRITE_NS, depth=max(depth, nr_cpus), scheduler=scheduler)
+    disk = replace(disk, params=disk.params | {"flush_ns": 90 * US, "fua": int(fua)})
+    jobs = [
+        Job(
+            partial(program, number, steps),
+            name=f"task{number}",
+            cpu=number % nr_cpus,
+            disk="/xfs",
+            start_ns=BEGIN,
+            file=LOGGED | {"open_sync": sync},
+        )
+        for number, steps in enumerate(tasks)
+    ]
+    box = Box(*jobs, nr_cpus=nr_cpus, hz=100, disk=disk, charges=costs(), sysctls=QUIET)
+    box.run(40 * MS)
+    assert [job.script is not None and len(job.script.calls) for job in box.jobs] == [
+        len(steps) + 1 for steps in tasks
+    ]
+    assert len(box.times("block_rq_issue")) == len(box.times("block_rq_complete"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from emulator.kernel.xfs_file import (
     IOMAP_DIO_UNWRITTEN,
@@ -23,6 +26,8 @@ from emulator.types import (
     OP_RUN,
     OP_RW,
     OP_SLEEP,
+    OP_URING_ENTER,
+    OP_URING_REAP,
     WRITE,
     Op,
 )
@@ -251,6 +256,75 @@ def test_C11_fsync_pushes_writes_and_is_woken_by_the_log_s_kworker() -> None:
     assert first - done == 5 * US + 200 + POOL_NS + 41 * US + 2 * US + 200
     assert second == first
     assert inode(box).logged == 0
+
+
+# -- Any file -----------------------------------------------------------------------------------------
+
+#: (block, number of blocks) of a write, or an fsync().
+STEPS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), min_size=1, max_size=12)
+
+
+@given(
+    STEPS,
+    st.sampled_from(["written", "unwritten", "hole"]),
+    st.integers(0, 16),
+    st.sampled_from(["none", "dsync", "sync"]),
+    st.sampled_from([0, 300_000]),
+    st.sampled_from([0, 70 * US]),
+    st.booleans(),
+    st.sampled_from(["5.4", "5.15", "6.12"]),
+    st.sampled_from([1, 2]),
+)
+@settings(max_examples=40, deadline=None)
+def test_whatever_is_written_ends_once_and_the_inode_says_so(
+    steps: list[tuple[int, int]],
+    layout: str,
+    eof: int,
+    sync: str,
+    stalls: int,
+    flush_ns: int,
+    uring: bool,
+    version: str,
+    nr_cpus: int,
+) -> None:
+    """Writes in flight together, syncs between them, a log that runs full, a cache or none."""
+    submit, reap = (OP_URING_ENTER, OP_URING_REAP) if uring else (OP_IO_SUBMIT, OP_IO_GETEVENTS)
+    writes = [(block * 4096, nr * 4096) for block, nr in steps if nr]
+    seen: list[tuple[int, int]] = []
+
+    def program() -> Steps:
+        number = 0
+        for block, nr in steps:
+            if not nr:
+                yield (OP_FSYNC, 0, 0)
+                continue
+            yield (submit, [(number, WRITE, 0, block * 4096, nr * 4096)])
+            number += 1
+        while len(seen) < number:
+            seen.extend((yield (reap, 1, 8)))
+        yield (OP_SLEEP, 1000 * MS)
+
+    disk = scsi_debug(41 * US)
+    cache = {"flush_ns": flush_ns} if flush_ns else {}
+    file = {"size": 16 * 4096, "layout": layout, "eof": eof * 4096, "open_sync": sync}
+    box = Box(
+        Job(program, name="fio", disk="/xfs", start_ns=BEGIN, file=file),
+        hz=100,
+        disk=replace(disk, params=disk.params | cache),
+        charges=costs(transaction_ns=15 * US, log_stall_ppm=stalls, log_stall_ns=90 * US),
+        sysctls=QUIET,
+        nr_cpus=nr_cpus,
+        version=version,
+        rules=rules_of(version),
+    ).run(60 * MS)
+    assert sorted(seen) == [(number, length) for number, (_, length) in enumerate(writes)]
+    if not writes or layout == "written":
+        return
+    found = inode(box)
+    assert found.size == found.disk_size == max(eof * 4096, *map(sum, writes))
+    assert all(
+        has_all(found.written, range(at // 4096, sum((at, nr)) // 4096)) for at, nr in writes
+    )
 
 
 # -- Maps of blocks ---------------------------------------------------------------------------------
