@@ -12,9 +12,10 @@ With the completion policy ``caller`` the end of a pure overwrite only leaves th
 (:func:`add_dio`), as io_uring does from v6.6 on; the submitter completes it in its next
 ``io_getevents()``, or when ``io_submit()`` would wait for it.
 
-Departures from the kernel: the reads under the ring's mutex cost nothing extra; a submitter's own
-completions have their effect first and take their time afterwards; ``RWF_NOWAIT``,
-polled IO, eventfd and fsync through AIO are not offered.
+Departures from the kernel: the event of an IO that ended on a CPU which its submitter has left enters
+the ring when the submitter next looks, behind those of its own CPU since the last look; the reads under
+the ring's mutex cost nothing extra; a submitter's own completions have their effect first and take their
+time afterwards; ``RWF_NOWAIT``, polled IO, eventfd and fsync through AIO are not offered.
 """
 
 from __future__ import annotations
@@ -368,16 +369,20 @@ def sys_io_getevents(cpu: Cpu, min_nr: int, nr: int) -> None:
 
 
 def needs_mail(cpu: Cpu) -> bool:
-    """Whether the result of the ``io_getevents()`` on top depends on mail still to come."""
-    ctx = cpu.rq.curr.run.ctx
-    return ctx is None or len(ctx.ring) < cpu.f_arg[1]
+    """Whether the result of the ``io_getevents()`` on top depends on mail still to come.
+
+    It does as long as any IO ends elsewhere: its event may be the next in the ring.
+    """
+    run = cpu.rq.curr.run
+    ctx = run.ctx
+    return ctx is None or run.remote_ios > 0 or len(ctx.ring) < cpu.f_arg[1]
 
 
 def getevents_end(cpu: Cpu, arg: list[int]) -> None:
     """``read_events()``: take what there is if it is enough, else sleep for more."""
     p = cpu.rq.curr
     ctx = io_context(p)
-    if len(ctx.ring) < arg[1]:
+    if p.run.remote_ios or len(ctx.ring) < arg[1]:
         mail.drain(cpu)
         if ctx.works and complete_left(cpu, p, frames.GETEVENTS, arg):
             return

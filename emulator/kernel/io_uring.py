@@ -61,7 +61,7 @@ def uring_of(p: Task) -> Uring:
 def needs_mail(cpu: Cpu) -> bool:
     """Whether what the frame on top takes from the ring depends on mail still to come.
 
-    An entry is taken in the order in which IOs ended, so it does as long as any IO ends elsewhere.
+    It does as long as any IO ends elsewhere: its entry may be the next in the ring.
     """
     nr: int = cpu.f_arg[1]
     p = cpu.rq.curr

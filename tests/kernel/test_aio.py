@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 
 from emulator.kernel.process import Kioctx
 from emulator.rules import VERSIONS, Rules, rules_of
-from emulator.types import OP_IO_GETEVENTS, OP_IO_SUBMIT, OP_RUN, OP_SLEEP, READ, WRITE
+from emulator.types import (
+    OP_IO_GETEVENTS,
+    OP_IO_SUBMIT,
+    OP_RUN,
+    OP_SETAFFINITY,
+    OP_SLEEP,
+    OP_URING_ENTER,
+    OP_URING_REAP,
+    READ,
+    WRITE,
+)
 from tests.kernel.box import (
     MS,
     QUIET,
@@ -264,6 +274,42 @@ def test_C_4_from_6_8_the_event_that_makes_enough_wakes_the_waiter() -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_C_4_by_version(version: str) -> None:
     assert rules_of(version).aio_wake_min_nr is (version == "6.12")
+
+
+@pytest.mark.parametrize(
+    ("submit", "reap"),
+    [(OP_IO_SUBMIT, OP_IO_GETEVENTS), (OP_URING_ENTER, OP_URING_REAP)],
+    ids=["libaio", "io_uring"],
+)
+def test_C_4_an_event_from_another_cpu_is_in_the_ring_at_the_next_look(
+    submit: int, reap: int
+) -> None:
+    """However many events of this CPU's own there are: a look at the ring takes in all that has ended."""
+
+    def steps() -> Steps:
+        yield (submit, [(0, READ, 0, 0, 4096)])
+        yield (OP_SETAFFINITY, 0b10)
+        yield (OP_RUN, 10 * US)
+        yield (submit, [(1, READ, 0, 4096, 4096)])
+        yield (OP_RUN, 500 * US)
+        yield (reap, 1, 1)
+        yield (submit, [(2, READ, 0, 8192, 4096)])
+        yield (OP_RUN, 500 * US)
+        yield (reap, 1, 1)
+        yield (reap, 1, 1)
+        yield (OP_SLEEP, 1000 * MS)
+
+    box = Box(
+        Job(steps, name="fio", disk="/xfs", start_ns=BEGIN),
+        nr_cpus=2,
+        hz=100,
+        disk=scsi_debug(100 * US),
+        charges=costs(),
+        sysctls=QUIET,
+    ).run(3 * MS)
+    assert len(box.times("block_rq_complete")) == 3
+    reaped = [result[0][0] for _, result in box.script().calls[1:] if isinstance(result, list)]
+    assert reaped == [1, 0, 2]
 
 
 def test_C_4_nobody_is_woken_while_nobody_waits() -> None:
