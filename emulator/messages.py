@@ -108,8 +108,8 @@ CPU_STATE = _op(63, "cpu_state", "cpu", "device", "online")
 WB_WRITE = _op(80, "wb_write", "cpu", "cpu", "file offset length counts")
 WB_WRITTEN = _op(81, "wb_written", "cpu", "cpu", "counts pause again start looked")
 WB_ASK = _op(82, "wb_ask", "cpu", "cpu", "disk file begin pid moves")
-WB_RUNS = _op(83, "wb_runs", "cpu", "cpu", "verdict file runs again")
-WB_END = _op(84, "wb_end", "cpu", "cpu", "file first nr kind waker_pid cause")
+WB_RUNS = _op(83, "wb_runs", "cpu", "cpu", "verdict file runs again notes")
+WB_END = _op(84, "wb_end", "cpu", "cpu", "file first nr kind error waker_pid cause")
 WB_WAKE = _op(85, "wb_wake", "cpu", "cpu", "pid moves waker_cpu waker_pid cause")
 # Commands, from the coordinator; one that is passed on to another CPU is answered in the place of
 # the node that was asked first.

@@ -9,7 +9,7 @@ record that led to this one, or 0: ring number << 40 | position in that ring + 1
 number is the CPU's, or that of the device or coordinator (``nr_cpus`` and up).
 
 Field kinds: ``int`` prints as is; ``pid`` is a task whose comm is known to the ring; ``str`` is an
-interned name; ``dev`` is major << 20 | minor; ``state`` a task state; ``vec`` a softirq number;
+interned name; ``dev`` and ``bdi`` are major << 20 | minor; ``state`` a task state; ``vec`` a softirq number;
 ``ptr`` an object that the kernel would print as a hashed pointer.
 """
 
@@ -418,8 +418,8 @@ BOX_COMPLETION = _declare(
     "work:ptr pid:pid cpu:int why:int cost:int",
     "work struct={work} comm={pid_comm} pid={pid} cpu={cpu} why={why} cost={cost}",
 )
-# balance_dirty_pages() beyond the free run: pages dirty or under writeback, the smoothed limit, the
-# balanced rate and the task's (pages/s), and the pause in ms, 0: none yet.
+# balance_dirty_pages() beyond the free run: the smoothed limit, pages dirty or under writeback, the
+# balanced rate and the task's (KB/s), and the pause in ms, 0: none yet.  The kernel's has nine more.
 BALANCE_DIRTY_PAGES = _declare(
     "balance_dirty_pages",
     "dirty:int limit:int dirty_ratelimit:int task_ratelimit:int pause:int",
@@ -431,6 +431,24 @@ BOX_WRITEBACK = _declare(
     "box_writeback",
     "dev:dev file:int index:int pages:int runs:int",
     "dev {dev} file={file} index={index} pages={pages} runs={runs}",
+)
+
+# The flusher begins, or has ended, one of its works: the pages that it still wants to write, whether it
+# is the periodic pass or the background's, and what it is for.
+_WRITEBACK = (
+    "bdi {bdi}: nr_pages={nr_pages} kupdate={kupdate} background={background} reason={reason}"
+)
+WRITEBACK_START = _declare(
+    "writeback_start", "bdi:bdi nr_pages:int kupdate:int background:int reason:str", _WRITEBACK
+)
+WRITEBACK_WRITTEN = _declare(
+    "writeback_written", "bdi:bdi nr_pages:int kupdate:int background:int reason:str", _WRITEBACK
+)
+# How many pages are dirty and under writeback, and were written ever, from now on; and the limits.
+BOX_PAGE_STATE = _declare(
+    "box_page_state",
+    "dirty:int writeback:int written:int thresh:int bg_thresh:int",
+    "dirty={dirty} writeback={writeback} written={written} thresh={thresh} bg_thresh={bg_thresh}",
 )
 
 BY_NAME: dict[str, Tracepoint] = {point.name: point for point in TRACEPOINTS.values()}

@@ -214,6 +214,7 @@ OP_URING_REAP = 19
 #: returns it
 OP_PIPE_POLL = 27
 
+OP_SYNC = 23  #: (OP_SYNC,)   sync(): all that is dirty is written; the log is not forced
 OP_WRITE = 22  #: (OP_WRITE, file, offset, length)   write() through the page cache; returns length
 
 READ = 0

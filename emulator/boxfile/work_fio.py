@@ -275,6 +275,7 @@ def _more_params(job: FioJob, files: list[list[int]]) -> dict[str, Any]:
         "layout": (layout, "written"),
         "eof": (eof, -1),
         "open_sync": (job.sync or "none", "none"),
+        "direct": (int(job.is_direct), 1),
     }
     return {name: value for name, (value, default) in found.items() if value != default}
 

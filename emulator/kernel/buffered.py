@@ -42,7 +42,7 @@ from emulator.kernel import page_writeback as pw
 from emulator.kernel.process import WAIT_PAGES, WAIT_TIMER
 from emulator.kernel.request import WB_PAGES
 from emulator.kernel.sched import TASK_WAKING
-from emulator.kernel.xfs_file import FileFacts
+from emulator.kernel.xfs_file import FileFacts, own_files
 from emulator.types import WRITE
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ NEW_DIRTIER = (0, pw.DIRTY_POLL_THRESH, 0, pw.DIRTY_POLL_THRESH, 0)
 # A write() under way: file, offset, bytes left, bytes of this stretch, bytes in all.
 W_FILE, W_OFFSET, W_LEFT, W_BYTES, W_ALL = range(5)
 
-# A task that writes pages back: disk, file (of fsync(), else -1), whether it begins, the runs that are
+# A task that writes pages back: disk, file (of fsync(), SYNC_ALL of sync(), else -1), whether it begins, the runs that are
 # its to write and their file, and what fsync() does next ([]: it is the flusher's work).
+SYNC_ALL = -2
 F_DISK, F_SYNC, F_BEGIN, F_FILE, F_RUNS, F_THEN = range(6)
 
 
@@ -70,8 +71,9 @@ def new_backing(spec: BoxSpec, files: dict[int, FileFacts]) -> fs_writeback.Back
     """Return what the box begins with: every file of its programs, all pages clean."""
     inodes = {}
     for workload in spec.workloads:
-        file = workload.params.get("file")
-        if file in files:
+        if workload.params.get("filesystem") is None:
+            continue
+        for file, _size in own_files(workload.params):
             facts = files[file]
             inodes[file] = fs_writeback.Inode(file, facts.disk, facts.layout, facts.size, facts.eof)
     return fs_writeback.Backing(spec, inodes)
@@ -138,10 +140,12 @@ def handle_write(cpu: Cpu, message: Message) -> None:
     disk = backing.disks[backing.inodes[file].disk]
     timer_at = disk.timer_at
     if length:
-        answer = backing.write(file, offset, length, task, source, False, now)
+        answer = backing.write(file, offset, length, task, source, now)
     else:
-        answer = backing.look_again(file, task, False, now)
+        answer = backing.look_again(file, task, now)
     arm_timer(cpu, backing.inodes[file].disk, timer_at)
+    if answer.new:
+        record_state(cpu, backing)
     dirtier = [task.nr_dirtied, task.nr_dirtied_pause, task.paused_when, answer.limit]
     looked = [answer.dirty, backing.dirty_limit, answer.ratelimit, answer.rate]
     told = (dirtier, answer.pause, int(answer.again), int(answer.start), looked)
@@ -163,7 +167,9 @@ def write_done(cpu: Cpu, arg: list[Any]) -> None:
     state[W_LEFT] -= state[W_BYTES]
     if looked[3] or pause:
         dirty, limit, ratelimit, rate = looked
-        cpu.emit(tp.BALANCE_DIRTY_PAGES, dirty, limit, ratelimit, rate, pause * 1000 // cpu.hz)
+        kbps = pw.PAGE_SIZE >> 10
+        ms = pause * 1000 // cpu.hz
+        cpu.emit(tp.BALANCE_DIRTY_PAGES, dirty, limit, ratelimit * kbps, rate * kbps, ms)
     cpu.start(frames.WRITE_LOOKED, 0, arg)
     if start:
         queue_flusher(cpu, cpu.files[state[W_FILE]].disk)
@@ -223,7 +229,21 @@ def keeper(cpu: Cpu) -> fs_writeback.Backing:
     """Return what is dirty, at the CPU that keeps it."""
     backing: fs_writeback.Backing | None = cpu.backing
     assert backing is not None, cpu.story("this CPU does not keep what is dirty")
+    backing.cpus_online(cpu.domains.active_mask.bit_count())
     return backing
+
+
+def record_state(cpu: Cpu, backing: fs_writeback.Backing) -> None:
+    """Record how many pages are dirty and under writeback, from now on."""
+    thresh, background = backing.limits()
+    cpu.emit(
+        tp.BOX_PAGE_STATE,
+        backing.nr_dirty,
+        backing.nr_writeback,
+        backing.nr_written,
+        thresh,
+        background,
+    )
 
 
 def arm_timer(cpu: Cpu, index: int, before: int) -> None:
@@ -281,11 +301,15 @@ def handle_ask(cpu: Cpu, message: Message) -> None:
     index, file, begin, pid, moves = message[5]
     source = message[1]
     backing = keeper(cpu)
-    again = False
-    if file >= 0:
+    again: int = 0
+    runs: list[list[int]] = []
+    if file == SYNC_ALL:
+        file = backing.sync() if begin else 0
+        verdict = backing.sync_wait([pid, moves, source])
+    elif file >= 0:
         verdict, runs = backing.sync_runs(file, [pid, moves, source], bool(begin))
         if verdict == fs_writeback.END:
-            again = backing.take_logged(file)
+            again = backing.take_outcome(file)
     else:
         disk = backing.disks[index]
         timer_at = disk.timer_at
@@ -294,9 +318,13 @@ def handle_ask(cpu: Cpu, message: Message) -> None:
         file, runs = backing.next_runs(disk, cpu.jiffies())
         verdict = fs_writeback.MORE if runs else fs_writeback.END
         if not runs:
-            again = backing.end(disk, cpu.jiffies())
+            again = int(backing.end(disk, cpu.jiffies()))
         arm_timer(cpu, index, timer_at)
-    post(cpu, source, messages.WB_RUNS, (verdict, file, runs, int(again)))
+    notes, backing.notes = backing.notes, []
+    if runs:
+        record_state(cpu, backing)
+    post(cpu, source, messages.WB_RUNS, (verdict, file, runs, again, notes))
+    wake(cpu, backing.take_sync_waiters(), cpu.rq.curr.pid, cpu.cause, source)
 
 
 def handle_runs(cpu: Cpu, message: Message) -> None:
@@ -307,8 +335,20 @@ def handle_runs(cpu: Cpu, message: Message) -> None:
 
 def wb_got(cpu: Cpu, arg: list[Any]) -> None:
     """Prepare the pages that were given, sleep until others are clean, or end."""
-    state, (verdict, file, runs, again) = arg
+    state, (verdict, file, runs, again, notes) = arg
+    if state[F_SYNC] == SYNC_ALL:
+        sync_got(cpu, state, verdict, file)
+        return
     costs = cpu.costs
+    for over, pages, reason in notes:
+        cpu.emit(
+            tp.WRITEBACK_WRITTEN if over else tp.WRITEBACK_START,
+            cpu.dev_numbers[state[F_DISK]],
+            pages,
+            int(reason == fs_writeback.KUPDATE),
+            int(reason == fs_writeback.BACKGROUND),
+            cpu.names[fs_writeback.REASONS[reason]],
+        )
     if runs:
         state[F_FILE], state[F_RUNS] = file, runs
         pages = sum(run[1] for run in runs)
@@ -321,12 +361,33 @@ def wb_got(cpu: Cpu, arg: list[Any]) -> None:
     elif verdict == fs_writeback.WAIT:
         wait_on_page_writeback(cpu, state)
     elif state[F_THEN]:
-        fsync.pages_written(cpu, state[F_THEN], bool(again))
+        fsync.pages_written(cpu, state[F_THEN], again)
     elif again:
         state[F_BEGIN] = 1
         cpu.start(frames.WB_ASK, 0, state)
     else:
         cpu.start(frames.WORK_TAIL, costs.dio_tail_ns)
+
+
+def sys_sync(cpu: Cpu, p: Task) -> None:
+    """Start ``sync()``: every flusher has a work for all pages of its disk."""
+    if not p.run.dirtier:
+        p.run.dirtier = list(NEW_DIRTIER)
+    ask(cpu, [0, SYNC_ALL, 1, -1, [], []])
+
+
+def sync_got(cpu: Cpu, state: list[Any], verdict: int, disks: int) -> None:
+    """``iterate_bdevs()``: queue the flushers of these disks, one by one, then wait or return."""
+    if disks:
+        index = (disks & -disks).bit_length() - 1
+        cpu.start(frames.WB_GOT, 0, [state, [verdict, disks & disks - 1, [], 0, []]])
+        queue_flusher(cpu, index)
+        if cpu.f_kind == frames.WB_GOT:
+            wb_got(cpu, cpu.f_arg)
+    elif verdict == fs_writeback.WAIT:
+        wait_on_page_writeback(cpu, state)
+    else:
+        cpu.start(frames.RET_USER, cpu.costs.syscall_ns, 0)
 
 
 def wb_ask(cpu: Cpu, state: list[Any]) -> None:
@@ -344,7 +405,7 @@ def submit(cpu: Cpu, state: list[Any]) -> None:
     q = cpu.queues[index]
     facts = cpu.files[state[F_FILE]] if state[F_RUNS] else None
     while facts is not None and state[F_RUNS]:
-        if blk_mq.plug_full(p.run.plug, q.nr_hw_queues):
+        if blk_mq.plug_full(q, p.run.plug):
             break
         if not blk_mq_tag.get_tag(cpu, q):
             blk_mq_tag.wait_for_tag(cpu, q, p, frames.WB_SUBMIT, state)
@@ -386,17 +447,25 @@ def wb_woken(cpu: Cpu, state: list[Any]) -> None:
 
 def end_ioend(cpu: Cpu, file: int, ioend: list[int]) -> None:
     """``xfs_destroy_ioend()``: ``end_page_writeback()`` of every page of an ioend."""
-    kind, first, nr = ioend
-    args = (file, first, nr, kind, cpu.rq.curr.pid, cpu.cause)
+    kind, first, nr, error = ioend
+    args = (file, first, nr, kind, error, cpu.rq.curr.pid, cpu.cause)
     post(cpu, KEEPER, messages.WB_END, args)
 
 
 def handle_end(cpu: Cpu, message: Message) -> None:
     """At the keeper: pages are clean; whoever waited for the last of a file is told."""
-    file, first, nr, kind, waker_pid, cause = message[5]
+    file, first, nr, kind, error, waker_pid, cause = message[5]
     source = message[1]
-    for pid, moves, where in keeper(cpu).end_page_writeback(file, first, nr, kind, cpu.jiffies()):
-        post(cpu, where, messages.WB_WAKE, (pid, moves, source, waker_pid, cause))
+    backing = keeper(cpu)
+    woken = backing.end_page_writeback(file, first, nr, kind, cpu.jiffies(), bool(error))
+    record_state(cpu, backing)
+    wake(cpu, [*woken, *backing.take_sync_waiters()], waker_pid, cause, source)
+
+
+def wake(cpu: Cpu, woken: list[list[int]], waker_pid: int, cause: int, waker_cpu: int) -> None:
+    """Tell tasks that wait for pages that these are clean."""
+    for pid, moves, where in woken:
+        post(cpu, where, messages.WB_WAKE, (pid, moves, waker_cpu, waker_pid, cause))
 
 
 def handle_wake(cpu: Cpu, message: Message) -> None:

@@ -18,9 +18,13 @@ writeback from then on.
 Limits, pauses and rates are :mod:`page_writeback`'s.
 
 Departures from the kernel: what the flusher is given is decided for up to 256 pages or 16 runs at
-once, and an ``fsync()`` writes what others make dirty while it waits; a page dirtied again before the flusher has come to it within those is written again.  Free and
-file pages are one number, ``machine.memory``, whatever else uses memory.  Inodes have no dirty times
-or attributes, only pages; a disk's share of the limit halves old completions every three seconds.
+once, and an ``fsync()`` writes what others make dirty while it waits; a page dirtied again before the
+flusher has come to it within those is written again.  Free and file pages are one number,
+``machine.memory``, whatever else uses memory.  No task may go beyond the limits (there are no
+real-time tasks).  ``sync()`` counts the pages that are written, and leaves those that were written to
+again under writeback to the next pass.  A work is recorded once at its begin and once at its end.
+Inodes have no dirty times or attributes, only pages; a disk's share of the limit halves old
+completions every three seconds.  A rescuer writes as much as any worker.
 """
 
 from __future__ import annotations
@@ -55,6 +59,9 @@ IDLE, QUEUED, RUNNING, RUNNING_AGAIN = range(4)
 # Verdicts on a question for more to write.
 MORE, END, WAIT = range(3)
 
+# What an fsync() is told when its pages are clean.
+LOGGED, FAILED = 1, 2
+
 
 class Inode:
     """One file: its pages' tags, where its blocks are written, and the list it is on."""
@@ -64,6 +71,7 @@ class Inode:
         "dirty",
         "disk",
         "disk_size",
+        "error",
         "file",
         "logged",
         "on",
@@ -88,6 +96,7 @@ class Inode:
         self.unwritten = PageRanges(blocks if layout == "unwritten" else [])
         self.size = eof
         self.disk_size = self.size  # di_size: what a crash would leave
+        self.error = 0  # a write of its pages has failed, and no fsync() was told yet (AS_EIO)
         self.logged = 0  # the log holds changes that no fsync() has forced
         self.dirtied_when = 0  # jiffies
         self.on = CLEAN
@@ -108,6 +117,7 @@ class Inode:
                 self.writeback_index,
                 self.sync_from,
                 self.logged,
+                self.error,
             ],
             [one.runs() for one in (self.dirty, self.writeback, self.written, self.unwritten)],
             [list(waiter) for waiter in self.waiters],
@@ -119,7 +129,7 @@ class Inode:
         numbers, sets, waiters = data
         inode = cls(numbers[0], numbers[1], "hole", 0, 0)
         inode.size, inode.disk_size, inode.dirtied_when, inode.on = numbers[2:6]
-        inode.writeback_index, inode.sync_from, inode.logged = numbers[6:]
+        inode.writeback_index, inode.sync_from, inode.logged, inode.error = numbers[6:]
         inode.dirty, inode.writeback, inode.written, inode.unwritten = map(PageRanges, sets)
         inode.waiters = [list(waiter) for waiter in waiters]
         return inode
@@ -142,6 +152,7 @@ class Disk:
         "left",
         "phase",
         "state",
+        "sync_target",
         "timer_at",
         "work",
         "works",
@@ -165,6 +176,8 @@ class Disk:
         self.timer_at = -1  # jiffy at which the delayed work is due, -1: not armed
         #: sync works not begun: pages each
         self.works: list[int] = []
+        #: of the last sync work that has ended: how many pages are to be written ever
+        self.sync_target = 0
         # The run under way.
         self.phase = EXPLICIT
         self.work: list[
@@ -218,6 +231,7 @@ class Backing:
         "hz",
         "inodes",
         "memory",
+        "notes",
         "nr_cpus",
         "nr_dirtied",
         "nr_dirty",
@@ -225,12 +239,13 @@ class Backing:
         "nr_written",
         "ratelimit_pages",
         "settings",
+        "sync_waiters",
         "unwritten_first",
     )
 
     def __init__(self, spec: BoxSpec, inodes: dict[int, Inode]) -> None:
         self.hz = spec.machine.hz
-        self.nr_cpus = spec.machine.nr_cpus
+        self.nr_cpus = spec.machine.nr_cpus  # online
         self.memory = spec.machine.memory >> PAGE_SHIFT  # pages that could be dirty
         self.unwritten_first = spec.kernel.rules.xfs_delalloc_unwritten
         self.settings = pw.DirtySettings()
@@ -239,12 +254,15 @@ class Backing:
                 self.settings.write(name, value)
         self.disks = [Disk() for _ in spec.disks]
         self.inodes = inodes
+        self.sync_waiters: list[list[int]] = []  # tasks in sync(): [pid, residence, CPU]
         self.nr_dirty = 0  # NR_FILE_DIRTY
         self.nr_writeback = 0  # NR_WRITEBACK
         self.nr_dirtied = 0
         self.nr_written = 0
         self.completions = 0
         self.completions_period = 0
+        #: for the record, what became of the flusher's works: [over, pages left, reason]
+        self.notes: list[list[int]] = []
         self.bdp_ratelimits = [0] * self.nr_cpus
         self.dirty_limit = 0
         self.dirty_limit_tstamp = 0
@@ -253,14 +271,20 @@ class Backing:
 
     # -- Limits -------------------------------------------------------------------------------
 
-    def limits(self, privileged: bool = False) -> tuple[int, int]:
+    def limits(self) -> tuple[int, int]:
         """Return (thresh, background thresh) in pages."""
-        return pw.domain_dirty_limits(self.settings, self.memory, privileged, self.dirty_limit)
+        return pw.domain_dirty_limits(self.settings, self.memory)
 
     def writeback_set_ratelimit(self) -> None:
-        """The limits have changed: so does how often each CPU must look."""
+        """The limits have changed, or the CPUs: so does how often each CPU must look."""
         self.dirty_limit = self.limits()[0]
         self.ratelimit_pages = pw.ratelimit_pages(self.dirty_limit, self.nr_cpus)
+
+    def cpus_online(self, nr_cpus: int) -> None:
+        """``page_writeback_cpu_online()``: this many are."""
+        if nr_cpus != self.nr_cpus:
+            self.nr_cpus = nr_cpus
+            self.writeback_set_ratelimit()
 
     def write_sysctl(self, name: str, value: int) -> None:
         """Write one of ``vm.dirty_*``; raise ValueError if it is out of bounds."""
@@ -271,9 +295,9 @@ class Backing:
         """``__wb_calc_thresh()``: a disk's part of a limit is its part of the pages written of late."""
         return thresh * disk.completions // self.completions if self.completions else 0
 
-    def throttle(self, disk: Disk, privileged: bool = False) -> pw.Throttle:
+    def throttle(self, disk: Disk) -> pw.Throttle:
         """Return what there is to look at before a task may go on dirtying pages of a disk."""
-        thresh, background = self.limits(privileged)
+        thresh, background = self.limits()
         return pw.Throttle(
             self.nr_dirty + self.nr_writeback,
             thresh,
@@ -297,7 +321,6 @@ class Backing:
         length: int,
         task: pw.Dirtier,
         cpu: int,
-        privileged: bool,
         now: int,
     ) -> Answer:
         """Bytes of a file were written: its pages are dirty, and the task pays if it must.
@@ -318,15 +341,15 @@ class Backing:
         task.nr_dirtied += answer.new
         self.bdp_ratelimits[cpu] += answer.new
         if self.must_look(disk, task, cpu):
-            self.balance_dirty_pages(disk, task, privileged, now, answer)
+            self.balance_dirty_pages(disk, task, now, answer)
         self.set_limit(disk, task, answer)
         return answer
 
-    def look_again(self, file: int, task: pw.Dirtier, privileged: bool, now: int) -> Answer:
+    def look_again(self, file: int, task: pw.Dirtier, now: int) -> Answer:
         """A task whose rate was 0 has slept the longest pause: it looks again."""
         disk = self.disks[self.inodes[file].disk]
         answer = Answer()
-        self.balance_dirty_pages(disk, task, privileged, now, answer)
+        self.balance_dirty_pages(disk, task, now, answer)
         self.set_limit(disk, task, answer)
         return answer
 
@@ -350,11 +373,9 @@ class Backing:
             return True
         return False
 
-    def balance_dirty_pages(
-        self, disk: Disk, task: pw.Dirtier, privileged: bool, now: int, answer: Answer
-    ) -> None:
+    def balance_dirty_pages(self, disk: Disk, task: pw.Dirtier, now: int, answer: Answer) -> None:
         """``balance_dirty_pages()``: one look, up to the sleep."""
-        dtc = self.throttle(disk, privileged)
+        dtc = self.throttle(disk)
         answer.dirty = dtc.dirty
         if dtc.dirty <= pw.dirty_freerun_ceiling(dtc.thresh, dtc.background):
             disk.dirty_exceeded = False
@@ -429,6 +450,33 @@ class Backing:
             disk.state = RUNNING_AGAIN
         return self.wakeup(disk)
 
+    def sync(self) -> int:
+        """``sync()``: a work for each disk with dirty pages; return whose flushers to queue, a mask."""
+        return sum(
+            1 << index
+            for index, disk in enumerate(self.disks)
+            if self.has_dirty_io(disk) and self.start_sync(disk)
+        )
+
+    def sync_wait(self, waiter: list[int]) -> int:
+        """Return END if all that was dirty at the last ``sync()`` is written, else WAIT."""
+        if not any(self.syncs(disk) for disk in self.disks):
+            return END
+        self.sync_waiters.append(waiter)
+        return WAIT
+
+    def syncs(self, disk: Disk) -> bool:
+        """Whether a disk has a sync work that has not ended, or pages of one under writeback."""
+        under_way = bool(disk.work) and disk.work[0] == EXPLICIT
+        return under_way or bool(disk.works) or disk.written < disk.sync_target
+
+    def take_sync_waiters(self) -> list[list[int]]:
+        """Return who waits in ``sync()``, if they have to no longer."""
+        if not self.sync_waiters or any(self.syncs(disk) for disk in self.disks):
+            return []
+        woken, self.sync_waiters = self.sync_waiters, []
+        return woken
+
     def start_sync(self, disk: Disk) -> bool:
         """``bdi_split_work_to_wbs()``: a work for all pages; return whether to queue the flusher."""
         disk.works.append(self.nr_dirty)
@@ -457,6 +505,9 @@ class Backing:
                 if not self.next_work(disk, now):
                     return -1, []
             elif not self.work_goes_on(disk, now):
+                self.notes.append([1, disk.work[1], disk.work[0]])
+                if disk.work[0] == EXPLICIT:
+                    disk.sync_target = disk.written + disk.writeback
                 disk.work = []
             else:
                 self.start_inode(disk)
@@ -472,6 +523,13 @@ class Backing:
         return False
 
     def next_work(self, disk: Disk, now: int) -> bool:
+        """Begin the next work, if there is one."""
+        if not self.find_work(disk, now):
+            return False
+        self.notes.append([0, disk.work[1], disk.work[0]])
+        return True
+
+    def find_work(self, disk: Disk, now: int) -> bool:
         """``wb_do_writeback()``: explicit works, then the periodic pass, then the background."""
         if disk.phase == EXPLICIT:
             if disk.works:
@@ -528,7 +586,10 @@ class Backing:
         inode.on = I_SYNC
         disk.inode = inode.file
         disk.left = pw.writeback_chunk_size(
-            disk.bandwidth.avg_write_bandwidth, self.dirty_limit, disk.work[1], False
+            disk.bandwidth.avg_write_bandwidth,
+            self.dirty_limit,
+            disk.work[1],
+            disk.work[0] == EXPLICIT,
         )
 
     def write_cache_pages(self, inode: Inode, disk: Disk) -> list[list[int]]:
@@ -630,9 +691,12 @@ class Backing:
         disk.writeback += nr
 
     def end_page_writeback(
-        self, file: int, first: int, nr: int, kind: int, now: int
+        self, file: int, first: int, nr: int, kind: int, now: int, error: bool = False
     ) -> list[list[int]]:
-        """A run is clean as far as it has not been dirtied again; return the tasks to be woken."""
+        """A run is clean as far as it has not been dirtied again; return the tasks to be woken.
+
+        With an error too; the next ``fsync()`` is told.
+        """
         inode = self.inodes[file]
         disk = self.disks[inode.disk]
         ended = inode.writeback.remove(first, first + nr)
@@ -642,7 +706,9 @@ class Backing:
         self.nr_written += nr
         disk.written += nr
         self.count_completions(disk, nr, now)
-        if kind != IOEND_OVERWRITE:
+        if error:
+            inode.error = 1
+        elif kind != IOEND_OVERWRITE:
             inode.logged = 1
             inode.unwritten.remove(first, first + nr)
             inode.written.add(first, first + nr)
@@ -680,11 +746,17 @@ class Backing:
             return WAIT, []
         return END, []
 
-    def take_logged(self, file: int) -> bool:
-        """Whether the log holds changes of a file; whoever asks forces it."""
+    def take_outcome(self, file: int) -> int:
+        """Return FAILED if a write of the file's pages has, else LOGGED if the log has to be forced.
+
+        Neither is told twice.
+        """
         inode = self.inodes[file]
+        if inode.error:
+            inode.error = 0
+            return FAILED
         logged, inode.logged = inode.logged, 0
-        return bool(logged)
+        return LOGGED if logged else 0
 
     # -- Books and snapshots -----------------------------------------------------------------------
 
@@ -712,18 +784,6 @@ class Backing:
         ]
         return found
 
-    def vmstat(self) -> dict[str, int]:
-        """Return the counters of ``/proc/vmstat`` that are about dirty pages, in pages."""
-        thresh, background = self.limits()
-        return {
-            "nr_dirty": self.nr_dirty,
-            "nr_writeback": self.nr_writeback,
-            "nr_dirtied": self.nr_dirtied,
-            "nr_written": self.nr_written,
-            "nr_dirty_threshold": thresh,
-            "nr_dirty_background_threshold": background,
-        }
-
     def pack(self) -> list[Any]:
         """Return all of it as plain data."""
         return [
@@ -740,13 +800,15 @@ class Backing:
                 self.dirty_limit,
                 self.dirty_limit_tstamp,
                 self.ratelimit_pages,
+                self.nr_cpus,
             ],
             list(self.bdp_ratelimits),
+            [list(waiter) for waiter in self.sync_waiters],
         ]
 
     def unpack(self, data: list[Any]) -> None:
         """Take over what :meth:`pack` returned."""
-        settings, disks, inodes, numbers, ratelimits = data
+        settings, disks, inodes, numbers, ratelimits, waiters = data
         self.settings.unpack(settings)
         for disk, one in zip(self.disks, disks, strict=True):
             disk.unpack(one)
@@ -762,5 +824,7 @@ class Backing:
             self.dirty_limit,
             self.dirty_limit_tstamp,
             self.ratelimit_pages,
+            self.nr_cpus,
         ) = numbers
         self.bdp_ratelimits = list(ratelimits)
+        self.sync_waiters = [list(waiter) for waiter in waiters]

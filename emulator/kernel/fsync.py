@@ -2,8 +2,9 @@
 
 Theory of operation
 -------------------
-Dirty pages of the file are written first, and waited for (:mod:`buffered`).  If the log holds changes of the file, ``fsync()`` forces it (:mod:`xfs_log`); the log write flushes the
-device's cache before it.  A file that was only overwritten has none there: the device's cache is
+Dirty pages of the file are written first, and waited for (:mod:`buffered`).  If the log holds changes
+of the file, ``fsync()`` forces it (:mod:`xfs_log`); the log write flushes the device's cache before it.
+A file that was only overwritten has none there: the device's cache is
 flushed, and a device without a volatile cache has nothing to flush, so that the block layer ends the
 empty flush at once, in the submitter.
 
@@ -17,7 +18,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emulator.kernel import aio, blk_flush, buffered, frames, syscall, workqueue, xfs_log
+from emulator.faults import EIO
+from emulator.kernel import (
+    aio,
+    blk_flush,
+    buffered,
+    frames,
+    fs_writeback,
+    syscall,
+    workqueue,
+    xfs_log,
+)
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -27,6 +38,7 @@ if TYPE_CHECKING:
 START = 0
 PUSHED = 1  # the push is queued
 WRITING = 2  # the log is being written, or the device flushed
+FAILED = 3  # a page could not be written
 
 
 def sys_fsync(cpu: Cpu, p: Task, file: int) -> None:
@@ -42,10 +54,13 @@ def sys_fsync(cpu: Cpu, p: Task, file: int) -> None:
         cpu.start(frames.FSYNC, cpu.costs.syscall_ns + cpu.costs.fsync_ns, arg)
 
 
-def pages_written(cpu: Cpu, arg: list[Any], logged: bool) -> None:
-    """All pages of the file are clean; ``logged``: writing them has left changes in the log."""
-    stage, file, forced, then = arg
-    arg = [stage, file, int(forced or logged), then]
+def pages_written(cpu: Cpu, arg: list[Any], outcome: int) -> None:
+    """All pages of the file are clean: a write has failed, or left changes in the log, or neither."""
+    stage, file, _forced, then = arg
+    if outcome == fs_writeback.FAILED:
+        arg = [FAILED, file, 0, then]
+    elif outcome == fs_writeback.LOGGED:
+        arg = [stage, file, 1, then]
     cpu.start(frames.FSYNC, cpu.costs.syscall_ns + cpu.costs.fsync_ns, arg)
 
 
@@ -68,6 +83,8 @@ def file_fsync(cpu: Cpu, arg: list[Any]) -> None:
     elif stage == START and cpu.queues[cpu.files[file].disk].write_cache:
         flushed = [WRITING, file, forced, then]
         blk_flush.blkdev_issue_flush(cpu, p, file, frames.FSYNC, flushed, arg)
+    elif stage == FAILED:
+        syscall.return_to_user(cpu, EIO)
     else:
         synced(cpu, then)
 

@@ -49,6 +49,7 @@ from emulator.types import (
     OP_SETAFFINITY,
     OP_SLEEP,
     OP_SLEEP_JIFFIES,
+    OP_SYNC,
     OP_URING_ENTER,
     OP_URING_REAP,
     OP_WRITE,
@@ -146,6 +147,11 @@ def sys_write(cpu: Cpu, p: Task, op: Op) -> None:
     buffered.sys_write(cpu, p, op[1], op[2], op[3])
 
 
+def sys_sync(cpu: Cpu, p: Task, _op: Op) -> None:
+    """``sync()``."""
+    buffered.sys_sync(cpu, p)
+
+
 def sys_fsync(cpu: Cpu, p: Task, op: Op) -> None:
     """``fsync()`` and ``fdatasync()``."""
     fsync.sys_fsync(cpu, p, op[1])
@@ -194,6 +200,7 @@ SYSTEM_CALLS: dict[int, Callable[[Cpu, Task, Op], None]] = {
     OP_URING_ENTER: sys_uring_enter,
     OP_URING_REAP: sys_uring_reap,
     OP_PIPE_POLL: sys_pipe_poll,
+    OP_SYNC: sys_sync,
     OP_WRITE: sys_write,
 }
 

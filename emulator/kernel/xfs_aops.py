@@ -11,8 +11,8 @@ one transaction for each that is left, after which its pages are clean.
 
 Departures from the kernel: the list of an inode belongs to the item that is queued for it, so ioends
 that end on two CPUs at once make two items where the kernel makes one; reflinked extents (COW) do not
-occur; where several hardware queues end a bio in the hard interrupt, the time of its pages' end is not
-charged.  A raw block device has no ioends: its pages are always clean at once.
+occur; log space for a new size is reserved when the worker logs it, as from 5.13 on, not when the bio
+is submitted.  A raw block device has no ioends: its pages are always clean at once.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from emulator.kernel import buffered, frames, workqueue, xfs_log
+from emulator.kernel import buffered, dio_completion, frames, workqueue, xfs_log
 from emulator.kernel.request import IOEND_OVERWRITE, Request
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
-#: An ioend: [kind, first page, pages].
+#: An ioend: [kind, first page, pages, error].
 Ioend = list[int]
 
 
 def merge_ioends(ioends: list[Ioend]) -> list[Ioend]:
-    """``xfs_end_io()``: sort a list of ioends by offset and merge neighbours of one kind."""
+    """``xfs_end_io()``: sort a list of ioends by offset and merge neighbours of one kind and fate."""
     merged: list[Ioend] = []
-    for kind, first, nr in sorted(ioends, key=lambda ioend: ioend[1]):
-        if merged and merged[-1][0] == kind and merged[-1][1] + merged[-1][2] == first:
-            merged[-1][2] += nr
+    for kind, first, nr, error in sorted(ioends, key=lambda ioend: ioend[1]):
+        last = merged[-1] if merged else [-1, 0, 0, 0]
+        if (last[0], last[3]) == (kind, error) and last[1] + last[2] == first:
+            last[2] += nr
         else:
-            merged.append([kind, first, nr])
+            merged.append([kind, first, nr, error])
     return merged
 
 
@@ -48,10 +49,13 @@ def xfs_end_bio(cpu: Cpu, rq: Request) -> bool:
     """
     facts = cpu.files[rq.file]
     first = ((rq.sector << 9) - facts.start) >> buffered.PAGE_SHIFT
-    ioend = [rq.iocb, first, rq.nr_sector >> (buffered.PAGE_SHIFT - 9)]
+    ioend = [rq.iocb, first, rq.nr_sector >> (buffered.PAGE_SHIFT - 9), int(rq.error != 0)]
     if facts.fs == "none" or rq.iocb == IOEND_OVERWRITE:
+        ns = ioend[2] * cpu.costs.end_page_ns
         if cpu.f_kind == frames.BLOCK_QUEUED:
-            cpu.start(frames.BLOCK_QUEUED, ioend[2] * cpu.costs.end_page_ns)
+            cpu.start(frames.BLOCK_QUEUED, ns)
+        else:
+            dio_completion.charge(cpu, ns)
         buffered.end_ioend(cpu, rq.file, ioend)
         return False
     for item in waiting_items(cpu):
@@ -93,7 +97,11 @@ def next_ioend(cpu: Cpu, arg: list[Any]) -> None:
     """The transaction of the next ioend and the end of its pages, or the work's end."""
     costs = cpu.costs
     if arg[1]:
-        ns = arg[1][0][2] * costs.end_page_ns
+        _kind, _first, nr, error = arg[1][0]
+        ns = nr * costs.end_page_ns
+        if error:
+            cpu.start(frames.WORK_BODY, ns)  # nothing is converted, no size logged
+            return
         xfs_log.transaction(cpu, cpu.rq.curr, frames.WORK_BODY, ns)
     else:
         cpu.start(frames.WORK_TAIL, costs.dio_tail_ns)

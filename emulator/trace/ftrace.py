@@ -184,6 +184,8 @@ class Lines:
                 return lambda record: f"{record[at] & 0xFFFFFFFFFFFFFFFF:016x}"
             case "dev":
                 return lambda record: f"{record[at] >> 20},{record[at] & 0xFFFFF}"
+            case "bdi":
+                return lambda record: f"{record[at] >> 20}:{record[at] & 0xFFFFF}"
             case "state":
                 return lambda record: STATE_LETTERS.get(record[at], "?")
             case _:

@@ -49,6 +49,7 @@ from emulator.types import (
     OP_SLEEP,
     OP_URING_ENTER,
     OP_URING_REAP,
+    OP_WRITE,
     READ,
     WRITE,
     Books,
@@ -290,6 +291,8 @@ class FioProgram:
             # fio takes no slat of a synchronous engine, whose units are issued at once.
             self._issued(now_ns, 1)
             self.pc = PC_RW
+            if job.buffered:
+                return (OP_WRITE, file, offset, length)
             return (OP_RW, rw, file, offset, length)
         if len(units.queued) >= job.batch_submit:
             return self._commit()

@@ -406,7 +406,12 @@ def _impossible(job: FioJob) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if not job.is_direct:
         at = "direct" if job.buffered is None else "buffered"
-        found.append((at, "buffered IO is not emulated: the job needs direct=1"))
+        if job.reads or (job.verifies and job.do_verify):
+            found.append((at, "buffered reads are not emulated: the job needs direct=1"))
+        elif job.ioengine not in SYNC_ENGINES:
+            found.append((at, f"buffered writes of {job.ioengine} are not emulated; psync's are"))
+        elif job.sync:
+            found.append((at, "buffered writes of O_SYNC files are not emulated"))
     if job.time_based and not job.runtime_ns:
         found.append(("time_based", "a time_based job needs a runtime"))
     if job.thinktime_spin_ns > job.thinktime_ns:

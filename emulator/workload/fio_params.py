@@ -55,6 +55,7 @@ FIO_PARAMS: dict[str, Any] = {
     "layout": "written",
     "eof": -1,
     "open_sync": "none",
+    "direct": 1,
     "thinktime_issued": False,
     "thinktime_iotime_ns": 0,
     "thinktime_blocks_set": True,
@@ -135,6 +136,7 @@ class FioJob(NamedTuple):
     think_blocks_set: bool
     seek_ns: int  #: lseek() before an IO that does not continue the last one
     uring: bool
+    buffered: bool  #: through write(), of files without O_DIRECT
     percentiles: list[float]
     logs: bool  #: each IO is kept for bandwidth and latency logs
     reads: list[int]  #: pipes on which the end of an earlier job is told
@@ -234,6 +236,7 @@ def resolve_job(params: dict[str, Any], costs: Costs, seed: int) -> FioJob:
         think_blocks_set=bool(option["thinktime_blocks_set"]),
         seek_ns=costs.syscall_ns if option["ioengine"] == "sync" else 0,
         uring=option["ioengine"] == "io_uring",
+        buffered=not option["direct"],
         percentiles=list(option["percentiles"] or PERCENTILES),
         logs=option["logs"],
         reads=list(option["reads"]),

@@ -4,8 +4,9 @@ Theory of operation
 -------------------
 Blocks of ``bs`` bytes go to a file of ``size`` bytes, in order or in an order that looks random, pass
 after pass.  With ``rate`` (bytes per second) each write waits until it is due; without it they follow
-one another.  After every ``fsync_every`` writes comes an ``fsync()``.  How long each of the two calls
-takes is measured: of a writer that dirties faster than its disk can write, the pauses are in it.
+one another.  After every ``fsync_every`` writes comes an ``fsync()``, with ``sync`` a ``sync()`` instead.
+How long each of the two calls takes is measured: of a writer that dirties faster than its disk can
+write, the pauses are in it.
 
 ``layout`` says what the file is before: ``written``, ``unwritten`` (allocated, as by ``fallocate()``)
 or ``hole`` (nothing is allocated); ``eof`` says how long it is, -1: as its size.  So ``hole`` with an
@@ -23,6 +24,7 @@ from emulator.types import (
     OP_RUN,
     OP_SETAFFINITY,
     OP_SLEEP,
+    OP_SYNC,
     OP_WRITE,
     Books,
     Op,
@@ -45,6 +47,7 @@ WRITER_PARAMS: dict[str, Any] = {
     "rate": 0,
     "passes": 0,
     "fsync_every": 0,
+    "sync": 0,
     "cpu_ns": 0,
     "bind_cpu": -1,
     "stats_from_ns": 0,
@@ -57,6 +60,7 @@ CONFIG = (
     "random",
     "rate",
     "fsync_every",
+    "sync",
     "cpu_ns",
     "stats_from_ns",
 )
@@ -125,9 +129,10 @@ class WriterProgram:
             if config["fsync_every"] and not self.writes % config["fsync_every"]:
                 self.pc = PC_FSYNC
                 self.since_ns = now_ns
-                return (OP_FSYNC, config["file"], 0)
+                return (OP_SYNC,) if config["sync"] else (OP_FSYNC, config["file"], 0)
         elif self.pc == PC_FSYNC:
             self._record("fsync_ns", now_ns, 0)
+            self.tally.counts["errors"] += result < 0
             self.pc = PC_SYNCED
         if self.pc in (PC_WROTE, PC_SYNCED):
             if self.block == config["size"] // config["bs"]:
@@ -166,7 +171,7 @@ class WriterProgram:
             self.tally.counts["bytes"] += nr_bytes
 
     def _new_tally(self) -> Tally:
-        return Tally(self.name, ("bytes",), ("write_ns", "fsync_ns"))
+        return Tally(self.name, ("bytes", "errors"), ("write_ns", "fsync_ns"))
 
     def quiet_ns(self, ring_events: int) -> int:
         """Return 0: the next write may pause."""
@@ -179,7 +184,7 @@ class WriterProgram:
         return self.tally
 
     def books(self) -> dict[str, Any]:
-        """Return how long writes and fsyncs took, and the bytes written."""
+        """Return how long writes and fsyncs took, the bytes written, and the fsyncs that failed."""
         return self.tally.books()
 
     def pack(self) -> list[Any]:

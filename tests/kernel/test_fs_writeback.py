@@ -44,7 +44,7 @@ def backing(
 def write(box: fw.Backing, file: int, first: int, nr: int, now: int = 0) -> fw.Answer:
     """Write whole pages of a file by a task that never has to look."""
     task = pw.Dirtier(nr_dirtied_pause=1 << 40)
-    return box.write(file, first << 12, nr << 12, task, 0, False, now)
+    return box.write(file, first << 12, nr << 12, task, 0, now)
 
 
 def run_flusher(box: fw.Backing, now: int) -> list[tuple[int, list[list[int]]]]:
@@ -64,9 +64,9 @@ def run_flusher(box: fw.Backing, now: int) -> list[tuple[int, list[list[int]]]]:
 def test_E_5_2_a_dirtier_above_the_background_limit_requests_writeback() -> None:
     box = backing({1: ("written", 1 << 30)})
     task = pw.Dirtier()
-    assert not box.write(1, 0, 104_704 << 12, task, 0, False, 0).start
+    assert not box.write(1, 0, 104_704 << 12, task, 0, 0).start
     task.nr_dirtied = task.nr_dirtied_pause
-    answer = box.write(1, 104_704 << 12, 4096, task, 0, False, 0)
+    answer = box.write(1, 104_704 << 12, 4096, task, 0, 0)
     assert answer.dirty == 104_705
     assert (answer.start, answer.pause) == (True, 0)
     assert not box.wakeup(box.disks[0])  # one item per disk
@@ -212,10 +212,20 @@ def test_a_cpu_whose_tasks_dirtied_its_share_must_look() -> None:
     box = backing({1: ("written", 1 << 30)}, memory=64 * MIB)
     assert box.ratelimit_pages == 3_264 // (4 * 32)
     task = pw.Dirtier(nr_dirtied_pause=1_000)
-    assert box.write(1, 0, 24 << 12, task, 2, False, 7).dirty == 0
-    answer = box.write(1, 24 << 12, 4096, task, 2, False, 8)
+    assert box.write(1, 0, 24 << 12, task, 2, 7).dirty == 0
+    answer = box.write(1, 24 << 12, 4096, task, 2, 8)
     assert answer.dirty == 25
     assert (task.paused_when, task.nr_dirtied) == (8, 0)
+
+
+def test_with_fewer_cpus_each_may_dirty_more_before_it_looks() -> None:
+    box = backing({1: ("written", MIB)}, memory=64 * MIB)
+    pages = box.ratelimit_pages
+    box.cpus_online(2)
+    assert box.ratelimit_pages == 2 * pages + 1  # 3276 // 64
+    other = backing({1: ("written", MIB)}, memory=64 * MIB)
+    other.unpack(box.pack())
+    assert other.nr_cpus == 2
 
 
 def test_fsync_writes_what_is_dirty_and_waits_for_all() -> None:
@@ -228,6 +238,35 @@ def test_fsync_writes_what_is_dirty_and_waits_for_all() -> None:
     assert box.end_page_writeback(1, 4, 4, IOEND_OVERWRITE, 0) == []
     assert box.end_page_writeback(1, 0, 4, IOEND_OVERWRITE, 0) == [waiter]
     assert box.sync_runs(1, waiter, False) == (fw.END, [])
+
+
+def test_a_write_that_fails_is_told_to_one_fsync_and_converts_nothing() -> None:
+    box = backing({1: ("unwritten", MIB)})
+    write(box, 1, 0, 8)
+    box.take(box.inodes[1], 0, 4)
+    box.take(box.inodes[1], 4, 4)
+    box.end_page_writeback(1, 0, 4, IOEND_UNWRITTEN, 0, error=True)
+    box.end_page_writeback(1, 4, 4, IOEND_UNWRITTEN, 0)
+    assert box.inodes[1].written.runs() == [[4, 8]]
+    assert [box.take_outcome(1) for _ in range(3)] == [fw.FAILED, fw.LOGGED, 0]
+
+
+def test_sync_waits_for_what_was_dirty_and_for_no_more() -> None:
+    box = backing({1: ("written", MIB)})
+    write(box, 1, 0, 8)
+    disk = box.disks[0]
+    waiter = [500, 0, 2]
+    assert box.sync() == 1  # disk 0's flusher is to be queued
+    assert box.sync_wait(waiter) == fw.WAIT
+    assert run_flusher(box, 0) == [(1, [[0, 8, IOEND_OVERWRITE, 0]])]
+    write(box, 1, 100, 8)
+    box.take(box.inodes[1], 100, 8)
+    box.end_page_writeback(1, 0, 4, IOEND_OVERWRITE, 0)
+    assert box.take_sync_waiters() == []
+    box.end_page_writeback(1, 4, 4, IOEND_OVERWRITE, 0)
+    assert box.take_sync_waiters() == [waiter]
+    assert box.sync_wait(waiter) == fw.END
+    assert disk.writeback == 8
 
 
 class Pages(RuleBasedStateMachine):
@@ -248,7 +287,7 @@ class Pages(RuleBasedStateMachine):
     @rule(file=st.sampled_from((1, 2, 3)), first=st.integers(0, 63), nr=st.integers(1, 32))
     def write(self, file: int, first: int, nr: int) -> None:
         pages = set(range(first, first + nr))
-        answer = self.box.write(file, first << 12, nr << 12, self.task, 1, False, self.now)
+        answer = self.box.write(file, first << 12, nr << 12, self.task, 1, self.now)
         assert answer.limit >= 1
         self.unclean[file] |= pages
         self.now += answer.pause

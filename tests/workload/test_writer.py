@@ -66,6 +66,14 @@ def test_cpu_time_before_each_write_and_an_fsync_after_every_so_many() -> None:
     assert made[5][1] == (OP_FSYNC, FILE, 0)
 
 
+def test_an_fsync_that_fails_is_counted() -> None:
+    writer = make("writer", file=FILE, size=4096, bs=4096, fsync_every=1)
+    results = [0, 4096, -5, 4096, 0]
+    kinds = [writer.next(100 * n, result)[0] for n, result in enumerate(results)]
+    assert kinds == [OP_WRITE, OP_FSYNC, OP_WRITE, OP_FSYNC, OP_WRITE]
+    assert writer.books()["errors"] == 1
+
+
 def test_only_what_ends_after_the_warmup_counts() -> None:
     writer = make("writer", file=FILE, size=4096, bs=4096, stats_from_ns=200)
     for now_ns in (100, 150, 250, 350):

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from emulator.report.procfs import cpu_files, disk_files, sys_files, task_files, wq_files
+from emulator.report.procfs import (
+    cpu_files,
+    disk_files,
+    mem_files,
+    sys_files,
+    task_files,
+    wq_files,
+)
 from emulator.report.procfs.view import NoFileError, View
 
 _WORDS = {
@@ -111,6 +118,9 @@ FILES: tuple[File, ...] = (
     File("/proc/{pid}/schedstat", task_files.schedstat, "ns run, ns waited, times run"),
     File("/proc/{pid}/stat", task_files.stat, "its state, times, CPU in one line"),
     File("/proc/{pid}/status", task_files.status, "the same to be read"),
+    File("/proc/vmstat", mem_files.vmstat, "dirty pages", when=mem_files.is_buffered),
+    File("/proc/meminfo", mem_files.meminfo, "dirty pages in KiB", when=mem_files.is_buffered),
+    File("/proc/sys/vm/{name}", mem_files.sysctl, "dirty limits", mem_files.sysctl_names),
     File("/proc/sys/kernel/{name}", sys_files.sysctl, "scheduler tunables", sys_files.sysctl_names),
     File(
         "/sys/kernel/debug/sched/{name}",
