@@ -262,7 +262,7 @@ class ScsiDebug(_Model):
 
     driver: Literal["scsi_debug"]
     ndelay: DurationOrNs = Field(0, description="service time; 0: `delay` counts")
-    delay: int = Field(1, ge=0, description="service time in jiffies; 0: inside queuecommand")
+    delay: int = Field(1, ge=0, description="service time in jiffies; 0: inside queuecommand()")
     submit_queues: int = Field(1, ge=1, description="hardware queues")
     max_queue: int = Field(192, ge=1, le=192, description="commands in flight per queue")
     dev_size_mb: int = Field(8, ge=1, description="size in MiB")
@@ -298,7 +298,11 @@ class NullBlk(_Model):
     completion_nsec: DurationOrNs = Field(10_000, description="service time with irqmode 2")
     hw_queue_depth: int = Field(64, ge=1, le=10240, description="tags per hardware queue")
     submit_queues: int = Field(1, ge=1, description="hardware queues")
-    queue_mode: Literal[2] = Field(2, description="2: multi-queue")
+    queue_mode: Literal[0, 2] = Field(2, description="0: bios, no block layer; 2: multi-queue")
+    memory_backed: bool = Field(
+        False,
+        description="copy data in queue_rq(), which may sleep: an elevator's queue is kblockd's",
+    )
     gb: int = Field(250, ge=1, description="size in GiB")
     timeout: Duration = Field(30_000_000_000, description="of a request; whole milliseconds")
     bs: Literal[512, 4096] = Field(512, description="bytes per sector")

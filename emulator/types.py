@@ -354,6 +354,8 @@ class Costs:
     cil_push_ns: int = 5_000  #: a push of the log: a checkpoint formatted into a log buffer
     task_work_ns: int = 300  #: a completion handled by its submitter's task work, dio not counted
     xlog_ioend_ns: int = 2_000  #: the end of a log write, up to the wakeup of who waits for it
+    null_dispatch_ns: int = 700  #: as dispatch_ns, with null_blk
+    memory_backed_ps_per_byte: int = 100  #: copy of null_blk with memory_backed, inside queue_rq()
 
 
 @dataclass(frozen=True, slots=True)

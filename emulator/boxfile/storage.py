@@ -31,13 +31,14 @@ _GIB = 1 << 30
 
 
 def disk_params(
-    disk: ScsiDebug | NullBlk | Nvme | VirtioBlk | SataSsd | HardDisk,
+    disk: ScsiDebug | NullBlk | Nvme | VirtioBlk | SataSsd | HardDisk, hz: int
 ) -> dict[str, int]:
     """Return the driver's parameters, all of them."""
     timeout_ms = disk.timeout // NSEC_PER_MSEC
     if disk.driver == "scsi_debug":
         return {
             "delay": disk.delay,
+            "jiffy_ns": 1_000_000_000 // hz,
             "ndelay": disk.ndelay,
             "submit_queues": disk.submit_queues,
             "max_queue": disk.max_queue,
@@ -56,6 +57,7 @@ def disk_params(
             "completion_nsec": disk.completion_nsec,
             "hw_queue_depth": disk.hw_queue_depth,
             "submit_queues": disk.submit_queues,
+            "memory_backed": int(disk.memory_backed),
             "gb": disk.gb,
             "bs": disk.bs,
             "timeout_ms": timeout_ms,
@@ -101,7 +103,7 @@ def resolve_disks(
     """
     disks: list[DiskSpec] = []
     for name, disk in box.disks.items():
-        params = disk_params(disk)
+        params = disk_params(disk, box.machine.hz)
         if disk.driver != "null_blk" and disk.flush:
             params |= {"flush_ns": disk.flush, "fua": int(disk.fua)}
         vectors: tuple[int, ...] = ()
@@ -122,7 +124,10 @@ def resolve_disks(
             report.at((*path, "submit_queues"), message)
         if vectors and depth * queues < cpus:
             report.at(path, f"{depth} tags are not enough for {cpus} CPUs")
-        scheduler = disk.scheduler or ("mq-deadline" if queues == 1 else "none")
+        bios = params.get("queue_mode") == 0
+        if bios and disk.scheduler == "mq-deadline":
+            report.at((*path, "scheduler"), "bios (queue_mode 0) have no elevator")
+        scheduler = disk.scheduler or ("mq-deadline" if queues == 1 and not bios else "none")
         default = depth if scheduler == "none" else 2 * min(depth, 128)
         requests = disk.nr_requests or default
         if scheduler == "none" and requests > depth:

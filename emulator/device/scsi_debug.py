@@ -9,7 +9,7 @@ from __future__ import annotations
 
 def service_ns(params: dict[str, int]) -> int:
     """Return the time from ``queuecommand()`` to the timer; ``ndelay`` overrides ``delay``."""
-    return params.get("ndelay", 0)
+    return params.get("ndelay", 0) or params.get("delay", 0) * params.get("jiffy_ns", 0)
 
 
 def queue_depth(params: dict[str, int]) -> int:

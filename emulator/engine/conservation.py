@@ -190,6 +190,7 @@ def _audit_requests(books: Books) -> list[str]:
         problems.append(f"{made} requests were made, {freed} freed, and {here} are somewhere")
     stats = [stat for book in books.values() for stat in book.get("disk_stats", ())]
     counted = sum(sum(started) - sum(ended) for started, ended, *_ in stats)
+    counted += sum(book.get("counters", {}).get("bios", 0) for book in books.values())
     if stats and counted != here:
         problems.append(f"disk statistics have {counted} requests in flight, {here} are somewhere")
     return problems

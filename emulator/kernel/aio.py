@@ -164,7 +164,7 @@ def submit_bio(cpu: Cpu, _arg: object) -> None:
         flush(cpu, p, facts.disk, "prep")
         return
     if not blk_mq_tag.get_tag(cpu, q):
-        if blk_mq.dispatch_pending(cpu, facts.disk):
+        if blk_mq.runs_here(cpu, facts.disk):
             blk_mq.dispatch_loop(cpu, [facts.disk, "prep"])  # that may free some
         else:
             blk_mq_tag.wait_for_tag(cpu, q, p, frames.GET_TAG, None)
@@ -184,7 +184,7 @@ def submit_bio(cpu: Cpu, _arg: object) -> None:
         blk_flush.insert_flush(cpu, q, rq)  # past the plug
         return
     run.plug.append(rq)
-    if len(iocbs) <= 2:
+    if len(iocbs) <= 2 or q.bios:
         flush(cpu, p, facts.disk, "iocb")  # iomap_dio_rw()'s own plug ends
     else:
         submitted(cpu, p)  # io_submit()'s plug is around it
@@ -481,7 +481,7 @@ def rw_prep_end(cpu: Cpu, _arg: object) -> None:
         return
     q = cpu.queues[facts.disk]
     if not blk_mq_tag.get_tag(cpu, q):
-        if blk_mq.dispatch_pending(cpu, facts.disk):
+        if blk_mq.runs_here(cpu, facts.disk):
             blk_mq.dispatch_loop(cpu, [facts.disk, "rw_prep"])
         else:
             blk_mq_tag.wait_for_tag(cpu, q, p, frames.RW_PREP, None)

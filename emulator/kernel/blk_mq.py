@@ -69,7 +69,11 @@ def new_request(cpu: Cpu, p: Task, queue: int, rw: int, offset: int, length: int
     rq.moves = p.moves
     rq.home = cpu.node_id
     rq.start_ns = cpu.now
-    cpu.queues[queue].stat.account_io_start(rw, cpu.now)
+    q = cpu.queues[queue]
+    if q.bios:
+        cpu.count("bios")
+    else:
+        q.stat.account_io_start(rw, cpu.now)
     return rq
 
 
@@ -107,6 +111,9 @@ def flush_plug(cpu: Cpu, p: Task) -> bool:
 def dispatch_loop(cpu: Cpu, arg: list[Any]) -> None:
     """Start the next dispatch, or go on with what the flush belonged to."""
     q = cpu.queues[arg[0]]
+    if q.blocking and q.elevator is not None and arg[1] != "work":
+        leave_to_kblockd(cpu, q, arg)
+        return
     if q.elevator is not None and q.busy_until <= cpu.now:
         if not q.lease:
             if q.has_work() and blk_mq_tag.wait_for_driver_tag(cpu, q, arg):
@@ -114,7 +121,7 @@ def dispatch_loop(cpu: Cpu, arg: list[Any]) -> None:
         elif q.tag_mode == SHARED:
             blk_mq_tag.give_up_lease(cpu, q)
     if dispatch_pending(cpu, arg[0]):
-        cpu.start(frames.DISPATCH, cpu.costs.dispatch_ns, arg)
+        cpu.start(frames.DISPATCH, q.dispatch_ns + driver_ns(cpu, q), arg)
     elif q.busy_until > cpu.now and q.has_work():
         cpu.start(frames.DISPATCH_OVER, 0, arg)
         device_is_busy(cpu, q)
@@ -130,6 +137,32 @@ def dispatch_over(cpu: Cpu, arg: list[Any]) -> None:
         cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns)
     else:
         aio.flushed(cpu, arg)
+
+
+def leave_to_kblockd(cpu: Cpu, q: BlockQueue, arg: list[Any]) -> None:
+    """``queue_rq()`` may sleep (``BLK_MQ_F_BLOCKING``): the queue is not run in a submitter."""
+    cpu.start(frames.DISPATCH_OVER, 0, arg)
+    run_hw_queue_async(cpu, q)
+    if cpu.f_kind == frames.DISPATCH_OVER:
+        dispatch_over(cpu, arg)
+
+
+def driver_ns(cpu: Cpu, q: BlockQueue) -> int:
+    """Return what the driver does inside ``queue_rq()`` with the next request, besides taking it."""
+    costs = cpu.costs
+    spent_ns = 0
+    if q.blocking:
+        spent_ns = next_bytes(q) * costs.memory_backed_ps_per_byte // 1000
+    if q.ends_inline:
+        spent_ns += costs.blk_end_request_ns + costs.queue_work_ns + costs.blk_done_request_ns
+    return spent_ns
+
+
+def next_bytes(q: BlockQueue) -> int:
+    """Return the size of the next request; of the elevator's, the one that has waited longest."""
+    if q.busy:
+        return q.busy[0].nr_sector * 512
+    return 512 * q.elevator.oldest_sectors() if q.elevator is not None else 0
 
 
 def dispatch_pending(cpu: Cpu, queue: int) -> bool:
@@ -160,6 +193,12 @@ def device_is_busy(cpu: Cpu, q: BlockQueue) -> None:
         q.delayed = True
         due = cpu.jiffies() + blk_mq_tag.msecs_to_jiffies(cpu, BLK_MQ_RESOURCE_DELAY_MS)
         hrtimer.add_jiffy_timer(cpu, due, hrtimer.WHEEL_RUN_QUEUE, q.index)
+
+
+def runs_here(cpu: Cpu, queue: int) -> bool:
+    """Whether a submitter runs the queue itself, and there is something that can go out."""
+    q = cpu.queues[queue]
+    return not (q.blocking and q.elevator is not None) and dispatch_pending(cpu, queue)
 
 
 def dispatch_end(cpu: Cpu, arg: list[Any]) -> None:
@@ -248,7 +287,10 @@ def free_request(cpu: Cpu, rq: Request) -> None:
     """``blk_mq_free_request()``: its tag is free; requests that were held up may go on."""
     q = cpu.queues[rq.queue]
     cpu.ended += 1
-    q.stat.account_io_done(rq.rw, rq.nr_sector, rq.start_ns, cpu.now)
+    if q.bios:
+        cpu.count("bios", -1)
+    else:
+        q.stat.account_io_done(rq.rw, rq.nr_sector, rq.start_ns, cpu.now)
     blk_mq_tag.free_tags(cpu, q, rq)
 
 
@@ -263,7 +305,13 @@ def rwbs(cpu: Cpu, rq: Request) -> str:
 
 
 def trace_request(cpu: Cpu, event: int, rq: Request) -> None:
-    """Record a request's insert or issue; the record becomes the request's cause."""
+    """Record a request's insert or issue; the record becomes the request's cause.
+
+    There is none of a bio that a driver without requests takes.
+    """
+    if cpu.queues[rq.queue].bios:
+        rq.cause = rq.cause or cpu.cause
+        return
     saved = cpu.cause
     if rq.cause:
         cpu.cause = rq.cause
@@ -281,6 +329,8 @@ def trace_request(cpu: Cpu, event: int, rq: Request) -> None:
 
 def trace_complete(cpu: Cpu, rq: Request) -> int:
     """Record ``block_rq_complete``; return its position."""
+    if cpu.queues[rq.queue].bios:
+        return rq.cause
     if rq.error:
         blk_timeout.print_req_error(cpu, rq)
     sector, nr_sector = extent(rq)

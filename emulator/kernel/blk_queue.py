@@ -27,14 +27,18 @@ class BlockQueue:
         "allocated",
         "announced",
         "asks",
+        "bios",
+        "blocking",
         "busy",
         "busy_until",
         "carries",
         "delayed",
         "depth",
+        "dispatch_ns",
         "doorbells",
         "driver",
         "elevator",
+        "ends_inline",
         "flush_ns",
         "fua",
         "hctx",
@@ -82,6 +86,8 @@ class BlockQueue:
         #: each request goes to the device whole and comes back with its interrupt
         self.carries = self.vectored or disk.carries
         self.irq_names = irq_names(disk)
+        self.bios = disk.params.get("queue_mode") == 0  # null_blk without the block layer
+        self.blocking = bool(disk.params.get("memory_backed"))  # BLK_MQ_F_BLOCKING
         self.busy_until = 0  # the device answers BLK_STS_RESOURCE until then (a fault)
         self.queue_of = queue_map(spec, index)  # per CPU, its hctx
         self.hctx = self.queue_of[cpu]
@@ -90,6 +96,14 @@ class BlockQueue:
         self.rq_affinity = disk.rq_affinity
         self.nr_requests = disk.nr_requests
         self.elevator = mq_deadline.DeadlineQueue() if disk.scheduler == "mq-deadline" else None
+        costs = spec.costs
+        self.dispatch_ns = (
+            costs.null_dispatch_ns if disk.driver == "null_blk" else costs.dispatch_ns
+        )
+        #: null_blk's requests end inside queue_rq()
+        self.ends_inline = disk.driver == "null_blk" and (
+            disk.params.get("irqmode") == 0 or (self.bios and disk.params.get("irqmode", 1) == 1)
+        )
         self.depth = disk.params.get("max_queue", disk.params.get("hw_queue_depth", 64))
         self.service_ns = service_time(disk.driver, disk.params)
         self.asks = self.service_ns >= question_ns(spec.costs)
@@ -143,7 +157,7 @@ def irq_names(disk: DiskSpec) -> list[str]:
 def service_time(driver: str, params: dict[str, int]) -> int:
     """Return the driver's fixed service time in ns; 0 completes inside ``queue_rq``."""
     if driver == "scsi_debug":
-        return params.get("ndelay", 0)
+        return params.get("ndelay", 0) or params.get("delay", 0) * params.get("jiffy_ns", 0)
     if driver != "null_blk":
         return 0
     irqmode = params.get("irqmode", 1)

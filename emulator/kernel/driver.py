@@ -79,8 +79,8 @@ def complete_by_schedule(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
 
 
 def complete_inline(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
-    """null_blk's irq modes 0 and 1: the request is finished inside ``queue_rq``."""
-    if q.params.get("irqmode", 1) == 0:
+    """A driver without a timer: the request is finished inside ``queue_rq()``, or completed there."""
+    if q.ends_inline:
         del cpu.inflight[rq.cookie]
         blk_mq.end_request(cpu, rq)
     else:

@@ -37,6 +37,12 @@ class DeadlineQueue:
         """Whether a request waits."""
         return bool(self.fifo[READ] or self.fifo[WRITE])
 
+    def oldest_sectors(self) -> int:
+        """Return the size of the request that has waited longest, of a write if there is one."""
+        direction = WRITE if self.fifo[WRITE] else READ
+        sequence = self.fifo[direction][0][1]
+        return next(rq.nr_sector for _, number, rq in self.sorted[direction] if number == sequence)
+
     def insert(self, rq: Request, now_ns: int) -> None:
         """Put a request into its direction's list and FIFO."""
         self.sequence += 1

@@ -164,7 +164,7 @@ def device_sends(cpu: Cpu, soonest: int) -> int:
         if q.carries or q.tag_mode == SHARED or q.restart:
             return soonest
         # Tags are taken at dispatch with an elevator, at submission without.
-        step_ns = costs.dispatch_ns
+        step_ns = q.dispatch_ns
         if q.elevator is None:
             step_ns = min(costs.io_submit_ns, costs.io_submit_more_ns)
         lease = max(q.lease, 3) if q.tag_asked else q.lease
@@ -172,7 +172,7 @@ def device_sends(cpu: Cpu, soonest: int) -> int:
         if not q.asks or q.announced >= NEVER:
             continue
         left = q.announced if q.schedule_asked else q.announced - SCHEDULE_REQUESTS // 2 - 1
-        least = min(least, left * costs.dispatch_ns)
+        least = min(least, left * q.dispatch_ns)
     return soonest + max(least, 0) if least < NEVER else NEVER
 
 

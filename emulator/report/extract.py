@@ -134,7 +134,7 @@ class Extract:
         self.wakings: defaultdict[int, list[int]] = defaultdict(list)
         self.migrations: list[Migration] = []
         self.works: defaultdict[str, Works] = defaultdict(Works)  # by function
-        self.rq_completes = 0
+        self.rq_completes: defaultdict[int, int] = defaultdict(int)  # by CPU
         self.aio: defaultdict[int, int] = defaultdict(int)  # by pid, completions
         self.aio_inline: defaultdict[int, int] = defaultdict(int)
         self.ipis = 0  # interrupts from other CPUs
@@ -190,7 +190,7 @@ def _pass_over(
     works.add(piece, reader.names)
     _add_wakings(piece, found)
     _add_migrations(piece, found)
-    _add_completions(piece, found)
+    _add_completions(piece, reader, found)
     _add_decisions(piece, found)
     for index in piece.select((BOX_LOAD_BALANCE,)):
         idle, result = piece.gather(COLUMN_C, [index])[0], piece.gather(COLUMN_D, [index])[0]
@@ -215,8 +215,9 @@ def _add_migrations(piece: Piece, found: Extract) -> None:
     found.migrations += [Migration(*row) for row in rows]
 
 
-def _add_completions(piece: Piece, found: Extract) -> None:
-    found.rq_completes += piece.events.count(BLOCK_RQ_COMPLETE)
+def _add_completions(piece: Piece, reader: RingReader, found: Extract) -> None:
+    if reader.is_cpu:
+        found.rq_completes[reader.number] += piece.events.count(BLOCK_RQ_COMPLETE)
     indices = piece.select((BOX_AIO_COMPLETE,))
     inline = piece.gather(COLUMN_D, indices)
     for pid, is_inline in zip(piece.gather(COLUMN_A, indices), inline, strict=True):

@@ -164,13 +164,17 @@ def lookup(figures_: Mapping[str, Any], path: str) -> Any:
 
 def _io_figures(found: Extract, pids: list[int], window_s: float) -> Figures:
     aios = sum(found.aio.values())
-    ios = found.rq_completes or aios
+    ended = found.rq_completes
+    ios = sum(ended.values()) or aios
     inline = sum(found.aio_inline.values())
     return {
         "ios": ios,
         "iops": round(ios / window_s, 1),
         "inline_completion_fraction": round(inline / aios, 4) if aios else None,
         "migrations_per_io": _ratio(len(_migrations(found, pids)), ios, 4),
+        "completions_by_cpu": {
+            str(cpu): round(ended[cpu] / ios, 4) for cpu in sorted(ended) if ios
+        },
         "events_per_io": _ratio(found.records, ios, 2),
     }
 

@@ -234,7 +234,9 @@ def plug_box(nr: int, size: int = 4096, disk: DiskSpec | None = None) -> Box:
     return Box(
         Job(steps, name="fio", disk="/xfs"),
         disk=disk or scsi_debug(1 * MS),
-        charges=costs(io_submit_ns=1000, io_submit_more_ns=1000, dispatch_ns=100),
+        charges=costs(
+            io_submit_ns=1000, io_submit_more_ns=1000, dispatch_ns=100, null_dispatch_ns=100
+        ),
     ).run(20 * MS)
 
 
