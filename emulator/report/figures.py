@@ -40,6 +40,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from emulator.report.device_figures import devices, interrupts
 from emulator.report.distribution import (
     Distribution,
     distribution_of_summary,
@@ -130,6 +131,8 @@ def figures(run: RunData) -> Figures:
         "unbound_works": _unbound_works(run.books),
         "tags": {name: _counted(run.books, counter) for name, counter in TAG_COUNTERS.items()},
         "completions": _completions(found, run.books, window_s),
+        "devices": devices(run.books),
+        "interrupts": interrupts(run.books),
         **_task_figures(found, pids, window_s),
         "loops": loops(found, pids, History(run.readers), run.tick_ns),
         "balance": _balance(run, found),
