@@ -2,6 +2,13 @@
 
 ``irqmode`` 0 ends a request in the submitter, inside ``queue_rq``; 1 through the block layer's
 completion, from task context; 2 by a timer of ``completion_nsec`` on the CPU that queued it.
+
+With ``queue_mode`` 0 it takes bios: no plug, no elevator, no request in any record or statistic.  With
+``memory_backed`` data is copied inside ``queue_rq()``, which may sleep, so that kblockd runs the queue of
+an elevator.
+
+Departures from the kernel: what takes a bio is a request here too, with a tag of the same map.  What is
+copied before an elevator's choice is known is taken to be of the size that has waited longest.
 """
 
 from __future__ import annotations
