@@ -6,10 +6,13 @@ A file per disk and CPU, ``DISK.blktrace.N``, of records of ``struct blk_io_trac
 (I), issues (D) and completions (C), in the context in which the ring has them.  Before a task's first
 record of a file stands a message with its name.
 
-Departures: what the rings do not tell of is not there: queueing (Q), getting a request (G), plugs.
+Departures: rings do not tell of bios and of getting a request; their records (Q, G) stand where the ring
+first tells of the request, at its insert, or its issue.  Plugs are not told at all.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
@@ -35,7 +38,7 @@ MAGIC = 0x65617407
 COMM_LENGTH = 16
 
 #: Actions, and the category that each belongs to.
-ISSUE, COMPLETE, INSERT = 7, 8, 12
+QUEUE, GETRQ, ISSUE, COMPLETE, INSERT = 1, 4, 7, 8, 12
 TC_READ, TC_WRITE, TC_FLUSH, TC_SYNC, TC_QUEUE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4
 TC_ISSUE, TC_COMPLETE, TC_NOTIFY, TC_META, TC_FUA = 1 << 6, 1 << 7, 1 << 10, 1 << 12, 1 << 15
 TC_SHIFT = 16
@@ -46,6 +49,7 @@ ACTIONS = {
     BLOCK_RQ_ISSUE: ISSUE | TC_ISSUE << TC_SHIFT,
     BLOCK_RQ_COMPLETE: COMPLETE | TC_COMPLETE << TC_SHIFT,
 }
+BIRTH = (QUEUE | TC_QUEUE << TC_SHIFT, GETRQ | TC_QUEUE << TC_SHIFT)
 _COLUMNS = (COLUMN_TIME, COLUMN_A, COLUMN_B, COLUMN_C, COLUMN_D, COLUMN_E)
 
 
@@ -58,36 +62,60 @@ class _Event(NamedTuple):
     sector: int
     nr_sector: int
     error: int
+    cpu: int
+    position: int
 
 
 def write_traces(spec: BoxSpec, readers: Sequence[RingReader], target: Path) -> list[str]:
     """Write the files of all disks into a directory and return their names; raise OSError."""
     target.mkdir(parents=True, exist_ok=True)
+    rings = [reader for reader in readers if reader.is_cpu]
+    whole = [list(_events(reader, cpu)) for cpu, reader in enumerate(rings)]
+    born = _births([event for events in whole for event in events])
     names: list[str] = []
-    for cpu, reader in enumerate(reader for reader in readers if reader.is_cpu):
-        events = list(_events(reader))
+    for cpu, reader in enumerate(rings):
         for index, disk in enumerate(spec.disks):
-            own = [event for event in events if event.dev == disk_dev(index)]
+            own = [event for event in whole[cpu] if event.dev == disk_dev(index)]
             name = f"{disk.name}.blktrace.{cpu}"
-            (target / name).write_bytes(b"".join(records(own, cpu, reader.comms)))
+            (target / name).write_bytes(b"".join(records(own, born, reader.comms)))
             names.append(name)
     return names
 
 
-def _events(reader: RingReader) -> Iterator[_Event]:
+# (CPU, position) of the events in which the rings first tell of a request: an issue that follows an insert
+# does not.  A flush is no bio.
+def _births(events: list[_Event]) -> set[tuple[int, int]]:
+    found: set[tuple[int, int]] = set()
+    inserted: Counter[tuple[int, int, str]] = Counter()
+    for event in sorted(events, key=attrgetter("time_ns", "cpu", "position")):
+        key = (event.dev, event.sector, event.rwbs)
+        if event.event == BLOCK_RQ_INSERT:
+            inserted[key] += 1
+        elif event.event == BLOCK_RQ_ISSUE and inserted[key]:
+            inserted[key] -= 1
+            continue
+        if event.event != BLOCK_RQ_COMPLETE and stat_group(event.rwbs) != STAT_FLUSH:
+            found.add((event.cpu, event.position))
+    return found
+
+
+def _events(reader: RingReader, cpu: int) -> Iterator[_Event]:
     for piece in reader.pieces():
         indices = piece.select(ACTIONS)
         kinds = [piece.events[index] for index in indices]
         columns = [piece.gather(column, indices) for column in _COLUMNS]
-        for kind, pid, time_ns, dev, rwbs, sector, nr_sector, last in zip(
-            kinds, piece.gather_pids(indices), *columns, strict=True
+        for index, kind, pid, time_ns, dev, rwbs, sector, nr_sector, last in zip(
+            indices, kinds, piece.gather_pids(indices), *columns, strict=True
         ):
             error = last if kind == BLOCK_RQ_COMPLETE else 0
-            yield _Event(time_ns, kind, pid, dev, reader.names[rwbs], sector, nr_sector, error)
+            name, place = reader.names[rwbs], piece.start + index
+            yield _Event(time_ns, kind, pid, dev, name, sector, nr_sector, error, cpu, place)
 
 
-def records(events: Sequence[_Event], cpu: int, comms: dict[int, str]) -> Iterator[bytes]:
-    """Yield the records of one file."""
+def records(
+    events: Sequence[_Event], born: set[tuple[int, int]], comms: dict[int, str]
+) -> Iterator[bytes]:
+    """Yield the records of one file; ``born``: before which events those of new requests stand."""
     told: set[int] = set()
     sequence = 0
     for event in events:
@@ -97,23 +125,35 @@ def records(events: Sequence[_Event], cpu: int, comms: dict[int, str]) -> Iterat
             comm = (
                 comms.get(event.pid, "<...>").encode()[: COMM_LENGTH - 1].ljust(COMM_LENGTH, b"\0")
             )
-            head = (MAGIC, sequence, event.time_ns, 0, 0, TN_PROCESS, event.pid, event.dev, cpu, 0)
+            head = (
+                MAGIC,
+                sequence,
+                event.time_ns,
+                0,
+                0,
+                TN_PROCESS,
+                event.pid,
+                event.dev,
+                event.cpu,
+                0,
+            )
             yield RECORD.pack(*head, COMM_LENGTH) + comm
-        sequence += 1
-        action = ACTIONS[event.event] | categories(event.rwbs) << TC_SHIFT
-        yield RECORD.pack(
-            MAGIC,
-            sequence,
-            event.time_ns,
-            event.sector,
-            event.nr_sector * 512,
-            action,
-            event.pid,
-            event.dev,  # of major and minor, as the kernel's MKDEV() has it
-            cpu,
-            event.error & 0xFFFF,
-            0,
-        )
+        before = BIRTH if (event.cpu, event.position) in born else ()
+        for action in (*before, ACTIONS[event.event]):
+            sequence += 1
+            yield RECORD.pack(
+                MAGIC,
+                sequence,
+                event.time_ns,
+                event.sector,
+                event.nr_sector * 512,
+                action | categories(event.rwbs) << TC_SHIFT,
+                event.pid,
+                event.dev,  # of major and minor, as the kernel's MKDEV() has it
+                event.cpu,
+                event.error & 0xFFFF,
+                0,
+            )
 
 
 def categories(rwbs: str) -> int:
