@@ -149,8 +149,8 @@ def test_validate_prints_what_the_readme_shows(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["compare", "policies"])
-def test_a_comparison_and_the_policies_print_what_the_readme_shows(
+@pytest.mark.parametrize("command", ["compare xfs", "compare completion", "policies"])
+def test_comparisons_and_the_policies_print_what_the_readme_shows(
     tmp_path: Path, command: str
 ) -> None:
     check_sample(_sample(command), tmp_path)

@@ -400,7 +400,8 @@ def start_function(cpu: Cpu, p: Task, item: list[Any]) -> None:
     elif function == FN_RUN_QUEUE:
         blk_mq.run_work_fn(cpu, arg)
     elif function == FN_XFS_END_IO:
-        cpu.start(frames.WORK_BODY, cpu.costs.dio_complete_ns)
+        refill_ns = dio_completion.note(cpu, arg)
+        cpu.start(frames.WORK_BODY, cpu.costs.dio_complete_ns + refill_ns)
     elif function == FN_TIMEOUT:
         cpu.start(frames.WORK_BODY, cpu.costs.dispatch_ns)
     elif function == FN_MODULE:

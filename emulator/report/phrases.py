@@ -12,6 +12,7 @@ Phrases are ``str.format`` templates; who fills them is :mod:`emulator.report.st
 from collections.abc import Mapping
 
 from emulator.tracepoints import (
+    COMPLETION_WHYS,
     GROUP_TYPES,
     LB_RESULTS,
     MIGRATE_CAUSES,
@@ -162,10 +163,31 @@ EVENT_PHRASES = {
     "softirq_entry": "",
     "box_io_submit": "{pid} called io_submit() with {nr} requests",
     "box_aio_complete": "an AIO of {pid} was completed",
+    "box_completion": "the completion policy {chose}",
+    "box_saturation": "it asked {signal} whether CPU {cpu} is saturated, which read {value}: {answer}",
     "box_command": "the command `{text}` took effect",
     "cpuhp_enter": "the hotplug of CPU {cpu} came to {fun}",
     "printk": "the kernel said: {text}",
 }
+
+
+#: What a completion policy chose, by reason; ``cpu`` chosen, ``pid`` whose IO it is.
+COMPLETION_PHRASES = {
+    "rule": "gave the work to CPU {cpu}, as it always does",
+    "dead": "kept the work on CPU {cpu}, since {pid}'s own has gone",
+    "no_cache": "kept the work on CPU {cpu}, which shares no cache",
+    "not_saturated": "left the work on CPU {cpu}, which was not saturated",
+    "none_idle": "left the work on CPU {cpu}, which was saturated, but none of its cache was idle",
+    "idle": "gave the work to CPU {cpu}, the first idle one of the cache: its own was saturated",
+    "inline": "let the IO be completed on CPU {cpu}, where it ended, without a work",
+    "caller": "left the IO to {pid} itself to be completed, without a work",
+}
+
+
+def completion_phrase(why: int) -> str:
+    """Return the phrase for the choice of a completion policy."""
+    name = _name(COMPLETION_WHYS, why)
+    return COMPLETION_PHRASES.get(name, f"chose CPU {{cpu}} ({name})")
 
 
 def migrate_phrase(why: int) -> str:
@@ -225,6 +247,7 @@ def unspoken() -> dict[str, list[str]]:
         "MIGRATE_CAUSES": (tuple(MIGRATE_CAUSES.values()), MIGRATE_PHRASES),
         "LB_RESULTS": (LB_RESULTS, LB_PHRASES),
         "NOHZ_WHYS": (NOHZ_WHYS, KICK_PHRASES),
+        "COMPLETION_WHYS": (COMPLETION_WHYS, COMPLETION_PHRASES),
         "MIGRATION_TYPES": (MIGRATION_TYPES, MIGRATION_PHRASES),
     }
     missing = {

@@ -86,6 +86,8 @@ def render(results: Mapping[str, Any], console: Console, directory: Path | None 
     for line in story(figures):
         _print_wrapped(console, line)
     _print_wrapped(console, io_line(figures))
+    if where := completion_line(figures):
+        _print_wrapped(console, where)
     if results.get("commands"):
         _print_wrapped(console, commands_line(results["commands"]))
     console.print()
@@ -253,6 +255,28 @@ def io_line(figures: Mapping[str, Any]) -> str:
         part = f"{inline:.2%} of the IOs" if inline else "no IO"
         parts.append(f"{part} completed without a kworker")
     parts.append(f"{figures['switches_per_s']:,.0f} context switches/s")
+    return " · ".join(parts)
+
+
+def completion_line(figures: Mapping[str, Any]) -> str:
+    """Return one line about where IOs were completed and what that cost; empty where all was as ever."""
+    found = figures.get("completions", {})
+    if not found.get("total") or (not found["decisions"] and found["local_fraction"] == 1):
+        return ""
+    parts = [f"{found['local_fraction']:.0%} completed on the submitter's CPU"]
+    for name, where in (("llc", "on another of its cache"), ("other", "beyond its cache")):
+        if fraction := found[f"remote_{name}_fraction"]:
+            parts.append(f"{fraction:.0%} {where}")
+    refill = found["cache_refill_us"]
+    parts[-1] += f", for {duration(refill)} of cache misses" if refill else ""
+    parts.append(f"{found['idle_wakeups_per_s']:,.0f} idle CPUs woken/s")
+    if found["decisions"]:
+        total = sum(found["decisions"].values())
+        shares = [
+            f"{count / total:.0%} {name.replace('_', ' ')}"
+            for name, count in sorted(found["decisions"].items(), key=lambda item: -item[1])
+        ]
+        parts.append(f"policy: {', '.join(shares)}, {found['decision_ns']:,.0f} ns each")
     return " · ".join(parts)
 
 

@@ -16,6 +16,7 @@ of the same task or CPU, in the same instant.  Such records are told with the de
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from emulator.completion import SIGNALS
 from emulator.report import phrases
 from emulator.report.history import PID_COLUMN, Entry, History
 from emulator.report.words import duration_ns, moment
@@ -85,6 +86,8 @@ class Teller:
             "box_wake_affine": self._affine,
             "box_lb_imbalance": self._weighed_groups,
             "box_nohz_kick": self._kicked,
+            "box_completion": self._chose,
+            "box_saturation": self._asked,
             "box_load_balance": lambda entry: {"passed": self._passed(entry)},
             "workqueue_execute_start": self._execute,
             "workqueue_queue_work": self._queued,
@@ -105,7 +108,7 @@ class Teller:
             return ""
         fields = self._fields(entry)
         extra = self._extras.get(entry.name)
-        return template.format(**fields, **(extra(entry) if extra else {}))
+        return template.format(**(fields | (extra(entry) if extra else {})))
 
     # A softirq that queues a work wakes the worker: the work is what there is to say.
     def _is_implied(self, entry: Entry) -> bool:
@@ -196,6 +199,20 @@ class Teller:
     def _kicked(self, entry: Entry) -> dict[str, str]:
         _ilb, nr_running, why, _flags = entry.args[:4]
         return {"saw": phrases.kick_phrase(why).format(nr_running=nr_running)}
+
+    def _chose(self, entry: Entry) -> dict[str, str]:
+        _work, pid, cpu, why = entry.args[:4]
+        return {"chose": phrases.completion_phrase(why).format(pid=self.history.who(pid), cpu=cpu)}
+
+    def _asked(self, entry: Entry) -> dict[str, str]:
+        _cpu, signal, value, _limit, saturated = entry.args
+        row = list(SIGNALS.values())[signal]
+        timed = row.unit == "time" or row.name == "preempt"
+        return {
+            "signal": row.name,
+            "value": duration_ns(value) if timed else f"{value:,}",
+            "answer": "it is" if saturated else "it is not",
+        }
 
     def _execute(self, entry: Entry) -> dict[str, str]:
         queued = self.history.at(entry.cause)

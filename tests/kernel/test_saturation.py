@@ -113,6 +113,13 @@ def test_example_H_2_psi_avg10_of_a_total_stall() -> None:
     assert [round(value / 100, 1) for value in found] == [18.1, 32.9, 45.1, 55.0, 63.2]
 
 
+def test_example_H_3_psi_says_so_at_the_next_boundary_of_two_seconds() -> None:
+    psi = Psi()
+    psi.change(100 * MS, 2)  # somebody waits from then on
+    asserted = [at for at in range(0, 5000, 50) if psi.some_avg10(at * MS) > 10 * 100]
+    assert asserted[0] == 2000
+
+
 def test_psi_counts_what_is_stalled_between_two_changes() -> None:
     psi = Psi()
     psi.change(0, 1)

@@ -10,6 +10,7 @@ from rich.console import Console
 from emulator.report.figures import RunData, figures
 from emulator.report.render import (
     commands_line,
+    completion_line,
     cpu_lines,
     render,
     render_comparisons,
@@ -188,3 +189,23 @@ def test_comparisons_are_a_table_with_a_verdict_each() -> None:
     )
     assert lines[2].split() == ["W30", "queue_to_start_us.p50", "6.9", "calibrated", "unknown"]
     assert lines[3] == "1 ok, 0 miss, 1 unknown, 0 info"
+
+
+def test_where_ios_were_completed_is_said_if_it_is_not_as_ever() -> None:
+    found = {
+        "total": 1000,
+        "local_fraction": 0.25,
+        "remote_llc_fraction": 0.75,
+        "remote_other_fraction": 0.0,
+        "cache_refill_us": 600.0,
+        "idle_wakeups_per_s": 1234.5,
+        "decisions": {"not_saturated": 250, "idle": 750},
+        "decision_ns": 151.2,
+    }
+    assert completion_line({"completions": found}) == (
+        "25% completed on the submitter's CPU · 75% on another of its cache, for 600 µs of cache "
+        "misses · 1,234 idle CPUs woken/s · policy: 75% idle, 25% not saturated, 151 ns each"
+    )
+    ever = {**found, "local_fraction": 1.0, "remote_llc_fraction": 0.0, "decisions": {}}
+    assert completion_line({"completions": ever}) == ""
+    assert completion_line({}) == ""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from emulator.completion import SIGNALS
 from emulator.report import phrases
 from emulator.report.history import PID_COLUMN, History
 from emulator.report.story import Teller
@@ -13,7 +14,10 @@ from emulator.session import Request, run_box
 from emulator.trace.reader import COLUMN_E, open_rings
 from emulator.tracepoints import (
     BOX_CHECK_PREEMPT,
+    BOX_COMPLETION,
+    BOX_SATURATION,
     BOX_SELECT_TASK_RQ,
+    COMPLETION_WHYS,
     LB_ACTIVE,
     LB_BALANCED,
     LB_RESULTS,
@@ -269,6 +273,35 @@ def test_who_is_ahead_already_is_said_to_be() -> None:
     args = (kworker(1), FIO, -4 * MS, 15 * MS, PREEMPT_NO_GRANULARITY)
     entry = scene.entry(scene.emit(1, MS, BOX_CHECK_PREEMPT, 0, 0, *args))
     assert scene.teller.say(entry).endswith("its own vruntime was 4 ms ahead")
+
+
+@pytest.mark.parametrize("why", range(len(COMPLETION_WHYS) + 1))
+def test_what_a_completion_policy_chose_in_words(why: int) -> None:
+    scene = Scene()
+    entry = scene.entry(scene.emit(1, MS, BOX_COMPLETION, 0, 0, 77, FIO, 2, why, 350))
+    text = scene.teller.say(entry)
+    assert text.startswith("the completion policy ")
+    assert "CPU 2" in text or "fio/100 itself" in text
+    assert "{" not in text
+
+
+@pytest.mark.parametrize(
+    ("signal", "value", "saturated", "text"),
+    [
+        (
+            "head_age",
+            2 * MS,
+            1,
+            "it asked head_age whether CPU 1 is saturated, which read 2 ms: it is",
+        ),
+        ("worklist", 3, 0, "it asked worklist whether CPU 1 is saturated, which read 3: it is not"),
+    ],
+)
+def test_what_a_signal_read_in_words(signal: str, value: int, saturated: int, text: str) -> None:
+    scene = Scene()
+    number = list(SIGNALS).index(signal)
+    args = (1, number, value, SIGNALS[signal].limit, saturated)
+    assert scene.teller.say(scene.entry(scene.emit(1, MS, BOX_SATURATION, 0, 0, *args))) == text
 
 
 @pytest.mark.parametrize("result", range(len(LB_RESULTS) + 1))
