@@ -12,7 +12,7 @@ LOCK_HEADER := \# Every package of a checkout, pinned by hash: CPython 3.11-3.13
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONNOUSERSITE := 1
 
-.PHONY: help run test check format bench validate schema lock wheel prerequisites clean
+.PHONY: help run test check format bench validate schema completions lock wheel prerequisites clean
 
 help:
 	@echo "make run       run config/boxes/$(BOX).yaml (BOX=name for another one)"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench     speed of the shipped boxes"
 	@echo "make validate  compare with the figures of a real kernel"
 	@echo "make schema    write again what is generated: box.schema.json, config/README.md, tables"
+	@echo "make completions  run every completion policy under every load for the table in config/completions.md"
 	@echo "make clean     remove .venv, caches and build products (runs/ stays)"
 
 run: $(STAMP)
@@ -52,6 +53,9 @@ schema: $(STAMP)
 	$(BIN)/python -m emulator.config schema > config/.new && mv config/.new config/box.schema.json
 	$(BIN)/python -m emulator.config reference > config/.new && mv config/.new config/README.md
 	$(BIN)/python -m tests.readme_tables
+
+completions: $(STAMP)
+	$(BIN)/python -m tests.completion_table
 
 wheel: $(STAMP)
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -21,7 +21,7 @@ from emulator.kernel.cpuhp import STEPS
 from emulator.messages import OPS
 from emulator.tracepoints import BY_NAME
 from emulator.types import Costs
-from tests import readme_tables
+from tests import completion_table, readme_tables
 
 CHECKOUT = Path(__file__).parent.parent
 TEXT = {
@@ -179,6 +179,19 @@ def test_the_generated_tables_are_complete() -> None:
     assert set(kernel) == {
         path.name for path in (CHECKOUT / "emulator" / "kernel").glob("[!_]*.py")
     }
+
+
+def test_the_table_of_completion_policies_is_complete() -> None:
+    text = completion_table.FILE.read_text(encoding="utf-8")
+    head, _begin, rest = text.partition(completion_table.BEGIN)
+    shown = " ".join(head.partition("```sh\nsmpbox ")[2].partition("```")[0].split())
+    assert shown.replace("\\ ", "") == shlex.join(completion_table.words())
+    tables = [part for part in rest.strip().split("\n\n") if part.startswith("| ")]
+    assert len(tables) == len(completion_table.FIGURES)
+    for table in tables:
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+        assert tuple(rows[0][1:]) == completion_table.BOXES
+        assert [row[0].strip("`") for row in rows[2:]] == list(completion_table.policies())
 
 
 def test_the_step_by_step_sequences_use_real_names() -> None:
