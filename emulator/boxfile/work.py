@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from emulator.boxfile.around import (
     Surroundings,
     comm_of,
+    count_bytes,
     cpus_allowed_of,
     filesystem_of,
     pinned_to_of,
@@ -64,10 +65,13 @@ PROGRAMS: dict[str, ProgramRule] = {
     ),
     "flusher": ProgramRule("kworker/u8:0", True, "writes a file back in plugged batches"),
     "writer": ProgramRule("writer", False, "writes a file through the page cache"),
+    "dbench": ProgramRule(
+        "dbench", False, "burns think_ns, writes bs bytes so many times, fsyncs, and so on"
+    ),
 }
 
 #: Programs that have a file of their own on some file system.
-OWN_FILE = ("flusher", "writer")
+OWN_FILE = ("flusher", "writer", "dbench")
 
 #: Parameters that are words, and which ones.
 WORDS = {"layout": LAYOUTS}
@@ -133,8 +137,10 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
     own_file = workload.program in OWN_FILE
     if own_file:
         params["filesystem"] = filesystem_of(workload, path, "", around)
-    if workload.program == "writer":
-        params = program_params("writer") | params
+    if workload.program in ("writer", "dbench"):
+        if workload.program == "dbench" and params.get("layout") == "written":
+            params.setdefault("eof", -1)  # to its end
+        params = program_params(workload.program) | params
     if "stats_from_ns" in PARAMS[workload.program]:
         params["stats_from_ns"] = around.warmup_ns
     if workload.program == "works" and "items" in params:
@@ -144,6 +150,8 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
         if own_file:
             around.files += 1
             params["file"] = around.files
+            size = params.get("size", PARAMS[workload.program]["size"])
+            count_bytes(params["filesystem"], size, path, around)
         yield WorkloadSpec(
             name=comm_of(workload.name or rule.comm, (*path, "name"), report),
             program=workload.program,

@@ -488,6 +488,7 @@ _PROGRAM_STATS = {
     "round_ns": "round_us",
     "write_ns": "write_us",
     "fsync_ns": "fsync_us",
+    "operation_ns": "operation_us",
 }
 
 

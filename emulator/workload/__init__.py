@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from emulator.types import Books, Costs, Program, WorkloadSpec
+from emulator.workload.dbench import DBENCH_PARAMS, DbenchProgram
 from emulator.workload.execs import EXECS_PARAMS, ExecsProgram
 from emulator.workload.fio import FioProgram
 from emulator.workload.fio_books import FIO, FioBooks
@@ -71,6 +72,7 @@ class ProgramClass(Protocol):
 
 
 PROGRAMS: dict[str, ProgramClass] = {
+    "dbench": DbenchProgram,
     "execs": ExecsProgram,
     "fio": FioProgram,
     "fio_main": FioMainProgram,
@@ -87,6 +89,7 @@ PROGRAMS: dict[str, ProgramClass] = {
 
 #: Per program (and per team of them), its parameters and their defaults; None: must be given.
 PARAMS: dict[str, dict[str, Any]] = {
+    "dbench": DBENCH_PARAMS,
     "execs": EXECS_PARAMS,
     "fio": FIO_PARAMS,
     "fio_main": FIO_MAIN_PARAMS,

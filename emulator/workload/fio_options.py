@@ -277,7 +277,6 @@ ALIASES = {
     "blocksize": "bs",
     "iodepth_batch_submit": "iodepth_batch",
     "iodepth_batch_complete": "iodepth_batch_complete_min",
-    "start_delay": "startdelay",
     "wait_for_previous": "stonewall",
     "fileoffset": "offset",
     "io_limit": "io_size",

@@ -55,6 +55,7 @@ def make(program: str, hz: int = 250, **params: Any) -> BookedProgram:
 
 
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "dbench": {"size": 3 * 4096, "writes_per_fsync": 2, "operations": 4},
     "execs": {"run_ns": MS, "times": 3},
     "fio": {"rw": "randwrite", "size": 1 << 20, "iodepth": 4, "time_based": True},
     "fio_main": {},
