@@ -527,7 +527,7 @@ def test_what_this_kernel_s_scheduler_does_not_have(tmp_path: Path, text: str, s
 @pytest.mark.parametrize(
     ("extra", "work", "job", "says"),
     [
-        ("", "", JOB + "zonemode=zbd\n", "8:1 zonemode: the emulator does not know the option"),
+        ("", "", JOB + "zonemode=zbd\n", "8:1 zonemode: is not emulated: all blocks"),
         ("", "", JOB + "verify=md6\n", "8:8 verify: the box's costs do not say what 'md6' costs"),
         ("", "", JOB + "cpus_allowed=4\n", "8:14 cpus_allowed: CPU 4 is outside the machine"),
         ("", "", JOB + "directory=/srv\n", "/srv lies on no file system of the box"),
@@ -591,7 +591,7 @@ def test_all_mistakes_at_once_in_order_of_lines(tmp_path: Path) -> None:
         "14:15 events[0].at: the run is over",
         "14:23 events[0].do: there is no CPU 99",
         "15:15 trace.off[0]: no such event",
-        "8:1 zonemode: the emulator does not know",
+        "8:1 zonemode: is not emulated: all blocks",
         "0:0 foo: no such key",
     ):
         assert any(one.startswith(says) for one in found), (says, found)

@@ -13,6 +13,7 @@ from emulator.completion import COMPLETIONS, SIGNALS
 from emulator.rules import FEATURES, POLICIES, RULES, VERSIONS
 from emulator.units import duration_format
 from emulator.workload.fio_options import ALIASES, IGNORED, OPTIONS
+from emulator.workload.fio_refused import REASONS
 from emulator.workload.rtapp_file import EVENTS, GLOBAL_IGNORED, REFUSED, RTAPP_POLICIES
 
 _INTRO = """\
@@ -208,6 +209,11 @@ def _fio() -> str:
         f"refused by name and line.\n\n{names}\n\nOther names: {aliases}.\n\n"
         "These are taken without effect:\n\n| option | why |\n|---|---|\n"
         + "".join(f"| `{name}` | {why} |\n" for name, why in IGNORED.items())
+        + "\nThese are refused:\n\n| options | why |\n|---|---|\n"
+        + "".join(
+            f"| {', '.join(f'`{name}`' for name in names)} | {why} |\n"
+            for why, names in REASONS.items()
+        )
     )
 
 

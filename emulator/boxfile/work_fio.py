@@ -190,7 +190,9 @@ def _files(
     size = offset + job.file_bytes
     block = next((one.block_size for one in around.filesystems if one.name == mount), 512)
     serialises = any(one.name == mount and one.type == "xfs" for one in around.filesystems)
-    unaligned = serialises and job.writes and bool((job.write_bs | offset) % block)
+    unaligned = (
+        serialises and job.is_direct and job.writes and bool((job.write_bs | offset) % block)
+    )
     found: list[list[int]] = []
     for name in job.names or [""] * job.nr_files:
         where = name if name.startswith("/") or not job.directory else f"{job.directory}/{name}"

@@ -25,8 +25,8 @@ has returned.  Checksums are outside all three.
 Departures from fio: the order of blocks is a keyed permutation instead of a generator with a
 bitmap, so every pass is a permutation too but not the same one; the end of the run time is looked
 at before the accounting of the last reaped unit, not after it; no fsync() before a verify phase;
-files stay open between passes; io_uring syncs by a system call, not through its ring; thinktime spins CPU time, not wall time; the first failed IO ends
-the job, as fio does without ``continue_on_error``.
+files stay open between passes; io_uring syncs by a system call, not through its ring; the first failed
+IO ends the job, as fio does without ``continue_on_error``.
 """
 
 from __future__ import annotations
@@ -35,15 +35,9 @@ from typing import Any
 
 from emulator.types import (
     NEVER,
-    NSEC_PER_MSEC,
-    NSEC_PER_SEC,
-    OP_EXEC,
-    OP_EXIT,
     OP_FSYNC,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
-    OP_PIPE_READ,
-    OP_PIPE_WRITE,
     OP_RUN,
     OP_RW,
     OP_SLEEP,
@@ -51,16 +45,18 @@ from emulator.types import (
     OP_URING_REAP,
     OP_WRITE,
     READ,
-    WRITE,
     Books,
     Op,
 )
-from emulator.workload.fio_books import FIO, Direction, FioBooks, batch_class, depth_class
+from emulator.workload.fio_account import Account
+from emulator.workload.fio_books import FIO, FioBooks
+from emulator.workload.fio_ends import Ends
 from emulator.workload.fio_mix import SYNC_NONE, MixCourse
 from emulator.workload.fio_params import FioJob, resolve_job
 from emulator.workload.fio_pass import FilePass
+from emulator.workload.fio_pauses import Pauses
+from emulator.workload.fio_quiet import quiet_ns
 from emulator.workload.fio_units import Units
-from emulator.workload.latency import FRESH_MAX
 from emulator.workload.params import Setting
 from emulator.workload.random import seed_stream
 
@@ -74,22 +70,14 @@ PC_START = 0
 PC_PREPARED = 1  # the OP_RUN that ends with a unit ready
 PC_SUBMITTED = 2
 PC_REAPED = 3
-PC_RW = 4  # pread() or pwrite()
+PC_RW = 4  # pread(), pwrite() or write()
 PC_PAID = 5  # an OP_RUN for debt alone
 PC_SPUN = 6  # thinktime_spin
 PC_THOUGHT = 7  # the sleep of thinktime
 PC_RETRY = 8  # the sleep after EAGAIN
-PC_EXITED = 9
-PC_TOLD = 10  # an earlier job has ended
-PC_LOOKED = 11  # fio's main process has seen that
-PC_FORKED = 12  # and has started this one
-PC_PACED = 13  # the sleep of a rate
-PC_SYNCED = 14  # fsync() or fdatasync()
-PC_ENDED = 15  # fsync() at the end of the job
-PC_TELLING = 16  # a later job is told of the end
-
-#: fio's main process looks this often whether jobs have ended.
-REAP_PERIOD_NS = 10 * NSEC_PER_MSEC
+PC_LEAVING = 9  # what comes after the last IO
+PC_PACED = 10  # the sleep of a rate
+PC_SYNCED = 11  # fsync() or fdatasync()
 
 # Why the job waits for events: FioProgram.why.
 WHY_FULL = 0  # no unit is free, or polling
@@ -99,8 +87,11 @@ WHY_EXIT = 3  # nothing to wait for: pay and leave
 WHY_RATE = 4  # before the sleep of a rate
 WHY_SYNC = 5  # nothing to wait for: pay and sync
 
-#: Margin of quiet_ns() before the end of the run time: how late ``last_ns`` may be.
-QUIET_MARGIN_NS = NSEC_PER_SEC
+#: Attributes that are plain numbers and truth values, in the order in which they are packed.
+PACKED = (
+    *("pc", "last_ns", "begin_ns", "deadline_ns", "started_ns", "ending", "loops_left"),
+    *("unit", "waiting", "why", "full", "min_nr", "again", "debt_ns", "sync_from_ns"),
+)
 
 
 class FioProgram:
@@ -109,27 +100,23 @@ class FioProgram:
     name = FIO
 
     __slots__ = (
+        "account",
         "again",
         "begin_ns",
-        "books_kept",
         "course",
         "deadline_ns",
         "debt_ns",
         "ending",
-        "failed",
+        "ends",
         "full",
         "job",
         "last_ns",
         "loops_left",
         "min_nr",
+        "pauses",
         "pc",
-        "rate_until_ns",
-        "reached",
-        "spin_from_ns",
         "started_ns",
         "sync_from_ns",
-        "thought_ios",
-        "thought_ns",
         "unit",
         "units",
         "waiting",
@@ -143,7 +130,6 @@ class FioProgram:
         self.begin_ns = NEVER  # when what counts begins; set by the first call
         self.deadline_ns = NEVER  # end of the run time; likewise
         self.ending = False
-        self.failed = False  # an IO has, the first of which is in the books
         self.course: FilePass | MixCourse = MixCourse(job) if job.mixed else FilePass(job)
         self.loops_left = job.loops
         self.started_ns = 0  # when the job itself did
@@ -156,15 +142,10 @@ class FioProgram:
         self.min_nr = 0
         self.again = False  # this io_getevents() makes room for a refused io_submit()
         self.debt_ns = 0
-        # Thinktime.
-        self.thought_ios = 0  # IOs completed since the last thought
-        self.thought_ns = 0  # when it last thought
-        self.spin_from_ns = 0
-        # Rate and sync.
-        self.rate_until_ns = 0
         self.sync_from_ns = 0
-        self.reached = 0  # pipes read before the job, then files synced and pipes written after it
-        self.books_kept = self._new_books()
+        self.ends = Ends(job)
+        self.pauses = Pauses(job)
+        self.account = Account(job, self.units)
 
     @classmethod
     def make(cls, params: dict[str, Any], setting: Setting) -> FioProgram:
@@ -187,42 +168,27 @@ class FioProgram:
         return self._next_rare(now_ns)
 
     def _next_rare(self, now_ns: int) -> Op:
-        if self.pc <= PC_START or PC_TOLD <= self.pc <= PC_FORKED:
-            return self._start(now_ns)
-        if self.pc == PC_PAID:
+        pc = self.pc
+        if pc == PC_START:
+            op = self.ends.begin(now_ns)
+            return self._begin(now_ns) if op is None else op
+        if pc == PC_PAID:
             return self._paid(now_ns)
-        if self.pc == PC_SPUN:
+        if pc == PC_SPUN:
             return self._think_sleep(now_ns)
-        if self.pc in (PC_THOUGHT, PC_PACED):
+        if pc in (PC_THOUGHT, PC_PACED):
             return self._loop(now_ns)
-        if self.pc == PC_SYNCED:
+        if pc == PC_SYNCED:
             return self._synced(now_ns)
-        if self.pc in (PC_ENDED, PC_TELLING):
-            return self._exit()
-        assert self.pc == PC_RETRY, "a job that has ended was asked to go on"
+        if pc == PC_LEAVING:
+            return self.ends.leave(failed=self.account.failed)
+        assert pc == PC_RETRY, "a job that has ended was asked to go on"
         return self._commit()
 
-    # Jobs that wait for others: each of these writes to a pipe when it ends.  fio's main process
-    # looks for that every 10 ms and forks the job then, so it is placed anew, as by a fork.
-    def _start(self, now_ns: int) -> Op:
-        job = self.job
-        if self.reached < len(job.reads):
-            self.reached += 1
-            self.pc = PC_TOLD
-            return (OP_PIPE_READ, job.reads[self.reached - 1])
-        if self.pc == PC_TOLD:
-            self.pc = PC_LOOKED
-            return (OP_SLEEP, (now_ns // REAP_PERIOD_NS + 1) * REAP_PERIOD_NS)
-        if self.pc == PC_LOOKED:
-            self.pc = PC_FORKED
-            return (OP_EXEC,)
-        self.reached = 0
-        return self._begin(now_ns)
-
     def _begin(self, now_ns: int) -> Op:
-        self.started_ns = self.thought_ns = now_ns
+        self.started_ns = self.pauses.thought_ns = now_ns
         self.begin_ns = max(now_ns, self.job.stats_from_ns)
-        self.books_kept.begin_ns = self.begin_ns
+        self.account.books.begin_ns = self.begin_ns
         self.deadline_ns = min(NEVER, now_ns + self.job.runtime_ns)
         return self._loop(now_ns)
 
@@ -239,7 +205,7 @@ class FioProgram:
         if course.step == job.blocks:
             if job.drains:
                 return self._drain(now_ns)
-            self.books_kept.passes += 1
+            self.account.books.passes += 1
             course.continue_in_new_order()
         self.unit = self.units.free.pop()
         run_ns = course.prep_ns + self.debt_ns
@@ -256,7 +222,7 @@ class FioProgram:
         if course.round_over:
             if job.drains:
                 return self._drain(now_ns)
-            self.books_kept.passes += 1
+            self.account.books.passes += 1
             course.next_round()
         if course.sync_due != SYNC_NONE:
             return self._sync(now_ns, course)
@@ -264,7 +230,7 @@ class FioProgram:
             course.choose()
             due_ns = course.held_back(now_ns - self.started_ns)
             if due_ns:
-                self.rate_until_ns = self.started_ns + due_ns
+                self.pauses.rate_until_ns = self.started_ns + due_ns
                 return self._quiesce(now_ns, WHY_RATE)
         course.take()
         self.unit = self.units.free.pop()
@@ -284,12 +250,12 @@ class FioProgram:
         else:
             file, offset, length = job.file, course.next_offset(), job.bs
         if job.think_issued:
-            self.thought_ios += 1
+            self.pauses.ios += 1
         units.started[self.unit] = now_ns
         units.queued.append((self.unit, rw, file, offset, length))
         if job.sync:
             # fio takes no slat of a synchronous engine, whose units are issued at once.
-            self._issued(now_ns, 1)
+            self.account.issued(now_ns, 1, rw)
             self.pc = PC_RW
             if job.buffered:
                 return (OP_WRITE, file, offset, length)
@@ -306,34 +272,15 @@ class FioProgram:
         if nr < 0:
             return self._refused(now_ns, nr)
         assert nr > 0, "io_submit() took nothing and said nothing"
-        self._issued(now_ns, nr)
+        self.account.issued(now_ns, nr, self.course.rw)
         if self.units.queued:
             return self._commit()
         return self._wait() if self.waiting else self._reap_if_full(now_ns)
 
-    def _issued(self, now_ns: int, nr: int) -> None:
-        books = self.books_kept
-        units = self.units
-        books.submitted += nr
-        books.submits[batch_class(nr)] += 1
-        books.depths[depth_class(units.depth())] += nr
-        if self.job.sync:
-            units.issue(now_ns, nr, None)
-        elif self.job.mixed:
-            for _ in range(nr):
-                rw = units.rws[units.queued[0][0]]
-                units.issue(now_ns, 1, self._kept(now_ns, rw))
-        else:
-            units.issue(now_ns, nr, self._kept(now_ns, self.course.rw))
-
-    def _kept(self, now_ns: int, rw: int) -> Direction | None:
-        # Where samples taken now go; none are kept during the warm-up.
-        return None if now_ns < self.job.stats_from_ns else self.books_kept.direction(rw)
-
     def _refused(self, now_ns: int, error: int) -> Op:
         # No credits: make room by reaping one, then try again with the same iocbs.
         assert error == -EAGAIN, f"io_submit() failed with {error}"
-        self.books_kept.eagain += 1
+        self.account.books.eagain += 1
         if not self.units.in_flight:
             self.pc = PC_RETRY
             return (OP_SLEEP, now_ns + RETRY_NS)
@@ -353,23 +300,13 @@ class FioProgram:
     def _end_iteration(self, now_ns: int) -> Op:
         if (
             self.job.think_ns
-            and self._thinks(now_ns)
+            and self.pauses.thinks(now_ns)
             and not self.course.verifying
             and not self.ending
         ):
-            self.thought_ios = 0
+            self.pauses.ios = 0
             return self._quiesce(now_ns, WHY_THINK)
         return self._loop(now_ns)
-
-    # handle_thinktime(): after so many blocks, or after so long.
-    def _thinks(self, now_ns: int) -> bool:
-        job = self.job
-        if job.think_iotime_ns:
-            if now_ns - self.thought_ns >= job.think_iotime_ns:
-                return True
-            if not job.think_blocks_set:
-                return False
-        return self.thought_ios >= job.think_blocks
 
     # Waiting for events.
 
@@ -413,50 +350,18 @@ class FioProgram:
         return self._quiet(now_ns)
 
     def _account(self, now_ns: int, events: list[tuple[int, int]]) -> None:
-        course = self.course
-        if isinstance(course, MixCourse):
-            for event in events:
-                read = self.units.rws[event[0]] == READ
-                self._account_all(now_ns, [event], READ if read else WRITE)
-                self.debt_ns += self.job.read_reap_ns if read else self.job.write_reap_ns
-        else:
-            self._account_all(now_ns, events, course.rw)
-            self.debt_ns += len(events) * course.reap_ns
-        books = self.books_kept
-        books.end_ns = now_ns
-        books.completed += len(events)
+        account = self.account
+        self.debt_ns += account.reaped(now_ns, events, self.course)
+        if account.failed:
+            self.ending = True
         if not self.job.think_issued:
-            self.thought_ios += len(events)
-        books.reaps[batch_class(len(events))] += 1
-
-    # All of one direction.
-    def _account_all(self, now_ns: int, events: list[tuple[int, int]], rw: int) -> None:
-        direction = self._kept(now_ns, rw)
-        length = self.job.write_bs if rw == WRITE else self.job.read_bs
-        if direction and now_ns >= direction.turn_ns:
-            direction.turn(now_ns)
-        for unit, res in events:
-            self.units.complete(now_ns, unit, direction)
-            if res != length:
-                self._fail(res, direction)
-        if direction and direction.log is not None:
-            direction.note(now_ns, len(events))
-        if direction and len(direction.lat.fresh) >= FRESH_MAX:
-            direction.settle()
+            self.pauses.ios += len(events)
 
     def _rw_done(self, now_ns: int, result: Any) -> Op:
         job = self.job
         length = job.read_bs if self.course.rw == READ else job.write_bs
         self._account(now_ns, [(self.unit, result if result and result < 0 else length)])
         return self._end_iteration(now_ns)
-
-    def _fail(self, res: int, direction: Direction | None) -> None:
-        if direction:
-            direction.shorts += res > 0
-            direction.drops += res == 0
-        if not self.failed:
-            self.books_kept.error = res or -1
-        self.failed = self.ending = True
 
     # The end of a pass and of the job.
 
@@ -469,7 +374,7 @@ class FioProgram:
         job = self.job
         if self.ending:
             return self._leave()
-        self.books_kept.passes += 1
+        self.account.books.passes += 1
         verify_next = job.do_verify and not self.course.verifying
         if not verify_next and not job.time_based and not self._again():
             return self._leave()
@@ -488,18 +393,8 @@ class FioProgram:
         return self._pay() if self.debt_ns else self._exit()
 
     def _exit(self) -> Op:
-        job = self.job
-        index = self.reached
-        self.reached = index + 1
-        files = len(job.files) if job.end_fsync and not self.failed else 0
-        if index < files:
-            self.pc = PC_ENDED
-            return (OP_FSYNC, job.files[index][0], 0)
-        if index - files < len(job.writes):
-            self.pc = PC_TELLING
-            return (OP_PIPE_WRITE, job.writes[index - files], 0)
-        self.pc = PC_EXITED
-        return (OP_EXIT,)
+        self.pc = PC_LEAVING
+        return self.ends.leave(failed=self.account.failed)
 
     # Sync: the call is the submitter's own with every engine; what is queued goes out before it.
 
@@ -517,7 +412,7 @@ class FioProgram:
         assert isinstance(self.course, MixCourse)
         self.course.sync_due = SYNC_NONE
         if now_ns >= self.job.stats_from_ns:
-            self.books_kept.sync.add(now_ns - self.sync_from_ns)
+            self.account.books.sync.add(now_ns - self.sync_from_ns)
         return self._loop(now_ns)
 
     # Thinktime and rate.
@@ -533,13 +428,11 @@ class FioProgram:
             return self._think(now_ns)
         if self.why == WHY_RATE:
             self.pc = PC_PACED
-            return (OP_SLEEP, min(self.rate_until_ns, self.deadline_ns))
+            return (OP_SLEEP, min(self.pauses.rate_until_ns, self.deadline_ns))
         return self._end_pass(now_ns)
 
     def _think(self, now_ns: int) -> Op:
-        spin_ns = min(self.job.think_spin_ns, max(0, self.deadline_ns - now_ns))
-        self.spin_from_ns = now_ns + self.debt_ns
-        run_ns = self.debt_ns + spin_ns
+        run_ns = self.pauses.spin_ns(now_ns, self.debt_ns, self.deadline_ns)
         if not run_ns:
             return self._think_sleep(now_ns)
         self.debt_ns = 0
@@ -547,127 +440,63 @@ class FioProgram:
         return (OP_RUN, run_ns)
 
     def _think_sleep(self, now_ns: int) -> Op:
-        left_ns = self.job.think_ns - (now_ns - self.spin_from_ns)
-        left_ns = min(left_ns, self.deadline_ns - now_ns)
-        self.thought_ns = now_ns + max(0, left_ns)
-        if left_ns <= 0:
+        until_ns = self.pauses.sleep_until(now_ns, self.deadline_ns)
+        if until_ns <= now_ns:
             return self._loop(now_ns)
         self.pc = PC_THOUGHT
-        return (OP_SLEEP, now_ns + left_ns)
+        return (OP_SLEEP, until_ns)
 
     @property
     def aio_events(self) -> int:
         """Return the depth: the libaio engine sets up its context for that many events."""
         return 0 if self.job.sync or self.job.uring else self.job.iodepth
 
-    def quiet_ns(self, ring_events: int) -> int:
-        """Return a lower bound on the CPU time until the job can block in io_getevents().
+    @property
+    def prepares(self) -> bool:
+        """Whether the operation in progress prepares a unit."""
+        return self.pc == PC_PREPARED
 
-        After the operation in progress (which counts as nothing) every free unit costs one
-        preparation before the depth is reached; from there each event in the ring buys one more
-        iteration, as long as the smallest reap is satisfied.  Waiting inside io_submit() is the
-        kernel's to know.  Near the end of the run time, and whenever the job does anything else
-        than write or read at its full depth, the answer is 0.
-        """
-        job = self.job
-        course = self.course
-        if isinstance(course, MixCourse):
-            return 0
+    @property
+    def flows(self) -> bool:
+        """Whether it is in the midst of preparing, submitting and reaping, and goes on so."""
         unsure = self.ending or self.again or (self.waiting and self.why != WHY_FULL)
-        if unsure or job.sync or job.think_ns or not PC_PREPARED <= self.pc <= PC_REAPED:
-            return 0
-        filling = len(self.units.free)
-        reaping = 0
-        if job.iodepth_low != job.iodepth:
-            # Being full may take several reaps in a row, the next one of which may wait.
-            filling = 0 if self.waiting else filling
-        elif not job.polling:
-            reaping = max(0, ring_events - job.complete_min + 1)
-        iterations = filling + reaping
-        if job.drains:
-            # The unit being prepared is not counted in ``step`` yet.
-            left = job.blocks - course.step - int(self.pc == PC_PREPARED)
-            iterations = min(iterations, left)
-        quiet_ns = iterations * course.prep_ns + max(0, iterations - filling) * course.reap_ns
-        return quiet_ns if self.last_ns + quiet_ns + QUIET_MARGIN_NS < self.deadline_ns else 0
+        return not unsure and PC_PREPARED <= self.pc <= PC_REAPED
+
+    def quiet_ns(self, ring_events: int) -> int:
+        """Return a lower bound on the CPU time until the job can block; see fio_quiet."""
+        return quiet_ns(self, ring_events)
 
     def measure_in(self, books: Books | None) -> Books:
         """Count in ``books`` from now on, or in new ones; return them."""
         assert books is None or isinstance(books, FioBooks)
-        self.books_kept = books or self._new_books()
-        self.books_kept.begin_ns = self.begin_ns
-        return self.books_kept
-
-    def _new_books(self) -> FioBooks:
-        job = self.job
-        return FioBooks(job.read_bs, job.write_bs, tuple(job.percentiles), job.logs)
+        account = self.account
+        account.books = books or account.new_books()
+        account.books.begin_ns = self.begin_ns
+        return account.books
 
     def books(self) -> dict[str, Any]:
         """Return what the job has measured; latencies in ns, percentiles from fio's bins."""
-        return self.books_kept.books()
+        return self.account.books.books()
 
     def pack(self) -> list[Any]:
         """Return the whole state as plain data."""
-        return [
-            FIO,
-            self.job,
-            self.pc,
-            self.last_ns,
-            self.begin_ns,
-            self.deadline_ns,
-            self.ending,
-            self.failed,
-            self.unit,
-            self.waiting,
-            self.why,
-            self.full,
-            self.min_nr,
-            self.again,
-            self.debt_ns,
-            self.thought_ios,
-            self.spin_from_ns,
-            self.loops_left,
-            self.started_ns,
-            self.thought_ns,
-            self.rate_until_ns,
-            self.sync_from_ns,
-            self.reached,
-            self.course.pack(),
-            self.units.pack(),
-        ]
+        plain = [getattr(self, name) for name in PACKED]
+        parts = (self.course, self.units, self.ends, self.pauses)
+        failed = self.account.failed
+        return [FIO, self.job, plain, failed, *(part.pack() for part in parts)]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> FioProgram:
         """Rebuild what :meth:`pack` returned."""
+        _, values, plain, failed, course, units, ends, pauses = data
+        job = FioJob._make(values)
         fio = cls.__new__(cls)
-        (
-            _,
-            job,
-            fio.pc,
-            fio.last_ns,
-            fio.begin_ns,
-            fio.deadline_ns,
-            fio.ending,
-            fio.failed,
-            fio.unit,
-            fio.waiting,
-            fio.why,
-            fio.full,
-            fio.min_nr,
-            fio.again,
-            fio.debt_ns,
-            fio.thought_ios,
-            fio.spin_from_ns,
-            fio.loops_left,
-            fio.started_ns,
-            fio.thought_ns,
-            fio.rate_until_ns,
-            fio.sync_from_ns,
-            fio.reached,
-            course,
-            units,
-        ) = data
-        fio.job = FioJob._make(job)
-        fio.course = (MixCourse if fio.job.mixed else FilePass).unpack(fio.job, course)
+        fio.job = job
+        for name, value in zip(PACKED, plain, strict=True):
+            setattr(fio, name, value)
+        fio.course = (MixCourse if job.mixed else FilePass).unpack(job, course)
         fio.units = Units.unpack(units)
+        fio.account = Account(job, fio.units)
+        fio.account.failed = failed
+        fio.ends, fio.pauses = Ends.unpack(job, ends), Pauses.unpack(job, pauses)
         return fio

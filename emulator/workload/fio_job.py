@@ -21,7 +21,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from emulator.workload.fio_options import ALIASES, FLAGS, IGNORED, OPTIONS
+from emulator.workload.fio_options import ALIASES, FLAGS, IGNORED, OPTIONS, read_ignored
+from emulator.workload.fio_refused import REFUSED
 from emulator.workload.latency import PERCENTILES
 
 PAGE_SIZE = 4096
@@ -337,6 +338,11 @@ class JobReader:
             if text is not None or not equals:
                 option = JobOption(name, text, line, column, value_column, source)
                 self.target[option.name] = option
+        elif equals:
+            try:
+                read_ignored(name, value)
+            except ValueError as error:
+                self._problem(at_value, str(error))
 
     # None if a variable is not known, which has been said then.
     def _substituted(self, place: tuple[int, int, str, str], value: str) -> str | None:
@@ -374,6 +380,8 @@ def parse_sections(
 
 
 def _unknown(name: str) -> str:
+    if name in REFUSED:
+        return f"is not emulated: {REFUSED[name]}"
     close = difflib.get_close_matches(name, [*OPTIONS, *ALIASES], n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     return f"the emulator does not know the option {name!r}{hint}"
@@ -432,7 +440,7 @@ def _impossible(job: FioJob) -> list[tuple[str, str]]:
 def _sizes(job: FioJob) -> list[tuple[str, str]]:
     sizes = [bs for bs, used in ((job.bs, job.reads), (job.write_bs, job.writes)) if used]
     for bs in sizes:
-        if bs % 512:
+        if bs % 512 and job.is_direct:
             return [("bs", f"{bs} is not a multiple of 512, which direct IO needs")]
     if not job.file_bytes:
         return [("size", "the job needs a size (or filesize)")]

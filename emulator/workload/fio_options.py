@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 :data:`OPTIONS` is the language.  An option that fio has but this emulator does not act on is refused,
-never ignored: the result would look like an answer.  The exceptions are in :data:`IGNORED`, each with
-the reason why no emulated run could show it.  Readings of fio that no author can have meant are
+never ignored: the result would look like an answer; :mod:`emulator.workload.fio_refused` says why.  The
+exceptions are in :data:`IGNORED`, each with the reason why no emulated run could show it; their values
+must be ones that fio takes, too.  Readings of fio that no author can have meant are
 refused as well: ``bs = 4k`` (fio reads 4), ``size=1.5g`` (1), ``bs=4q`` (4), ``runtime=1h30`` (one
 microsecond).
 
@@ -264,6 +265,33 @@ IGNORED: dict[str, str] = {
     "disk_util": "is about the report",
     "clat_percentiles": "is about the report",
 }
+
+_MEMORY = ("malloc", "shm", "shmhuge", "mmap", "mmaphuge", "mmapshared")
+_PATTERN = re.compile(r'("[^"]*"|0x[0-9a-f]+|-?[0-9]+)+', re.ASCII | re.IGNORECASE)
+
+
+def _pattern(text: str) -> str:
+    if _PATTERN.fullmatch(text) is None:
+        raise ValueError(f'{text} is no pattern such as 0xdeadbeef or "abcd"')
+    return text
+
+
+#: How the values of those options are read that are taken without effect; the others are 0 or 1.
+IGNORED_VALUES: dict[str, Callable[[str], object]] = {
+    "description": str,
+    "random_generator": _one_of("tausworthe", "lfsr", "tausworthe64"),
+    "buffer_pattern": _pattern,
+    "mem": _one_of(*_MEMORY),
+    "clocksource": _one_of("gettimeofday", "clock_gettime", "cpu"),
+    "prio": _integer(0, 7),
+    "prioclass": _integer(0, 3),
+}
+
+
+def read_ignored(name: str, text: str) -> None:
+    """Check the value of an option that is taken without effect; raise ValueError."""
+    IGNORED_VALUES.get(name, _boolean)(text)
+
 
 #: Options that mean yes when they stand alone in their line.
 FLAGS = frozenset(

@@ -81,6 +81,10 @@ class FakeKernel:
             case 4:
                 self.iocbs.append((0, *op[1:]))
                 self.now_ns += self.device_ns
+            case 22:
+                self.iocbs.append((0, 1, *op[1:]))
+                self.now_ns += self.submit_ns
+                self.result = op[3]
             case 6:
                 self.exited = True
             case 17:

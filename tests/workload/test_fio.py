@@ -17,6 +17,7 @@ from emulator.types import (
     OP_RUN,
     OP_RW,
     OP_SLEEP,
+    OP_WRITE,
     READ,
     WRITE,
     Books,
@@ -264,6 +265,15 @@ def test_psync_is_one_run_and_one_pwrite_per_io() -> None:
     write = program.books()["write"]
     assert write["slat_ns"] == {"n": 0}
     assert (write["clat_ns"]["min"], write["clat_ns"]["max"]) == (41 * US, 41 * US)
+
+
+def test_through_the_page_cache_it_is_one_write_per_io() -> None:
+    program = job(ioengine="psync", direct=False, iodepth=32, time_based=False)
+    kernel = FakeKernel(program, device_ns=41 * US, submit_ns=3 * US).run(1000)
+    assert kernel.exited
+    assert [op[0] for _, op in kernel.log[:-1]] == [OP_RUN, OP_WRITE] * 64
+    assert sorted(blocks(kernel)) == list(range(64))
+    assert program.books()["write"]["clat_ns"]["max"] == 3 * US
 
 
 def test_timestamps_are_fios() -> None:

@@ -132,9 +132,9 @@ def test_time_options_have_their_own_bare_units() -> None:
 @pytest.mark.parametrize(
     ("options", "name", "says"),
     [
-        ("zonemode=zbd\n", "zonemode", "does not know the option 'zonemode'"),
+        ("zonemode=zbd\n", "zonemode", "is not emulated: all blocks are equally likely"),
         ("iodpeth=4\n", "iodpeth", "did you mean iodepth?"),
-        ("exitall\n", "exitall", "does not know"),
+        ("exitall\n", "exitall", "is not emulated: a job ends by its size"),
         ("stonewall=2\n", "stonewall", "neither 0 nor 1"),
         ("bs\n", "bs", "needs a value"),
         ("bs=\n", "bs", "no value"),
@@ -160,6 +160,9 @@ def test_time_options_have_their_own_bare_units() -> None:
         ("time_based\n", "time_based", "needs a runtime"),
         ("sync=full\n", "sync", "none of none, 0, sync"),
         ("buffered=1\n", "buffered", "buffered reads"),
+        ("clocksource=sundial\n", "clocksource", "known are gettimeofday"),
+        ("invalidate=5\n", "invalidate", "neither 0 nor 1"),
+        ("buffer_pattern=ab\n", "buffer_pattern", "no pattern"),
         ("rate=1m\nrate_iops=10\n", "rate_iops", "exclude"),
         ("rate_process=poisson\n", "rate_process", "not emulated"),
         ("filename=a:b\nnrfiles=4\n", "nrfiles", "filename names 2"),
