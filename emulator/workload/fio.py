@@ -219,12 +219,13 @@ class FioProgram:
         if course.finished:
             self.ending = True
             return self._drain(now_ns)
-        if course.round_over:
+        syncs = course.sync_due != SYNC_NONE
+        if course.round_over and not (syncs and not course.round_synced):
             if job.drains:
                 return self._drain(now_ns)
             self.account.books.passes += 1
             course.next_round()
-        if course.sync_due != SYNC_NONE:
+        if syncs:
             return self._sync(now_ns, course)
         if course.chosen < 0:
             course.choose()
@@ -406,11 +407,10 @@ class FioProgram:
             return self._pay()
         self.sync_from_ns = now_ns
         self.pc = PC_SYNCED
-        return (OP_FSYNC, course.file, course.sync_due)
+        datasync = course.take_sync()
+        return (OP_FSYNC, course.file, datasync)
 
     def _synced(self, now_ns: int) -> Op:
-        assert isinstance(self.course, MixCourse)
-        self.course.sync_due = SYNC_NONE
         if now_ns >= self.job.stats_from_ns:
             self.account.books.sync.add(now_ns - self.sync_from_ns)
         return self._loop(now_ns)

@@ -17,7 +17,9 @@ random (``norandommap``).  A *round* is one visit of every file's bytes, reads a
 been through, counted from the start of the job.  A job ahead of that lets its queue run dry and
 sleeps.
 
-*Sync.*  After every ``fsync``-th write the same file is synced, before anything else is issued.
+*Sync.*  After every ``fsync``-th write the file that is next is synced, before anything else is issued:
+to fio a sync is an IO like any other.  One that is due when a round ends comes twice, at its end and at
+the begin of the next, since fio forgets that it has synced.
 
 Departures from fio: the mix is exact where fio draws each direction anew; blocks of different size
 have maps of their own instead of a common one; the sleep of a rate ends by its timer alone, where
@@ -47,23 +49,25 @@ SYNC_FDATASYNC = 1
 class Place:
     """Where a job is in one of its files."""
 
-    __slots__ = ("keys", "left", "positions", "steps")
+    __slots__ = ("closed", "keys", "left", "positions", "steps")
 
     def __init__(self, size: int) -> None:
         self.left = size  #: bytes of this round
+        self.closed = False  #: fio has tried to go on with it, and found nothing left
         self.positions = [0, 0]  #: next byte of each direction, in order
         self.steps = [0, 0]  #: blocks taken of each map
         self.keys: list[list[int]] = [[], []]  #: the order of each map; empty: not drawn yet
 
     def pack(self) -> list[Any]:
         """Return the place as plain data."""
-        return [self.left, list(self.positions), list(self.steps), [list(one) for one in self.keys]]
+        keys = [list(one) for one in self.keys]
+        return [self.left, self.closed, list(self.positions), list(self.steps), keys]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> Place:
         """Rebuild what :meth:`pack` returned."""
         place = cls(data[0])
-        _, positions, steps, keys = data
+        _, place.closed, positions, steps, keys = data
         place.positions, place.steps = list(positions), list(steps)
         place.keys = [list(one) for one in keys]
         return place
@@ -86,6 +90,7 @@ class MixCourse:
         "places",
         "prep_ns",
         "random",
+        "round_synced",
         "rw",
         "serviced",
         "sync_due",
@@ -109,6 +114,7 @@ class MixCourse:
         self.ios_left = job.number_ios
         self.writes = 0  #: so far
         self.sync_due = SYNC_NONE
+        self.round_synced = False  #: a sync that was due at the end of the round was done there
         # The IO that was taken last.
         self.rw = job.rw
         self.file = job.file
@@ -132,6 +138,7 @@ class MixCourse:
         """Begin to visit the files again; maps that are used up are drawn anew as they are asked."""
         for place, (_, _, size) in zip(self.places, self.job.files, strict=True):
             place.left = size
+            place.closed = False
 
     def rewind(self, *, verifying: bool) -> None:
         """Begin again; a mixed job never verifies."""
@@ -180,7 +187,7 @@ class MixCourse:
     def take(self) -> None:
         """Take the next IO, in the direction chosen: file, offset, length and cost are set."""
         job = self.job
-        self._next_file()
+        self._next_file(syncs=False)
         place = self.places[self.index]
         file, start, size = job.files[self.index]
         rw = self.rw = self.chosen
@@ -210,16 +217,32 @@ class MixCourse:
         elif job.fdatasync_every and not self.writes % job.fdatasync_every:
             self.sync_due = SYNC_FDATASYNC
 
-    # get_next_file(): files that were visited in this round wait for the next one.
-    def _next_file(self) -> None:
+    def take_sync(self) -> int:
+        """Take the sync that is due: the file is set, and whether it is fdatasync() is returned.
+
+        Like an IO it is of the next file, whose service it counts for.
+        """
+        datasync = self.sync_due
+        if self.round_over and not self.round_synced:
+            self.round_synced = True  # and is due again in the next round
+        else:
+            self.sync_due = SYNC_NONE
+            self.round_synced = False
+        self._next_file(syncs=True)
+        self.file = self.job.files[self.index][0]
+        return datasync
+
+    # get_next_file(): files that were visited in this round wait for the next one.  A sync may be of a
+    # file that has nothing left, as long as fio has not seen that.
+    def _next_file(self, *, syncs: bool) -> None:
         job = self.job
         places = self.places
         current = self.index
         stays = job.service == SERVICE_SEQUENTIAL or self.serviced < job.service_nr
-        if current >= 0 and places[current].left > 0 and stays:
+        if current >= 0 and self._serves(current, syncs=syncs) and stays:
             self.serviced += 1
             return
-        waiting = [index for index, place in enumerate(places) if place.left > 0]
+        waiting = [index for index in range(len(places)) if self._serves(index, syncs=syncs)]
         assert waiting, "a round was asked for more than its files have"
         if job.service == SERVICE_RANDOM:
             self.random, bits = splitmix64(self.random)
@@ -228,6 +251,16 @@ class MixCourse:
             later = [index for index in waiting if index > current]
             self.index = later[0] if later else waiting[0]
         self.serviced = 1
+        # Those that were passed over are found to have nothing left.
+        at = current if stays and current >= 0 else (current + 1) % len(places)
+        while not syncs and at != self.index:
+            places[at].closed = places[at].left <= 0
+            at = (at + 1) % len(places)
+
+    # Whether a file is there for a sync, or has bytes left for an IO.
+    def _serves(self, index: int, *, syncs: bool) -> bool:
+        place = self.places[index]
+        return not place.closed if syncs else place.left > 0
 
     def _sequential(self, place: Place, rw: int, size: int) -> int:
         length = self.length
@@ -259,7 +292,7 @@ class MixCourse:
             [self.index, self.serviced, self.ticket, self.chosen],
             list(self.tickets),
             list(self.issued_bytes),
-            [self.bytes_left, self.ios_left, self.writes, self.sync_due],
+            [self.bytes_left, self.ios_left, self.writes, self.sync_due, self.round_synced],
             [self.rw, self.file, self.offset, self.end, self.length, self.prep_ns],
         ]
 
@@ -273,7 +306,8 @@ class MixCourse:
         course.places = [Place.unpack(place) for place in places]
         course.index, course.serviced, course.ticket, course.chosen = numbers
         course.tickets, course.issued_bytes = list(tickets), list(issued)
-        course.bytes_left, course.ios_left, course.writes, course.sync_due = counts
+        course.bytes_left, course.ios_left, course.writes, *syncs = counts
+        course.sync_due, course.round_synced = syncs
         course.rw, course.file, course.offset, course.end, *rest = last
         course.length, course.prep_ns = rest
         return course
