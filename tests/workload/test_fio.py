@@ -268,7 +268,7 @@ def test_psync_is_one_run_and_one_pwrite_per_io() -> None:
 
 
 def test_through_the_page_cache_it_is_one_write_per_io() -> None:
-    program = job(ioengine="psync", direct=False, iodepth=32, time_based=False)
+    program = job(ioengine="psync", direct=0, iodepth=32, time_based=False)
     kernel = FakeKernel(program, device_ns=41 * US, submit_ns=3 * US).run(1000)
     assert kernel.exited
     assert [op[0] for _, op in kernel.log[:-1]] == [OP_RUN, OP_WRITE] * 64
