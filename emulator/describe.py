@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
-from emulator.config import Box, dump_plain
+from emulator.boxfile.yaml_file import dump_plain
+from emulator.config import Box
 from emulator.types import BoxSpec, cpulist_format, cpulist_parse
 
 #: Per CPU, the mask of the CPUs that it shares something with.

@@ -35,6 +35,10 @@ NSEC_PER_SEC = 1_000_000_000
 # -- CPU sets ---------------------------------------------------------------------------------
 
 
+#: The most CPUs that a box may have.
+NR_CPUS_MAX = 1024
+
+
 def cpulist_parse(text: str) -> int:
     """Return the mask of a kernel cpulist such as ``0-3,8``; raise ValueError saying what is odd."""
     mask = 0

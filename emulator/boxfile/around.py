@@ -18,7 +18,7 @@ from emulator.workload import PARAMS
 from emulator.workload.random import seed_stream, splitmix64
 
 if TYPE_CHECKING:
-    from emulator.config import Workload
+    from emulator.boxfile.schema import Workload
 
 COMM_LEN_MAX = 15
 #: What ``sched_setattr()`` clamps a slice to.

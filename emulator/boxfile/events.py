@@ -21,7 +21,7 @@ from emulator.types import BoxEvent, DiskSpec, cpulist_format, cpulist_parse
 from emulator.units import duration_format
 
 if TYPE_CHECKING:
-    from emulator.config import Event
+    from emulator.boxfile.schema import Event
 
 #: Every command, as help shows it.
 COMMANDS = (

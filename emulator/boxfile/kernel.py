@@ -35,7 +35,7 @@ from emulator.rules import (
 from emulator.types import KernelSpec, WorkqueueSpec
 
 if TYPE_CHECKING:
-    from emulator.config import Kernel
+    from emulator.boxfile.schema import Kernel
 
 _SEC = 1_000_000_000
 _INT_MAX = (1 << 31) - 1

@@ -14,9 +14,7 @@ from emulator.types import MachineSpec, cpulist_format
 from emulator.workload.random import seed_stream, splitmix64
 
 if TYPE_CHECKING:
-    from emulator.config import Machine, Smp
-
-NR_CPUS_MAX = 1024
+    from emulator.boxfile.schema import Machine, Smp
 
 #: Name of the stream of random numbers for what the boot left behind on each CPU.
 BOOT_STREAM = 2

@@ -4,7 +4,7 @@ YAML 1.1 keeps the last of two equal keys, and reads ``no`` as false, ``0777`` a
 45045 and ``1e3`` as text.  A box is no place for such surprises: each is reported, with what to
 write instead.  Overrides from the command line are laid over the data and bring their own places.
 
-The tree comes as :class:`Node` objects, so that only :mod:`emulator.config` knows PyYAML.
+The tree comes as :class:`Node` objects, so that only :mod:`emulator.boxfile.yaml_file` knows PyYAML.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from emulator.irq_affinity import group_cpus_evenly
 from emulator.types import NSEC_PER_MSEC, DiskSpec, FilesystemSpec, MachineSpec
 
 if TYPE_CHECKING:
-    from emulator.config import (
+    from emulator.boxfile.schema import (
         BoxFile,
         HardDisk,
         NullBlk,

@@ -32,7 +32,7 @@ from emulator.workload.works import queues_of
 from emulator.workload.writer import LAYOUTS
 
 if TYPE_CHECKING:
-    from emulator.config import Workload
+    from emulator.boxfile.schema import Workload
 
 TASKS_MAX = 4096
 

@@ -41,7 +41,7 @@ from emulator.workload.fio_job import (
 from emulator.workload.latency import PERCENTILES
 
 if TYPE_CHECKING:
-    from emulator.config import Workload
+    from emulator.boxfile.schema import Workload
 
 #: Pipes between jobs that wait for each other, per workload of the box file.
 PIPES_MAX = 4096

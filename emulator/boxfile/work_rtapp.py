@@ -27,7 +27,7 @@ from emulator.workload.rtapp_file import RtappReader
 from emulator.workload.rtapp_meetings import RtTask
 
 if TYPE_CHECKING:
-    from emulator.config import Workload
+    from emulator.boxfile.schema import Workload
 
 #: Keys of a workload that a task file has no use for.
 _FOREIGN = ("section", "filesystem", "env", "params", "name")
