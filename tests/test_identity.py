@@ -189,7 +189,7 @@ def duration_of(box: str) -> str:
     if box in HOLDS and not box.endswith("24cpu"):
         return "2s"
     last_ns = max((event.at_ns for event in load_box(box).spec.events), default=0)
-    return f"{max(300, last_ns // 1_000_000 + 100)}ms"
+    return f"{max(200, last_ns // 1_000_000 + 100)}ms"
 
 
 @pytest.mark.box

@@ -414,7 +414,7 @@ def add_dio(
     if run.wait == WAIT_RING:
         if cpu.rq.rules.aio_wake_min_nr and len(ctx.ring) + len(ctx.works) < run.wait_arg:
             return
-    elif not waits_for_left(owner, ctx.works):
+    elif not waits_for_left(owner):
         return
     if waker is None:
         core.wake_up(cpu, owner)
@@ -422,14 +422,22 @@ def add_dio(
         core.try_to_wake_up(cpu, owner, waker=waker)
 
 
-def waits_for_left(owner: Task, works: list[list[int]]) -> bool:
-    """Whether a submitter sleeps in ``inode_dio_wait()`` for IOs that are all left to itself."""
+def waits_for_left(owner: Task) -> bool:
+    """Whether a submitter sleeps in ``inode_dio_wait()`` for no IOs but those left to itself."""
     run = owner.run
     if run.wait != WAIT_DIO or owner.state == tp.TASK_RUNNING:
         return False
     file: int = run.wait_arg
     in_flight: int = run.dio_count[file]
-    return in_flight <= sum(work[0] == file for work in works)
+    return in_flight <= sum(work[0] == file for work in left_to(owner))
+
+
+def left_to(p: Task) -> list[list[int]]:
+    """Return the dios that are left to a task: [file, iocb, …] each."""
+    run = p.run
+    if run.uring is not None:
+        return [work for work in run.uring.works if not work[2]]
+    return [] if run.ctx is None else run.ctx.works
 
 
 def complete_left(cpu: Cpu, p: Task, kind: int, arg: Any) -> bool:
@@ -449,14 +457,13 @@ def complete_left(cpu: Cpu, p: Task, kind: int, arg: Any) -> bool:
 
 
 def take_left(p: Task) -> list[list[int]]:
-    """Take the dios that are left to a task: [file, iocb, …] each."""
+    """Take the dios that are left to a task."""
+    works = left_to(p)
     run = p.run
     if run.uring is not None:
-        return io_uring.take_dios(run.uring)
-    if run.ctx is None:
-        return []
-    works: list[list[int]] = run.ctx.works
-    run.ctx.works = []
+        run.uring.works = [work for work in run.uring.works if work[2]]
+    elif run.ctx is not None:
+        run.ctx.works = []
     return works
 
 

@@ -128,17 +128,10 @@ def add_dio(
         state[2] = error
     ring = uring_of(owner)
     ring.works.append([file, iocb, 0])
-    if aio.waits_for_left(owner, [work for work in ring.works if not work[2]]):
+    if aio.waits_for_left(owner):
         wake(cpu, owner, waker)
     else:
         notify(cpu, owner, waker)
-
-
-def take_dios(ring: Uring) -> list[list[int]]:
-    """Take the dios that io_uring_enter() itself has to complete, since it waits for them."""
-    dios = [work for work in ring.works if not work[2]]
-    ring.works = [work for work in ring.works if work[2]]
-    return dios
 
 
 def complete(

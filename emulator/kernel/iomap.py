@@ -144,17 +144,15 @@ def dio_tail_end(cpu: Cpu, pending: int | None) -> None:
 
 
 def inode_dio_end(cpu: Cpu, owner: Task, file: int) -> bool:
-    """``inode_dio_end()``: one direct IO less; return whether the owner sleeps for the last one."""
+    """``inode_dio_end()``: one direct IO less; return whether the owner sleeps for the last one.
+
+    Those that are left to the owner itself it does not wait for: it completes them when it wakes.
+    """
     count = owner.run.dio_count[file] - 1
     assert count >= 0, cpu.story(f"direct IOs of file {file} end twice")
     owner.run.dio_count[file] = count
     run = owner.run
-    return (
-        count == 0
-        and run.wait == WAIT_DIO
-        and run.wait_arg == file
-        and owner.state != tp.TASK_RUNNING
-    )
+    return run.wait == WAIT_DIO and run.wait_arg == file and aio.waits_for_left(owner)
 
 
 def ended_here(cpu: Cpu, owner: Task, rq: Request) -> None:

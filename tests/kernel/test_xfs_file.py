@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from emulator.kernel.xfs_file import (
@@ -275,6 +275,8 @@ STEPS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), min_size=1, m
     st.sampled_from(["5.4", "5.15", "6.12"]),
     st.sampled_from([1, 2]),
 )
+# One IO is left to the submitter, who waits for the other, which a worker ends.
+@example([(0, 1), (0, 2), (2, 1)], "written", 1, "none", 0, 0, True, "6.12", 1)
 @settings(max_examples=40, deadline=None)
 def test_whatever_is_written_ends_once_and_the_inode_says_so(
     steps: list[tuple[int, int]],
