@@ -182,7 +182,7 @@ class Coordinator:
                 self._give(grant)
             if core.answers:
                 self._settle_answers()
-            elif not granted and core.done():
+            elif not granted and core.at_rest():
                 return
             elif not any(grant.node in self._local for grant in granted):
                 # All that can be given is given: only a frame changes that.
@@ -244,7 +244,7 @@ class Coordinator:
                 raise RefusedError(f"unknown frame {frame[0]} from {identity.decode()}")
 
     def _stop(self) -> None:
-        self._core.until_ns = min(self._core.until_ns, self._core.stamp_ns())
+        self._core.limit_ns = self._core.until_ns = min(self._core.until_ns, self._core.stamp_ns())
 
     # -- commands --------------------------------------------------------------------------------
 

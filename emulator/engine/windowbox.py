@@ -52,15 +52,20 @@ class WindowBox:
 
     def run(self) -> None:
         """Run to the end."""
+        self.run_to(self.core.until_ns)
+        for node_id, node in enumerate(self._nodes):
+            finish(node, self._boards[node_id], self.core.leftovers(node_id))
+
+    def run_to(self, limit_ns: int) -> None:
+        """Run until every event before ``limit_ns`` is over, and stand still there."""
+        self.core.limit_ns = limit_ns
         while True:
             granted = self.core.grants()
             self._open += granted
             if self._open:
                 self._answer(self._open.pop(self._pick(len(self._open))))
-            elif self.core.done():
-                break
-        for node_id, node in enumerate(self._nodes):
-            finish(node, self._boards[node_id], self.core.leftovers(node_id))
+            elif self.core.at_rest():
+                return
 
     def _answer(self, grant: Grant) -> None:
         node = self._nodes[grant.node]

@@ -89,6 +89,7 @@ class Windows:
         "board",
         "granted_ns",
         "ledger",
+        "limit_ns",
         "local",
         "messages",
         "patience_ns",
@@ -102,6 +103,8 @@ class Windows:
         self, nr_cpus: int, nr_nodes: int, latencies: Latencies, until_ns: int, board: HistoryBoard
     ) -> None:
         self.until_ns, self.board = until_ns, board
+        #: Nobody runs beyond it for now: ``until_ns``, or where the box is to stand still before.
+        self.limit_ns = until_ns
         self.span_ns, self.patience_ns = SPAN_NS, PATIENCE_NS
         self.windows = 0  #: grants to nodes that are elsewhere: what costs an exchange
         self.turns = 0  #: grants to nodes that are here
@@ -178,9 +181,9 @@ class Windows:
             return []
         outlook = self._outlook
         outlook.compare()
-        if outlook.low_ns >= self.until_ns:
+        if outlook.low_ns >= self.limit_ns:
             return []
-        cap = min(outlook.low_ns + self.span_ns, self.until_ns)
+        cap = min(outlook.low_ns + self.span_ns, self.limit_ns)
         found: list[tuple[int, int, int]] = []
         for node in self._awake:
             bound, limiter = outlook.bound(node)
@@ -192,14 +195,14 @@ class Windows:
                     found.append((node, bound, horizon))
         return [self._grant(*item) for item in sorted(found)]
 
-    def done(self) -> bool:
-        """Return whether nobody has anything left to do before the end.
+    def at_rest(self) -> bool:
+        """Return whether nobody has anything left to do before ``limit_ns``.
 
         Call it when there is nothing to grant; raises StuckError if nobody runs and events remain.
         """
         if any(self._running):
             return False
-        if min(self._outlook.low) < self.until_ns:
+        if min(self._outlook.low) < self.limit_ns:
             raise StuckError("nobody can be granted a window:\n" + self.story())
         return True
 
@@ -209,9 +212,12 @@ class Windows:
         return self._hand_out(node, self.until_ns, self.until_ns)
 
     def floor_ns(self) -> int:
-        """Return the time before which nothing is left to do."""
+        """Return the time before which nothing is left to do.
+
+        Not beyond ``limit_ns``: where the box stands still, a command may come.
+        """
         low = min(self._outlook.low)
-        return low if low < self.until_ns else self.until_ns
+        return low if low < self.limit_ns else self.limit_ns
 
     def read_floor_ns(self) -> int:
         """Return the time of which, or of a later one, every read to come will ask."""

@@ -1,5 +1,6 @@
 """One machine, three engines: plain time order, strict, and windows in any order of replies."""
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -37,8 +38,13 @@ def toy_plan(
     )
 
 
-def run_windows(plan: Plan, order: int) -> tuple[dict[int, dict[str, Any]], Windows]:
-    """Run a plan in windows; ``order`` seeds the order in which replies come."""
+def run_windows(
+    plan: Plan, order: int, stops: Sequence[int] = ()
+) -> tuple[dict[int, dict[str, Any]], Windows]:
+    """Run a plan in windows; ``order`` seeds the order in which replies come.
+
+    At each of ``stops`` the whole box stands still.
+    """
     balancer = plan.nr_cpus
     boards = [HistoryBoard(plan.nr_nodes, keep_fresh=n != balancer) for n in range(plan.nr_nodes)]
     nodes = [plan.build(node, boards[node]) for node in range(plan.nr_nodes)]
@@ -46,6 +52,9 @@ def run_windows(plan: Plan, order: int) -> tuple[dict[int, dict[str, Any]], Wind
     box = WindowBox(nodes, plan.nr_cpus, boards, plan.latencies, plan.until_ns, pick)
     for message in Commands().give_timed(plan.commands):
         box.core.post(message)
+    for stop_ns in stops:
+        box.run_to(stop_ns)
+        assert box.core.floor_ns() == stop_ns <= box.core.stamp_ns() - 1
     box.run()
     return {node.node_id: node.books() for node in nodes}, box.core
 
@@ -72,6 +81,20 @@ def test_windows_in_any_order_leave_the_traces_of_plain_time_order(
     books, core = run_windows(plan, order)
     assert books == expected
     assert core.ledger.audit(pids_owned(books), plan.until_ns) == []
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    busy=st.lists(st.integers(0, 2), min_size=1, max_size=4),
+    order=st.integers(0, 1 << 30),
+    stops=st.lists(st.integers(1, 3 * TICK_NS - 1), min_size=1, max_size=4).map(sorted),
+)
+def test_standing_still_on_the_way_changes_nothing(
+    busy: list[int], order: int, stops: list[int]
+) -> None:
+    plan = toy_plan(busy, 11, 3 * TICK_NS)
+    books, _ = run_windows(plan, order, stops)
+    assert books == inline_books(plan)
 
 
 def test_a_long_run_is_the_same_and_moves_tasks_and_mail() -> None:
@@ -112,7 +135,7 @@ def test_sleeping_cpus_cost_no_windows() -> None:
         (grant,) = core.grants()
         core.reply(0, Promise(grant.bound_ns, NEVER), [], [])
         assert core.grants() == []
-        assert core.done()
+        assert core.at_rest()
         assert core.windows == 1
 
 
@@ -258,7 +281,7 @@ def test_nobody_can_move_is_a_bug_and_tells_the_story() -> None:
     core.reply(0, Promise(100, 100, [NEVER] * 3, wants_view=True), [], [])
     core._outlook.low[1] = -LATENCIES.coherence_ns  # the balancer lies
     with pytest.raises(StuckError, match=r"node 0: reached 100 next 100"):
-        core.done()
+        core.at_rest()
 
 
 def test_lookahead_goes_the_shortest_way() -> None:
