@@ -35,6 +35,7 @@ from emulator.types import NEVER
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
+    from emulator.kernel.percpu import PerCpu
     from emulator.kernel.sched import Task
 
 LOCAL_TIMER_VECTOR = 236
@@ -128,7 +129,7 @@ def wake_sleeper(cpu: Cpu, arg: list[int]) -> None:
         core.wake_up(cpu, p)
 
 
-def take_sleep_timer(cpu: Cpu, p: Task) -> None:
+def take_sleep_timer(cpu: PerCpu, p: Task) -> None:
     """Take the timer that would end a delayed task's sleep along with it to another CPU.
 
     In the kernel it stays, and its interrupt wakes the task from here.

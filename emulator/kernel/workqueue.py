@@ -60,6 +60,7 @@ from emulator.kernel.wq_table import (
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
+    from emulator.kernel.percpu import PerCpu
 
 #: Of the table, under this module's name for those that queue.
 __all__ = [
@@ -256,12 +257,12 @@ def insert_work(cpu: Cpu, pool: WorkerPool, item: list[Any]) -> bool:
     return pool.nr_running == 0 and first_idle_sleeps(cpu, pool)
 
 
-def wants_waking(cpu: Cpu, pool: WorkerPool) -> bool:
+def wants_waking(cpu: PerCpu, pool: WorkerPool) -> bool:
     """Whether queueing an item on a pool would wake a worker."""
     return pool.nr_running == 0 and first_idle_sleeps(cpu, pool)
 
 
-def first_idle_sleeps(cpu: Cpu, pool: WorkerPool) -> bool:
+def first_idle_sleeps(cpu: PerCpu, pool: WorkerPool) -> bool:
     """Whether waking the first idle worker would do anything."""
     return bool(pool.idle) and cpu.tasks[pool.idle[-1]].state not in AWAKE
 
