@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
+    backing_dev,
     blk_mq,
     blk_mq_tag,
     core,
@@ -39,6 +40,7 @@ from emulator.kernel import (
     workqueue,
 )
 from emulator.kernel import page_writeback as pw
+from emulator.kernel.inode import PAGE_SHIFT, Inode
 from emulator.kernel.process import WAIT_PAGES, WAIT_TIMER
 from emulator.kernel.request import WB_PAGES
 from emulator.kernel.sched import TASK_WAKING
@@ -50,7 +52,6 @@ if TYPE_CHECKING:
     from emulator.kernel.sched import Task
     from emulator.types import BoxSpec, Message
 
-PAGE_SHIFT = fs_writeback.PAGE_SHIFT
 #: The CPU that keeps what is dirty.
 KEEPER = 0
 
@@ -75,7 +76,7 @@ def new_backing(spec: BoxSpec, files: dict[int, FileFacts]) -> fs_writeback.Back
             continue
         for file, _size in own_files(workload.params):
             facts = files[file]
-            inodes[file] = fs_writeback.Inode(file, facts.disk, facts.layout, facts.size, facts.eof)
+            inodes[file] = Inode(file, facts.disk, facts.layout, facts.size, facts.eof)
     return fs_writeback.Backing(spec, inodes)
 
 
@@ -345,9 +346,9 @@ def wb_got(cpu: Cpu, arg: list[Any]) -> None:
             tp.WRITEBACK_WRITTEN if over else tp.WRITEBACK_START,
             cpu.dev_numbers[state[F_DISK]],
             pages,
-            int(reason == fs_writeback.KUPDATE),
-            int(reason == fs_writeback.BACKGROUND),
-            cpu.names[fs_writeback.REASONS[reason]],
+            int(reason == backing_dev.KUPDATE),
+            int(reason == backing_dev.BACKGROUND),
+            cpu.names[backing_dev.REASONS[reason]],
         )
     if runs:
         state[F_FILE], state[F_RUNS] = file, runs

@@ -19,6 +19,8 @@ their first pages); counters are exact, so nothing is added for the error of per
 
 from __future__ import annotations
 
+from emulator.kernel import fields
+
 PAGE_SIZE = 4096
 DIRTY_POLL_THRESH = 32  # pages: 128 KiB
 INIT_BW = 100 << 8  # pages per second: 100 MB/s, what a disk is taken for at first
@@ -66,12 +68,11 @@ class DirtySettings:
 
     def pack(self) -> list[int]:
         """Return all values, in the order of the names."""
-        return [getattr(self, name) for name in self.__slots__]
+        return fields.values(self, self.__slots__)
 
     def unpack(self, data: list[int]) -> None:
         """Take over what :meth:`pack` returned."""
-        for name, value in zip(self.__slots__, data, strict=True):
-            setattr(self, name, value)
+        fields.assign(self, self.__slots__, data)
 
     def write(self, name: str, value: int) -> None:
         """Write one sysctl by its kernel name; a ratio and its bytes unset each other.
@@ -331,12 +332,11 @@ class Bandwidth:
 
     def pack(self) -> list[int]:
         """Return all of it, in the order of the names."""
-        return [getattr(self, name) for name in self.__slots__]
+        return fields.values(self, self.__slots__)
 
     def unpack(self, data: list[int]) -> None:
         """Take over what :meth:`pack` returned."""
-        for name, value in zip(self.__slots__, data, strict=True):
-            setattr(self, name, value)
+        fields.assign(self, self.__slots__, data)
 
 
 def bandwidth_interval(hz: int) -> int:

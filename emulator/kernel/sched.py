@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+from emulator.kernel import fields
 from emulator.rules import Rules
 
 # Scheduling policies and their kernel numbers.
@@ -247,7 +248,7 @@ class Task:
     def unpack_se(self, data: list[Any]) -> None:
         """Take over what :meth:`pack_se` returned."""
         *values, avg = data
-        _assign(self, _TASK_FIELDS, values)
+        fields.assign(self, _TASK_FIELDS, values)
         self.avg = SchedAvg.__new__(SchedAvg)
         self.avg.unpack(avg)
 
@@ -334,7 +335,7 @@ class CfsRq:
     def unpack(self, data: list[Any], tasks: Mapping[int, Task]) -> None:
         """Take over what :meth:`pack` returned; ``tasks`` maps every pid in it to its task."""
         *values, avg, tree, cfs_tasks, pids = data
-        _assign(self, _CFS_FIELDS, values)
+        fields.assign(self, _CFS_FIELDS, values)
         self.avg.unpack(avg)
         self.tree = [(vruntime, order, tasks[pid]) for vruntime, order, pid in tree]
         self.cfs_tasks = [tasks[pid] for pid in cfs_tasks]
@@ -457,7 +458,7 @@ class Rq:
     def unpack(self, data: list[Any], tasks: Mapping[int, Task]) -> None:
         """Take over what :meth:`pack` returned; ``tasks`` maps every pid but 0 to its task."""
         *values, avg_irq, cfs, idle, curr, stop = data
-        _assign(self, _RQ_FIELDS, values)
+        fields.assign(self, _RQ_FIELDS, values)
         self.avg_irq.unpack(avg_irq)
         self.cfs.unpack(cfs, tasks)
         self.idle.unpack_se(idle)
@@ -579,7 +580,7 @@ class Tunables:
 
     def unpack(self, data: list[Any]) -> None:
         """Take over what :meth:`pack` returned."""
-        _assign(self, Tunables.__slots__, data)
+        fields.assign(self, Tunables.__slots__, data)
 
 
 # -- Packing: which plain fields make up each structure, in packed order ---------------------------
@@ -615,13 +616,6 @@ _task_fields = attrgetter(*_TASK_FIELDS)
 _cfs_fields = attrgetter(*_CFS_FIELDS)
 _rq_fields = attrgetter(*_RQ_FIELDS)
 _tunables_fields = attrgetter(*Tunables.__slots__)
-
-
-def _assign(
-    target: Task | CfsRq | Rq | Tunables, names: tuple[str, ...], values: list[Any]
-) -> None:
-    for name, value in zip(names, values, strict=True):
-        setattr(target, name, value)
 
 
 def _pid(p: Task | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emulator.kernel import holdings, mq_deadline
+from emulator.kernel import fields, holdings, mq_deadline
 from emulator.kernel.process import plain, unpack_task
 from emulator.kernel.request import Request
 from emulator.kernel.sched import Task
@@ -81,7 +81,7 @@ def pack(cpu: Cpu) -> list[Any]:
     """Return everything a CPU is, in the order that :func:`unpack` takes it."""
     idle = cpu.rq.idle
     return [
-        [getattr(cpu, name) for name in PLAIN],
+        fields.values(cpu, PLAIN),
         [list(frame) for frame in cpu.stack],
         [plain(box) for box in (cpu.inbox, cpu.mail, cpu.outbox, cpu.deferred)],
         [[pid, moves, target] for pid, (moves, target) in cpu.forward.items()],
@@ -116,8 +116,7 @@ def pack(cpu: Cpu) -> list[Any]:
 
 def unpack(cpu: Cpu, data: list[Any]) -> None:
     """Make a CPU what :func:`pack` described; its containers keep their identity."""
-    for name, value in zip(PLAIN, data[0], strict=True):
-        setattr(cpu, name, value)
+    fields.assign(cpu, PLAIN, data[0])
     cpu.stack[:] = [tuple(frame) for frame in data[1]]
     for box, messages in zip((cpu.inbox, cpu.mail, cpu.outbox, cpu.deferred), data[2], strict=True):
         box[:] = [message_from_list(m) for m in messages]

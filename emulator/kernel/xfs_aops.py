@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from emulator.kernel import buffered, dio_completion, frames, workqueue, xfs_log
+from emulator.kernel.inode import PAGE_SHIFT
 from emulator.kernel.request import IOEND_OVERWRITE, Request
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ def xfs_end_bio(cpu: Cpu, rq: Request) -> bool:
     The caller has set the frame in which it goes on after this: clean pages take their time in it.
     """
     facts = cpu.files[rq.file]
-    first = ((rq.sector << 9) - facts.start) >> buffered.PAGE_SHIFT
-    ioend = [rq.iocb, first, rq.nr_sector >> (buffered.PAGE_SHIFT - 9), int(rq.error != 0)]
+    first = ((rq.sector << 9) - facts.start) >> PAGE_SHIFT
+    ioend = [rq.iocb, first, rq.nr_sector >> (PAGE_SHIFT - 9), int(rq.error != 0)]
     if facts.fs == "none" or rq.iocb == IOEND_OVERWRITE:
         ns = ioend[2] * cpu.costs.end_page_ns
         if cpu.f_kind == frames.BLOCK_QUEUED:

@@ -7,8 +7,11 @@ from itertools import groupby
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from emulator.kernel import backing_dev
 from emulator.kernel import fs_writeback as fw
 from emulator.kernel import page_writeback as pw
+from emulator.kernel.balance_dirty_pages import Answer
+from emulator.kernel.inode import CLEAN, Inode
 from emulator.kernel.request import IOEND_APPEND, IOEND_OVERWRITE, IOEND_UNWRITTEN
 from emulator.rules import rules_of
 from tests.kernel.box import Job, Steps, box_spec, costs, machine, scsi_debug
@@ -34,14 +37,14 @@ def backing(
         rules=rules_of(version),
         version=version,
     )
-    inodes = {file: fw.Inode(file, 0, *one, one[1]) for file, one in files.items()}
+    inodes = {file: Inode(file, 0, *one, one[1]) for file, one in files.items()}
     made = fw.Backing(spec, inodes)
     made.memory = memory >> 12
     made.writeback_set_ratelimit()
     return made
 
 
-def write(box: fw.Backing, file: int, first: int, nr: int, now: int = 0) -> fw.Answer:
+def write(box: fw.Backing, file: int, first: int, nr: int, now: int = 0) -> Answer:
     """Write whole pages of a file by a task that never has to look."""
     task = pw.Dirtier(nr_dirtied_pause=1 << 40)
     return box.write(file, first << 12, nr << 12, task, 0, now)
@@ -69,7 +72,7 @@ def test_E_5_2_a_dirtier_above_the_background_limit_requests_writeback() -> None
     answer = box.write(1, 104_704 << 12, 4096, task, 0, 0)
     assert answer.dirty == 104_705
     assert (answer.start, answer.pause) == (True, 0)
-    assert not box.wakeup(box.disks[0])  # one item per disk
+    assert not box.disks[0].wakeup()  # one item per disk
 
 
 def test_E_5_2_the_flusher_finds_it_by_its_own_test_too() -> None:
@@ -128,14 +131,14 @@ def test_E_3_sync_works_come_before_the_periodic_pass_and_interrupt_it() -> None
     assert box.timer_expired(disk, 40_000)
     box.begin(disk)
     assert box.next_runs(disk, 40_000)[0] == 1
-    assert disk.work[0] == fw.KUPDATE
+    assert disk.work[0] == backing_dev.KUPDATE
     assert not box.start_sync(disk)  # it executes: it goes on with that
     seen = []
     while True:
         file, runs = box.next_runs(disk, 40_000)
         if not runs:
             break
-        seen.append((fw.REASONS[disk.work[0]], file))
+        seen.append((backing_dev.REASONS[disk.work[0]], file))
     # The periodic pass ends with the chunk that it has begun.
     assert set(seen) == {("periodic", 1)}
     assert len(seen) == 13_312 // 256 - 1
@@ -297,7 +300,7 @@ class Pages(RuleBasedStateMachine):
         self.now += jiffies
         self.box.timer_expired(self.box.disks[0], self.now)
 
-    @precondition(lambda self: not self.runs and self.box.disks[0].state == fw.QUEUED)
+    @precondition(lambda self: not self.runs and self.box.disks[0].state == backing_dev.QUEUED)
     @rule()
     def flusher_begins(self) -> None:
         self.box.begin(self.box.disks[0])
@@ -376,7 +379,7 @@ class Pages(RuleBasedStateMachine):
                 file in disk.b_more_io,
                 file == disk.inode,
             ]
-            assert sum(places) == (inode.on != fw.CLEAN)
+            assert sum(places) == (inode.on != CLEAN)
 
 
 TestPages = Pages.TestCase
