@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emulator.kernel import blk_mq, blk_mq_tag, workqueue
+from emulator.kernel import blk_mq, blk_mq_tag, workqueue, wq_pool
 from emulator.kernel.request import (
     FLUSH,
     REQ_DATA,
@@ -51,7 +51,7 @@ def insert_flush(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
 
 def queue_step(cpu: Cpu, rq: Request) -> None:
     """``blk_flush_queue_rq()``: kblockd issues the next step."""
-    item = workqueue.FN_REQUEUE
+    item = wq_pool.FN_REQUEUE
     if workqueue.queue_work(cpu, WQ_KBLOCKD, item, rq, cpu.work_id()):
         workqueue.wake_up_worker(cpu, cpu.pools[1])
 
@@ -59,7 +59,7 @@ def queue_step(cpu: Cpu, rq: Request) -> None:
 def requeue_work(cpu: Cpu, item: list[Any]) -> None:
     """``blk_mq_requeue_work()``: the next step goes first; the rest of the item is a run of the queue."""
     rq = item[3]
-    item[1], item[3] = workqueue.FN_RUN_QUEUE, rq.queue
+    item[1], item[3] = wq_pool.FN_RUN_QUEUE, rq.queue
     for step in (REQ_PREFLUSH, REQ_DATA, REQ_POSTFLUSH):
         if rq.dio & step:
             rq.dio &= ~step

@@ -29,6 +29,8 @@ from emulator.kernel import (
     hrtimer,
     iomap,
     workqueue,
+    wq_pool,
+    wq_table,
     xfs_aops,
     xfs_log,
 )
@@ -237,9 +239,7 @@ def run_hw_queue_async(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = 
         return
     q.run_queued = True
     cpu.work_seq += 1
-    if workqueue.queue_work(
-        cpu, workqueue.WQ_KBLOCKD, workqueue.FN_RUN_QUEUE, q.index, cpu.work_id()
-    ):
+    if workqueue.queue_work(cpu, wq_table.WQ_KBLOCKD, wq_pool.FN_RUN_QUEUE, q.index, cpu.work_id()):
         workqueue.wake_up_worker(cpu, cpu.pools[1], waker)
 
 

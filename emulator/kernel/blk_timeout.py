@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.faults import STATUS_WORDS, parse_fault
-from emulator.kernel import blk_mq_tag, frames, workqueue
+from emulator.kernel import (
+    blk_mq_tag,
+    frames,
+    workqueue,
+    wq_pool,
+    wq_table,
+)
 from emulator.kernel.request import Request
 from emulator.types import NSEC_PER_SEC, READ
 
@@ -41,7 +47,7 @@ def raise_queue(cpu: Cpu, index: int, timer: bool = False) -> None:
 
 def timer_expired(cpu: Cpu, index: int) -> None:
     """``blk_rq_timed_out_timer()``: the queue's timer has expired here."""
-    if workqueue.queue_work(cpu, workqueue.WQ_KBLOCKD, workqueue.FN_TIMEOUT, index, cpu.work_id()):
+    if workqueue.queue_work(cpu, wq_table.WQ_KBLOCKD, wq_pool.FN_TIMEOUT, index, cpu.work_id()):
         workqueue.wake_up_worker(cpu, cpu.pools[1])
 
 

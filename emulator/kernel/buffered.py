@@ -38,6 +38,8 @@ from emulator.kernel import (
     pipe,
     syscall,
     workqueue,
+    wq_pool,
+    wq_table,
 )
 from emulator.kernel import page_writeback as pw
 from emulator.kernel.inode import PAGE_SHIFT, Inode
@@ -264,7 +266,7 @@ def delayed_work_timer_fn(cpu: Cpu, index: int) -> None:
 def queue_flusher(cpu: Cpu, index: int) -> None:
     """Queue ``wb_workfn()`` of a disk; the caller's frame is set, a wakeup goes over it."""
     work = FLUSHER_WORK + index
-    if workqueue.queue_work(cpu, workqueue.WQ_WRITEBACK, workqueue.FN_WB_WORKFN, index, work):
+    if workqueue.queue_work(cpu, wq_table.WQ_WRITEBACK, wq_pool.FN_WB_WORKFN, index, work):
         workqueue.wake_up_worker(cpu, cpu.pools[0])
 
 

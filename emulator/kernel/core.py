@@ -33,7 +33,6 @@ from emulator.kernel import (
     idle,
     idle_sibling,
     io_uring,
-    mail,
     migration,
     placement,
     smp,
@@ -332,7 +331,7 @@ def finish_task_switch(cpu: Cpu, prev: Task, following: Task) -> None:
     if cpu.deferred:
         waiting, cpu.deferred = cpu.deferred, []
         for message in waiting:
-            mail.handle(cpu, message)
+            cpu.receive(message)
 
 
 def block(cpu: Cpu, p: Task, state: int, kind: int, left: int, arg: object = None) -> None:

@@ -35,8 +35,8 @@ from emulator.kernel import (
     idle,
     io_uring,
     kthread,
-    mail,
     promises,
+    receive,
     snapshot,
 )
 from emulator.kernel.execution import Execution
@@ -92,6 +92,10 @@ class Cpu(Execution, Sender, Publisher):
         heapq.heappush(self.inbox, message)
         if message[0] < self.edge:
             self.edge = message[0]
+
+    def receive(self, message: Message) -> None:
+        """Let a message that was held back take effect now."""
+        receive.handle(self, message)
 
     def advance(self, bound_ns: int, horizon_ns: int) -> None:
         """Process every event < ``bound_ns``, stopping before a read at or after ``horizon_ns``."""
@@ -165,12 +169,12 @@ class Cpu(Execution, Sender, Publisher):
                 if (
                     t >= self.horizon
                     and what == 2
-                    and (inbox[0][4] in mail.READING or not self.online)
+                    and (inbox[0][4] in receive.READING or not self.online)
                 ):
                     self.wants_view = True
                     return t
                 self.now = t
-                mail.handle(self, heapq.heappop(mailbox if what == 3 else inbox))
+                receive.handle(self, heapq.heappop(mailbox if what == 3 else inbox))
                 self.edge = 0
 
     def find_edge(self) -> None:

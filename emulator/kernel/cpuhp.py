@@ -54,6 +54,8 @@ from emulator.kernel import (
     softirq,
     stop_machine,
     workqueue,
+    wq_hotplug,
+    wq_pool,
 )
 from emulator.kernel.blk_queue import BlockQueue
 from emulator.kernel.process import MAIL_WAITS, WAIT_WORK, unpack_task
@@ -347,8 +349,8 @@ def migrate_tasks(cpu: Cpu) -> None:
         if p.sched_delayed:
             rq.fair.dequeue_task(rq, p, DEQUEUE_SLEEP | DEQUEUE_DELAYED)  # as the pick would
             continue
-        if p.flags & PF_WQ_WORKER and not workqueue.is_unbound(p):
-            workqueue.park_worker(cpu, p)
+        if p.flags & PF_WQ_WORKER and not wq_pool.is_unbound(p):
+            wq_hotplug.park_worker(cpu, p)
             continue
         target = affinity.select_fallback_rq(cpu, p, cpu.node_id)
         rq.fair.dequeue_task(rq, p, 0)
@@ -369,13 +371,13 @@ def hand_over(cpu: Cpu) -> None:
     for rq, _tagged in holdings.all_requests(cpu):
         readdress(cpu, rq)
     for item in holdings.items(cpu):
-        if workqueue.carries_request(item[1]):
+        if wq_pool.carries_request(item[1]):
             readdress(cpu, item[3])
     completions = take_completions(cpu)
     for irq in cpu.irqs:
         if irq[0] == frames.IRQ_VECTOR:
             pass_on(cpu, target, messages.INTERRUPT, tuple(irq[1]))
-    items = [workqueue.take_items(cpu, pool) for pool in cpu.pools]
+    items = [wq_hotplug.take_items(cpu, pool) for pool in cpu.pools]
     done = [*cpu.done_list, *cpu.call_done]
     queues = [take_queue(cpu, index, target) for index in range(len(cpu.queues))]
     state = [
@@ -477,7 +479,7 @@ def is_own_thread(cpu: Cpu, p: Task) -> bool:
     """Whether a task is one of the CPU's own threads, which stay with it."""
     if p is cpu.rq.stop or p is cpu.ksoftirqd:
         return True
-    return bool(p.flags & PF_WQ_WORKER) and not workqueue.is_unbound(p)
+    return bool(p.flags & PF_WQ_WORKER) and not wq_pool.is_unbound(p)
 
 
 def reply_ns(cpu: Cpu) -> int:
@@ -501,10 +503,10 @@ def ghost(cpu: Cpu, message: Message) -> bool:
         readdress(cpu, rq)
         pass_on(cpu, cpu.adopter, op, (rq.pack(), *args[1:]))
     elif op == messages.QUEUE_WORK:
-        item = workqueue.unpack_item(args[0])
-        if workqueue.carries_request(item[1]):
+        item = wq_pool.unpack_item(args[0])
+        if wq_pool.carries_request(item[1]):
             readdress(cpu, item[3])
-        pass_on(cpu, cpu.adopter, op, (workqueue.pack_item(item), *args[1:]))
+        pass_on(cpu, cpu.adopter, op, (wq_pool.pack_item(item), *args[1:]))
     elif op in PASSED_ON:
         pass_on(cpu, cpu.adopter, op, args)
     elif op == messages.TAG_GRANT:
@@ -571,7 +573,7 @@ def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
         hrtimer.add_jiffy_timer(cpu, jiffy, kind, arg)
     cpu.done_list += [Request.unpack(data) for data in done]
     for index, taken in enumerate(items):
-        workqueue.give_items(cpu, cpu.pools[index], taken)
+        wq_hotplug.give_items(cpu, cpu.pools[index], taken)
     cpu.flushers += [list(flusher) for flusher in flushers]
     cpu.irqs.append((frames.IRQ_IPI, "adopt", cpu.costs.ipi_handler_ns))
     for _pid, data in tasks:
@@ -609,5 +611,5 @@ def adopted(cpu: Cpu) -> None:
     for q in cpu.queues:
         blk_mq.run_hw_queue_async(cpu, q)
     for pool in cpu.pools:
-        if workqueue.need_more_worker(pool):
+        if wq_pool.need_more_worker(pool):
             workqueue.wake_up_worker(cpu, pool)

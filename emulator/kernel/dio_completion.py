@@ -32,7 +32,17 @@ from typing import TYPE_CHECKING, Any
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.completion import SIGNALS, CompletionSpec
-from emulator.kernel import aio, core, frames, iomap, saturation, smp, workqueue
+from emulator.kernel import (
+    aio,
+    core,
+    frames,
+    iomap,
+    saturation,
+    smp,
+    workqueue,
+    wq_pool,
+    wq_table,
+)
 from emulator.kernel.process import MAIL_WAITS
 from emulator.kernel.request import Request
 from emulator.kernel.xfs_file import NOT_PURE
@@ -70,7 +80,7 @@ class DioCompletion:
         self.inline = spec.name == "inline-overwrite"
         self.caller = spec.name == "caller"
         self.remote = spec.name in REMOTE  # works may go to other CPUs
-        self.wq = workqueue.WQ_EVENTS if spec.name == "system-wq" else -1
+        self.wq = wq_table.WQ_EVENTS if spec.name == "system-wq" else -1
         self.batch = spec.batch
         self.signals = [
             (SIGNAL_NUMBERS[name], SIGNALS[name].read_ns, saturation.SIGNALS[name], limit)
@@ -187,7 +197,7 @@ def queue_write(cpu: Cpu, policy: DioCompletion, rq: Request) -> bool:
         else:
             leave_to_submitter(cpu, rq)
         return False
-    return queue(cpu, policy, workqueue.WQ_DIO, workqueue.FN_DIO_COMPLETE, rq)
+    return queue(cpu, policy, wq_table.WQ_DIO, wq_pool.FN_DIO_COMPLETE, rq)
 
 
 def complete_inline(cpu: Cpu, rq: Request) -> None:
@@ -227,7 +237,7 @@ def queue(cpu: Cpu, policy: DioCompletion, wq_id: int, function: int, rq: Reques
         if not wakes and policy.ns:
             charge(cpu, policy.ns)
         return wakes
-    if function == workqueue.FN_DIO_COMPLETE:
+    if function == wq_pool.FN_DIO_COMPLETE:
         send_away(cpu, rq)
     queue_work_on(cpu, policy, target, [work, function, wq_id, rq, 0])
     return False
@@ -287,7 +297,7 @@ def note_own(cpu: Cpu, nr: int) -> None:
 
 def queue_work_on(cpu: Cpu, policy: DioCompletion, target: int, item: list[Any]) -> None:
     """``queue_work_on()`` of another CPU's pool: pay, and let the work take effect there."""
-    requested = workqueue.WORK_CPU_UNBOUND if policy.name == "wq-cache-bound" else target
+    requested = wq_pool.WORK_CPU_UNBOUND if policy.name == "wq-cache-bound" else target
     ns = policy.ns
     work, function, wq_id, _rq, _cause = item
     costs = cpu.costs
@@ -295,7 +305,7 @@ def queue_work_on(cpu: Cpu, policy: DioCompletion, target: int, item: list[Any])
     item[4] = cpu.emit(
         tp.WORKQUEUE_QUEUE_WORK,
         work,
-        cpu.names[workqueue.FUNCTIONS[function]],
+        cpu.names[wq_pool.FUNCTIONS[function]],
         cpu.names[cpu.workqueues[wq_id].name],
         requested,
         target,
@@ -309,7 +319,7 @@ def queue_work_on(cpu: Cpu, policy: DioCompletion, target: int, item: list[Any])
     cpu.send(
         target,
         messages.QUEUE_WORK,
-        (workqueue.pack_item(item), cpu.node_id, cpu.rq.curr.pid),
+        (wq_pool.pack_item(item), cpu.node_id, cpu.rq.curr.pid),
         cpu.now + max(ns, min(costs.ipi_ns, costs.ttwu_activate_ns)),
         # A worker that runs may take it up at once, and wakes somebody when it has completed it.
         cpu.wake_reply_ns[1] if asleep else min(cpu.wake_reply_ns[0], costs.dio_complete_ns),
@@ -331,7 +341,7 @@ def queue_work_here(cpu: Cpu, message: Message) -> None:
     ):
         cpu.deferred.append(message)  # the waker would spin until the switch is over
         return
-    item = workqueue.unpack_item(data)
+    item = wq_pool.unpack_item(data)
     cpu.cause = item[4]
     if workqueue.insert_work(cpu, pool, item) and worker is not None:
         core.try_to_wake_up(cpu, worker, waker=(waker_cpu, waker_pid))

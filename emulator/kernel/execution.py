@@ -5,10 +5,14 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
-from emulator.kernel import frames, mail
+from emulator import messages
+from emulator.kernel import frames
 from emulator.kernel.record import Recorder
 from emulator.messages import COMPLETION
 from emulator.types import NEVER
+
+#: Messages that are interrupts: whoever is sent one has something to execute.
+INTERRUPTING = frozenset((messages.NOHZ_KICK, messages.CALL_COMPLETE))
 
 
 class Execution(Recorder):
@@ -96,7 +100,7 @@ class Execution(Recorder):
         """Whether the CPU sits in the idle loop's halt with nothing to do and no IPI on its way."""
         if self.f_kind != frames.HALT or self.irqs or self.ipis:
             return False
-        return not (self.inbox and any(message[4] in mail.INTERRUPTING for message in self.inbox))
+        return not (self.inbox and any(message[4] in INTERRUPTING for message in self.inbox))
 
     def next_timer_ns(self) -> int:
         """Return for when the CPU's timer is programmed, announced completions included, or NEVER.

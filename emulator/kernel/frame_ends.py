@@ -26,9 +26,10 @@ from emulator.kernel import (
     stop_machine,
     syscall,
     tick,
-    workqueue,
     wq_flush,
+    wq_functions,
     wq_unbound,
+    wq_worker,
 )
 
 if TYPE_CHECKING:
@@ -61,13 +62,13 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.RW_EXIT] = aio.rw_exit
     table[frames.GET_TAG] = aio.submit_bio
     table[frames.TAG_ANSWERED] = blk_mq_tag.tag_answered
-    table[frames.WORKER_START] = workqueue.worker_start
-    table[frames.WORK_BODY] = workqueue.work_body
+    table[frames.WORKER_START] = wq_worker.worker_start
+    table[frames.WORK_BODY] = wq_functions.work_body
     table[frames.WORK_TAIL] = iomap.dio_tail_end
-    table[frames.WORK_NEXT] = workqueue.work_next
-    table[frames.WORK_RESCHED] = workqueue.after_cond_resched
-    table[frames.WORKER_SLEEP] = workqueue.worker_sleep
-    table[frames.WORKER_CREATE] = workqueue.worker_created
+    table[frames.WORK_NEXT] = wq_worker.work_next
+    table[frames.WORK_RESCHED] = wq_worker.after_cond_resched
+    table[frames.WORKER_SLEEP] = wq_worker.worker_sleep
+    table[frames.WORKER_CREATE] = wq_worker.worker_created
     table[frames.KSOFTIRQD] = softirq.run_ksoftirqd
     table[frames.STOPPER] = stop_machine.cpu_stopper_thread
     table[frames.STOPPER_WORK] = stop_machine.work_end

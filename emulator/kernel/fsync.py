@@ -26,7 +26,7 @@ from emulator.kernel import (
     frames,
     fs_writeback,
     syscall,
-    workqueue,
+    wq_functions,
     xfs_log,
 )
 
@@ -94,6 +94,6 @@ def synced(cpu: Cpu, then: str) -> None:
     if then == "user":
         syscall.return_to_user(cpu, 0)
     elif then == "work":
-        workqueue.work_body(cpu, None)
+        wq_functions.work_body(cpu, None)
     else:
         cpu.start(aio.FINISH_FRAMES[then], 0)

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import frames, workqueue, xfs_aops
+from emulator.kernel import frames, wq_pool, xfs_aops
 from emulator.kernel.process import WAIT_TAG, unpack_task
 from emulator.kernel.request import PAGES, WB_PAGES, Request
 from emulator.kernel.sched import Task
-from emulator.kernel.wq_unbound import FETCHED_ITEM
+from emulator.kernel.wq_pool import FETCHED_ITEM
 from emulator.types import Message
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def all_requests(cpu: Cpu) -> Iterator[tuple[Request, bool]]:
     for data in interrupting(cpu):
         yield Request.unpack(data), True
     for item in items(cpu):
-        if item[1] == workqueue.FN_REQUEUE:
+        if item[1] == wq_pool.FN_REQUEUE:
             yield item[3], cpu.queues[item[3].queue].elevator is None
     for message in cpu.inbox:
         yield from requests_in(cpu, message)
@@ -265,7 +265,7 @@ def carried(cpu: Cpu, requests: list[tuple[Request, bool]]) -> Iterator[Io]:
         if rq.what not in (PAGES, WB_PAGES):
             yield [rq.pid, rq.iocb]
     for item in items(cpu):
-        if workqueue.carries_request(item[1]):
+        if wq_pool.carries_request(item[1]):
             yield [item[3].pid, item[3].iocb]
 
 
@@ -288,16 +288,16 @@ def all_items(cpu: Cpu) -> Iterator[tuple[list[Any], Task | None]]:
             yield item, cpu.tasks[pid]
     for worker in (*cpu.tasks.values(), *(p for m in inbox(cpu) for p in tasks_in(cpu, m))):
         if worker.run.item:
-            yield workqueue.unpack_item(worker.run.item), worker
+            yield wq_pool.unpack_item(worker.run.item), worker
     for message in (*cpu.inbox, *cpu.deferred):
         if message[4] == messages.QUEUE_WORK:
-            yield workqueue.unpack_item(message[5][0]), None
+            yield wq_pool.unpack_item(message[5][0]), None
         elif message[4] == messages.WQ_WORK and message[5][1] == FETCHED_ITEM:
-            yield workqueue.unpack_item(message[5][2]), None
+            yield wq_pool.unpack_item(message[5][2]), None
         elif message[4] == messages.ADOPT:
             for taken in message[5][1][6]:
                 for data in taken:
-                    yield workqueue.unpack_item(data), None
+                    yield wq_pool.unpack_item(data), None
 
 
 def had_effect(cpu: Cpu, worker: Task) -> bool:

@@ -24,7 +24,19 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import aio, core, dio_completion, frames, io_uring, workqueue, xfs_file
+from emulator.kernel import (
+    aio,
+    core,
+    dio_completion,
+    frames,
+    io_uring,
+    workqueue,
+    wq_functions,
+    wq_pool,
+    wq_table,
+    wq_worker,
+    xfs_file,
+)
 from emulator.kernel.process import WAIT_DIO, WAIT_RW
 from emulator.kernel.sched import PF_WQ_WORKER
 from emulator.kernel.xfs_file import IOMAP_DIO_URING, IOMAP_DIO_WAIT, NOT_PURE, FileFacts, unaligned
@@ -55,7 +67,7 @@ def dio_bio_end_io(cpu: Cpu, rq: Request) -> bool:
         return False
     if cpu.completion is not None:
         return dio_completion.queue_write(cpu, cpu.completion, rq)
-    return workqueue.queue_work(cpu, workqueue.WQ_DIO, workqueue.FN_DIO_COMPLETE, rq, cpu.work_id())
+    return workqueue.queue_work(cpu, wq_table.WQ_DIO, wq_pool.FN_DIO_COMPLETE, rq, cpu.work_id())
 
 
 def waits_for_itself(cpu: Cpu, facts: FileFacts, rq: Request) -> bool:
@@ -132,7 +144,7 @@ def dio_tail_end(cpu: Cpu, pending: int | None) -> None:
     """The end of a work item; drop the iocb's reference if that was still to be done."""
     if pending:
         p = cpu.rq.curr
-        rq = workqueue.current_item(cpu, p)[3]
+        rq = wq_functions.current_item(cpu, p)[3]
         owner = cpu.tasks.get(rq.pid)
         if owner is None:
             send_dio_done(cpu, rq, only_iocb=True)
@@ -140,7 +152,7 @@ def dio_tail_end(cpu: Cpu, pending: int | None) -> None:
             ended_here(cpu, owner, rq)
             sync = cpu.rq.rules.completion_sync_hint
             aio.iocb_put(cpu, owner, rq.iocb, rq.error, aio.BY_WORKER, sync=sync)
-    workqueue.work_end(cpu, None)
+    wq_worker.work_end(cpu, None)
 
 
 def inode_dio_end(cpu: Cpu, owner: Task, file: int) -> bool:
@@ -252,11 +264,9 @@ def sync_done(cpu: Cpu, owner: Task, waker: tuple[int, int] | None) -> None:
 def writeback_end_bio(cpu: Cpu, rq: Request) -> bool:
     """``xfs_end_bio()`` of appended or unwritten pages: their ioend is queued on ``xfs-conv``."""
     if cpu.completion is not None:
-        wq, function = workqueue.WQ_XFS_CONV, workqueue.FN_XFS_END_IO
+        wq, function = wq_table.WQ_XFS_CONV, wq_pool.FN_XFS_END_IO
         return dio_completion.queue(cpu, cpu.completion, wq, function, rq)
-    return workqueue.queue_work(
-        cpu, workqueue.WQ_XFS_CONV, workqueue.FN_XFS_END_IO, rq, cpu.work_id()
-    )
+    return workqueue.queue_work(cpu, wq_table.WQ_XFS_CONV, wq_pool.FN_XFS_END_IO, rq, cpu.work_id())
 
 
 def writeback_end_work(cpu: Cpu, rq: Request) -> None:

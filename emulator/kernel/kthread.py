@@ -19,9 +19,9 @@ from emulator.kernel import (
     frames,
     pipe,
     placement,
-    workqueue,
     wq_table,
     wq_unbound,
+    wq_worker,
 )
 from emulator.kernel.process import WAIT_WORK, Kioctx, TaskRun
 from emulator.kernel.sched import (
@@ -32,6 +32,7 @@ from emulator.kernel.sched import (
     KTHREAD_IS_PER_CPU,
     PF_KTHREAD,
     PF_NO_SETAFFINITY,
+    PF_WQ_WORKER,
     SCHED_NORMAL,
     STOP_CLASS,
     WF_FORK,
@@ -68,7 +69,7 @@ def boot(cpu: Cpu) -> None:
     cpu.ksoftirqd = ksoftirqd
     for pid in range(base + 2, base + PIDS_PER_CPU):
         index = pid % 2
-        workqueue.create_worker(cpu, cpu.pools[index], index, pid)
+        wq_worker.create_worker(cpu, cpu.pools[index], index, pid)
     for pid, index, number, home in wq_table.boot_workers(cpu.unbound_pools, cpu.pods):
         if home == cpu.node_id:
             wq_unbound.create_worker(cpu, cpu.unbound_pools[index], pid, number)
@@ -80,6 +81,18 @@ def new_kthread(cpu: Cpu, pid: int, comm: str, nice: int, kind: int) -> Task:
     p.flags = PF_KTHREAD | PF_NO_SETAFFINITY
     p.state = tp.TASK_INTERRUPTIBLE
     p.run.wait = WAIT_WORK
+    return p
+
+
+def new_bound_worker(cpu: Cpu, pid: int, comm: str, nice: int, index: int) -> Task:
+    """Create a thread that serves one of this CPU's two pools, asleep until it is woken."""
+    p = new_kthread(cpu, pid, comm, nice, frames.WORKER_START)
+    p.flags |= PF_WQ_WORKER
+    if cpu.rq.rules.kworker_per_cpu:
+        p.kthread_flags = KTHREAD_IS_PER_CPU
+    p.state = tp.TASK_IDLE
+    p.run.left = cpu.costs.worker_start_ns
+    p.run.worker = index
     return p
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from emulator.kernel import driver, workqueue
+from emulator.kernel import driver, wq_pool, wq_table
 from emulator.kernel.blk_queue import irq_names
 from emulator.types import BoxSpec, TraceSink
 
@@ -23,11 +23,11 @@ class Names(dict[str, int]):
         return number
 
 
-def traced_names(workqueues: dict[int, workqueue.Workqueue], spec: BoxSpec) -> list[str]:
+def traced_names(workqueues: dict[int, wq_table.Workqueue], spec: BoxSpec) -> list[str]:
     """Return every name that this CPU's records intern, in a fixed order."""
     return [
         *(wq.name for wq in workqueues.values()),
-        *(name for number, name in workqueue.FUNCTIONS.items() if number <= workqueue.FN_SCRIPT),
+        *(name for number, name in wq_pool.FUNCTIONS.items() if number <= wq_pool.FN_SCRIPT),
         *driver.TIMER_FUNCTIONS.values(),
         "WS",
         "R",

@@ -21,7 +21,6 @@ from emulator.kernel import (
     promises,
     psi,
     rcu,
-    workqueue,
     wq_flush,
     wq_table,
     xfs_file,
@@ -33,7 +32,7 @@ from emulator.kernel.names import Names, traced_names
 from emulator.kernel.process import TaskRun
 from emulator.kernel.request import Request
 from emulator.kernel.sched import Rq, Task
-from emulator.kernel.workqueue import WorkerPool
+from emulator.kernel.wq_pool import WorkerPool
 from emulator.topology import DomainMap
 from emulator.types import NEVER, Board, Books, BoxSpec, Message, Program, TraceSink
 
@@ -216,7 +215,7 @@ class PerCpu:
         self.ring_base = (cpu << 40) + 1
         off = set(spec.trace_off)
         self.enabled = [False] + [point.name not in off for point in tp.TRACEPOINTS.values()]
-        self.workqueues = workqueue.workqueues(spec)
+        self.workqueues = wq_table.workqueues(spec)
         #: The node of the objects of no CPU, -1: none; unbound pools, and which one each CPU's are.
         self.shared_node = wq_table.shared_node(spec)
         self.unbound_pools, self.pods = wq_table.unbound_pools(spec, self.workqueues)

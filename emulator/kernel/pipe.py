@@ -242,15 +242,11 @@ def handle_data(cpu: Cpu, message: Message) -> None:
     pid, _moves, pipe, number, value, writer_pid, writer_moves, writer_cpu, decision, cause = (
         message[5]
     )
-    reader = cpu.tasks.get(pid)
-    if reader is None:
-        if pid in cpu.exited:
-            cpu.piped[pipe] = cpu.piped.get(pipe, 0) - 1
-        else:
-            follow(cpu, message)
+    if pid in cpu.exited:
+        cpu.piped[pipe] = cpu.piped.get(pipe, 0) - 1
         return
-    if reader.on_cpu and not reader.on_rq:
-        cpu.deferred.append(message)  # its waker would spin until the switch is over
+    reader = addressee(cpu, message)
+    if reader is None:
         return
     ends = ends_of(reader)
     if writer_moves >= ends.peers[pipe][0]:
@@ -274,6 +270,17 @@ def follow(cpu: Cpu, message: Message) -> None:
         cpu.send(where[1], op, (args[0], where[0], *args[2:]), soonest, cpuhp.reply_ns(cpu))
     else:
         cpu.held.setdefault(args[0], []).append(message)
+
+
+def addressee(cpu: Cpu, message: Message) -> Task | None:
+    """Return the task that a message wakes; None: the message has gone after it, or has to wait."""
+    p = cpu.tasks.get(message[5][0])
+    if p is None:
+        follow(cpu, message)
+    elif p.on_cpu and not p.on_rq:
+        cpu.deferred.append(message)  # its waker would spin until the switch is over
+        return None
+    return p
 
 
 def receive(reader: Task, pipe: int, number: int, value: int) -> None:

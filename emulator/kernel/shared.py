@@ -34,20 +34,20 @@ from emulator import messages
 from emulator.kernel import fair
 from emulator.kernel.request import Request
 from emulator.kernel.sched import Task
-from emulator.kernel.workqueue import carries_request
+from emulator.kernel.wq_pool import (
+    FETCHED_CREATE,
+    FETCHED_ITEM,
+    FETCHED_NOTHING,
+    Wake,
+    answer_ns,
+    carries_request,
+)
 from emulator.kernel.wq_table import (
     UnboundPool,
     boot_workers,
     shared_node,
     unbound_pools,
     workqueues,
-)
-from emulator.kernel.wq_unbound import (
-    FETCHED_CREATE,
-    FETCHED_ITEM,
-    FETCHED_NOTHING,
-    Wake,
-    answer_ns,
 )
 from emulator.kernel.xfs_aops import pages_of_item
 from emulator.nodebase import NodeBase

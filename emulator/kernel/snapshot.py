@@ -8,7 +8,7 @@ from emulator.kernel import fields, holdings, mq_deadline
 from emulator.kernel.process import plain, unpack_task
 from emulator.kernel.request import Request
 from emulator.kernel.sched import Task
-from emulator.kernel.workqueue import WorkerPool
+from emulator.kernel.wq_pool import WorkerPool
 from emulator.messages import message_from_list
 from emulator.topology import DomainMap
 

@@ -25,6 +25,7 @@ from emulator.kernel import (
     rcu,
     stop_machine,
     workqueue,
+    wq_pool,
 )
 from emulator.kernel.process import WAIT_TIMER
 from emulator.kernel.wq_table import WQ_NAMES
@@ -171,7 +172,7 @@ def queue_next_work(cpu: Cpu, works: list[Any]) -> None:
     cpu.start(frames.QUEUE_WORKS, cpu.costs.queue_work_ns if rest else 0, rest)
     wq_id = WQ_NAMES.index(queue)
     item = [f"{cpu.rq.curr.comm}.w{number}", cpu.now, steps]
-    if workqueue.queue_work(cpu, wq_id, workqueue.FN_MODULE, item, cpu.work_id()):
+    if workqueue.queue_work(cpu, wq_id, wq_pool.FN_MODULE, item, cpu.work_id()):
         workqueue.wake_up_worker(cpu, cpu.pools[cpu.workqueues[wq_id].pool])
 
 

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import core, cpuhp, frames, pipe, syscall, workqueue, wq_unbound
+from emulator.kernel import (
+    core,
+    cpuhp,
+    frames,
+    pipe,
+    syscall,
+    wq_pool,
+    wq_unbound,
+)
 from emulator.kernel.process import WAIT_FLUSH
 from emulator.kernel.wq_table import WQ_NAMES
 from emulator.types import Message
@@ -108,13 +116,9 @@ def counted(cpu: Cpu, p: Task, nr: int) -> None:
 
 def handle_flushed(cpu: Cpu, message: Message) -> None:
     """What a task here flushed has ended elsewhere."""
-    pid, _moves, nr, waker_cpu, waker_pid, cause = message[5]
-    p = cpu.tasks.get(pid)
+    _pid, _moves, nr, waker_cpu, waker_pid, cause = message[5]
+    p = pipe.addressee(cpu, message)
     if p is None:
-        pipe.follow(cpu, message)
-        return
-    if p.on_cpu and not p.on_rq:
-        cpu.deferred.append(message)  # its waker would spin until the switch is over
         return
     counted(cpu, p, nr)
     if not p.run.wait_arg:
@@ -144,7 +148,7 @@ def cancel(cpu: Cpu, number: int) -> None:
                     continue
                 waiting.remove(item)
                 if waiting is pool.worklist:
-                    workqueue.pwq_dec_nr_in_flight(cpu, pool, wq_id)
+                    wq_pool.pwq_dec_nr_in_flight(cpu, pool, wq_id)
                 cpu.works[1] += 1
                 cpu.count(f"item.{name}.cancelled")
                 syscall.return_to_user(cpu, 1)
@@ -160,5 +164,5 @@ def cancel(cpu: Cpu, number: int) -> None:
 def is_item(item: list[Any], wq_id: int, name: str) -> bool:
     """Whether an item is a module's of this name, on this queue."""
     return bool(
-        item[2] == wq_id and item[1] == workqueue.FN_MODULE and item[3] and item[3][0] == name
+        item[2] == wq_id and item[1] == wq_pool.FN_MODULE and item[3] and item[3][0] == name
     )

@@ -16,16 +16,22 @@ not one that goes from CPU to CPU; it takes its items from the list one by one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import core, frames, hrtimer, kthread, workqueue
-from emulator.kernel.sched import KTHREAD_IS_PER_CPU, PF_WQ_WORKER, Task
+from emulator.kernel import (
+    core,
+    frames,
+    hrtimer,
+    kthread,
+    wq_pool,
+)
+from emulator.kernel.sched import Task
 from emulator.kernel.wq_table import HIGHPRI_NICE, WQ_MEM_RECLAIM
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
-    from emulator.kernel.workqueue import WorkerPool
+    from emulator.kernel.wq_pool import WorkerPool
 
 
 def maybe_create_worker(cpu: Cpu, p: Task) -> None:
@@ -52,7 +58,7 @@ def cancel_mayday(cpu: Cpu, pool: WorkerPool) -> None:
 def pool_mayday_timeout(cpu: Cpu, index: int) -> None:
     """``pool_mayday_timeout()``: call the rescuers of what waits, and look again in 100 ms."""
     pool = cpu.pools[index]
-    if workqueue.need_to_create_worker(pool):
+    if wq_pool.need_to_create_worker(pool):
         for wq_id in dict.fromkeys(item[2] for item in pool.worklist):
             if cpu.workqueues[wq_id].flags & WQ_MEM_RECLAIM:
                 send_mayday(cpu, pool, index, wq_id)
@@ -74,28 +80,15 @@ def create_rescuer(cpu: Cpu, pool: WorkerPool, index: int, wq_id: int) -> int:
     if cpu.rq.rules.wq_rescuer_prefix:
         name = f"kworker/R-{name}"
     pid = kthread.late_pid(cpu)
-    p = kthread.new_kthread(cpu, pid, name, HIGHPRI_NICE, frames.WORKER_START)
-    p.flags |= PF_WQ_WORKER
-    if cpu.rq.rules.kworker_per_cpu:
-        p.kthread_flags = KTHREAD_IS_PER_CPU
-    p.state = tp.TASK_IDLE
-    p.run.left = cpu.costs.worker_start_ns
-    p.run.worker = index
-    pool.workers[pid] = workqueue.WORKER_RESCUER | workqueue.WORKER_PREP
+    kthread.new_bound_worker(cpu, pid, name, HIGHPRI_NICE, index)
+    pool.workers[pid] = wq_pool.WORKER_RESCUER | wq_pool.WORKER_PREP
     return pid
 
 
-def rescuer_thread(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
-    """``rescuer_thread()``: execute the next item of its own queue, or sleep.
-
-    On its way to sleep it wakes a regular worker if one is wanted.
-    """
+def take_item(p: Task, pool: WorkerPool) -> list[Any] | None:
+    """Take the next item of a rescuer's own queue off the list, if there is one."""
     wq_id = next(wq_id for wq_id, pid in pool.rescuers.items() if pid == p.pid)
     for position, item in enumerate(pool.worklist):
         if item[2] == wq_id:
-            del pool.worklist[position]
-            workqueue.execute(cpu, p, pool, item)
-            return
-    workqueue.sleep_until_work(cpu, p)
-    if workqueue.need_more_worker(pool):
-        workqueue.wake_up_worker(cpu, pool)
+            return pool.worklist.pop(position)
+    return None

@@ -29,32 +29,35 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import core, cpuhp, dio_completion, frames, kthread, pipe, placement, workqueue
+from emulator.kernel import (
+    core,
+    cpuhp,
+    dio_completion,
+    frames,
+    kthread,
+    pipe,
+    placement,
+    wq_functions,
+    wq_pool,
+)
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.sched import PF_WQ_WORKER, Task
+from emulator.kernel.wq_pool import (
+    FETCHED_CREATE,
+    FETCHED_ITEM,
+    Wake,
+    answer_ns,
+)
 from emulator.kernel.wq_table import UNBOUND_BASE, UnboundPool, unbound_cpumask
-from emulator.types import NEVER, Costs, Message, for_each_cpu
+from emulator.types import NEVER, Message, for_each_cpu
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
-
-# What a worker is to do after a fetch: WQ_WORK what.
-FETCHED_NOTHING = 0
-FETCHED_ITEM = 1
-FETCHED_CREATE = 2
 
 # Argument of WQ_ANSWER: [ANSWER_*, …].
 ANSWER_QUEUED = 0  # work, activated, wakes, cause
 ANSWER_WAKE = 1  # one wake
 ANSWER_FETCHED = 2  # what, creation, activated, wakes
-
-#: A wakeup to be made: [pid, residence, CPU, since, facts, CPU to go to or -1, cause].
-Wake = list[Any]
-
-
-def answer_ns(costs: Costs) -> int:
-    """Return how soon the shared-state node's answer takes effect (build.latencies)."""
-    return max(costs.coherence_ns, min(costs.ttwu_activate_ns, costs.ipi_ns))
 
 
 # -- Queueing (F.4) -----------------------------------------------------------------------------
@@ -67,19 +70,19 @@ def queue_work(cpu: Cpu, item: list[Any]) -> None:
     item[4] = cpu.emit(
         tp.WORKQUEUE_QUEUE_WORK,
         work,
-        cpu.names[workqueue.FUNCTIONS[function]],
+        cpu.names[wq_pool.FUNCTIONS[function]],
         cpu.names[wq.name],
-        workqueue.WORK_CPU_UNBOUND,
+        wq_pool.WORK_CPU_UNBOUND,
         -1,
     )
-    if workqueue.carries_request(function):
+    if wq_pool.carries_request(function):
         dio_completion.send_away(cpu, arg)
     here = wq_select_unbound_cpu(cpu)
     pool = cpu.pods[wq_id][here]
     cpu.wq_ticket += 1
     cpu.push(frames.WQ_WAIT, 0, cpu.wq_ticket, cpu.level, False)
     cpu.f_end = NEVER
-    ask(cpu, messages.WQ_QUEUE, (cpu.wq_ticket, pool, here, workqueue.pack_item(item)))
+    ask(cpu, messages.WQ_QUEUE, (cpu.wq_ticket, pool, here, wq_pool.pack_item(item)))
 
 
 def wq_select_unbound_cpu(cpu: Cpu) -> int:
@@ -189,15 +192,11 @@ def select_end(cpu: Cpu, what: list[Any]) -> None:
 
 def handle_wake(cpu: Cpu, message: Message) -> None:
     """A worker is woken that sleeps here, by another CPU's decision."""
-    pid, _moves, decision, waker_cpu, waker_pid, cause = message[5]
-    p = cpu.tasks.get(pid)
+    _pid, _moves, decision, waker_cpu, waker_pid, cause = message[5]
+    p = pipe.addressee(cpu, message)
     if p is None:
-        pipe.follow(cpu, message)
         return
-    if p.on_cpu and not p.on_rq:
-        cpu.deferred.append(message)  # its waker would spin until the switch is over
-        return
-    if p.state in workqueue.AWAKE:
+    if p.state in wq_pool.AWAKE:
         return
     cpu.cause = cause
     if pipe.still_holds(p, decision):
@@ -264,7 +263,7 @@ def fetched(cpu: Cpu, what: int, given: list[Any], activated: list[int], wakes: 
     for work in activated:
         cpu.emit(tp.WORKQUEUE_ACTIVATE_WORK, work)
     if what == FETCHED_ITEM:
-        workqueue.start_function(cpu, p, workqueue.unpack_item(given))
+        wq_functions.start_function(cpu, p, wq_pool.unpack_item(given))
     elif what == FETCHED_CREATE:
         cpu.start(frames.WORKER_CREATE, cpu.costs.worker_create_ns, given)
     else:

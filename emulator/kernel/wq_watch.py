@@ -20,12 +20,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import workqueue
+from emulator.kernel import workqueue, wq_pool
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
     from emulator.kernel.sched import Task
-    from emulator.kernel.workqueue import WorkerPool
+    from emulator.kernel.wq_pool import WorkerPool
 
 #: wq_cpu_intensive_report() says nothing of fewer offences of a function.
 REPORTED_FROM = 4
@@ -34,23 +34,23 @@ REPORTED_FROM = 4
 def wq_worker_tick(cpu: Cpu, p: Task) -> None:
     """``wq_worker_tick()``: an item that has run too long becomes CPU_INTENSIVE (6.5)."""
     limit_ns = cpu.spec.kernel.workqueue.cpu_intensive_ns
-    if not limit_ns or workqueue.is_unbound(p):
+    if not limit_ns or wq_pool.is_unbound(p):
         return
-    pool = workqueue.pool_of(cpu, p)
-    if pool.workers[p.pid] & workqueue.WORKER_NOT_RUNNING or p.run.submit:
+    pool = wq_pool.pool_of(cpu, p)
+    if pool.workers[p.pid] & wq_pool.WORKER_NOT_RUNNING or p.run.submit:
         return
     if p.sum_exec_runtime - p.run.work_at < limit_ns:
         return
-    pool.workers[p.pid] |= workqueue.WORKER_CPU_INTENSIVE
+    pool.workers[p.pid] |= wq_pool.WORKER_CPU_INTENSIVE
     pool.nr_running -= 1
     report_cpu_intensive(cpu, pool.executing[p.pid], limit_ns)
-    if workqueue.need_more_worker(pool):
+    if wq_pool.need_more_worker(pool):
         workqueue.wake_up_worker(cpu, pool)
 
 
 def report_cpu_intensive(cpu: Cpu, item: list[Any], limit_ns: int) -> None:
     """``wq_cpu_intensive_report()``: a function offends for the 4th, 8th, 16th … time."""
-    function = workqueue.FUNCTIONS[item[1]]
+    function = wq_pool.FUNCTIONS[item[1]]
     cpu.count(f"cpu_intensive.{function}")
     nr = cpu.counters[f"cpu_intensive.{function}"]
     if nr >= REPORTED_FROM and nr & (nr - 1) == 0:
@@ -119,11 +119,11 @@ def show_pwq(cpu: Cpu, pool: WorkerPool, wq_id: int, items: PwqItems) -> None:
         f"active={pool.active.get(wq_id, 0)}/{cpu.workqueues[wq_id].max_active}{refs}",
     )
     if flying:
-        texts = [f"{pid}:{workqueue.FUNCTIONS[item[1]]}" for pid, item in flying]
+        texts = [f"{pid}:{wq_pool.FUNCTIONS[item[1]]}" for pid, item in flying]
         printk(cpu, "    in-flight: " + ", ".join(texts))
     for word, waiting in (("pending", pending), ("delayed", delayed)):
         if waiting:
-            texts = [workqueue.FUNCTIONS[item[1]] for item in waiting]
+            texts = [wq_pool.FUNCTIONS[item[1]] for item in waiting]
             printk(cpu, f"    {word}: " + ", ".join(texts))
 
 

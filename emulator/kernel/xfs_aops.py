@@ -20,7 +20,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from emulator.kernel import buffered, dio_completion, frames, workqueue, xfs_log
+from emulator.kernel import (
+    buffered,
+    dio_completion,
+    frames,
+    workqueue,
+    wq_pool,
+    wq_table,
+    xfs_log,
+)
 from emulator.kernel.inode import PAGE_SHIFT
 from emulator.kernel.request import IOEND_OVERWRITE, Request
 
@@ -65,7 +73,7 @@ def xfs_end_bio(cpu: Cpu, rq: Request) -> bool:
             return False
     work = IOEND_WORK + rq.file
     arg = [rq.file, [ioend]]
-    return workqueue.queue_work(cpu, workqueue.WQ_XFS_CONV, workqueue.FN_XFS_IOENDS, arg, work)
+    return workqueue.queue_work(cpu, wq_table.WQ_XFS_CONV, wq_pool.FN_XFS_IOENDS, arg, work)
 
 
 #: Identity of the work that ends an inode's ioends.
@@ -75,15 +83,15 @@ IOEND_WORK = 1 << 59
 def waiting_items(cpu: Cpu) -> Iterator[list[Any]]:
     """Yield the items of ``xfs-conv`` that this CPU has queued and no worker has begun."""
     pool = cpu.pools[0]
-    for items in (pool.worklist, pool.delayed.get(workqueue.WQ_XFS_CONV, ())):
+    for items in (pool.worklist, pool.delayed.get(wq_table.WQ_XFS_CONV, ())):
         for item in items:
-            if item[1] == workqueue.FN_XFS_IOENDS:
+            if item[1] == wq_pool.FN_XFS_IOENDS:
                 yield item
 
 
 def pages_of_item(item: list[Any]) -> int:
     """Return how many pages a work item is still to end."""
-    if item[1] != workqueue.FN_XFS_IOENDS:
+    if item[1] != wq_pool.FN_XFS_IOENDS:
         return 0
     return sum(ioend[2] for ioend in item[3][1])
 

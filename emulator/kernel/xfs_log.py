@@ -26,7 +26,15 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import blk_flush, blk_mq, core, frames, iomap, workqueue
+from emulator.kernel import (
+    blk_flush,
+    blk_mq,
+    core,
+    frames,
+    iomap,
+    workqueue,
+    wq_pool,
+)
 from emulator.kernel.process import WAIT_RW
 from emulator.kernel.request import LOG_FORCE, LOG_WRITE, Request
 from emulator.kernel.wq_table import WQ_XFS_CIL, WQ_XFS_LOG
@@ -113,7 +121,7 @@ def push(cpu: Cpu, p: Task, file: int, kind: int, arg: Any) -> None:
     rq.file = file
     p.run.iocbs[-1] = [1, 0, 0, 1, 0]
     cpu.start(kind, 0, arg)
-    workqueue.queue_work(cpu, WQ_XFS_CIL, workqueue.FN_CIL_PUSH, rq, cpu.work_id())
+    workqueue.queue_work(cpu, WQ_XFS_CIL, wq_pool.FN_CIL_PUSH, rq, cpu.work_id())
 
 
 def cil_push_work(cpu: Cpu, rq: Request) -> None:
@@ -147,7 +155,7 @@ def write_log(cpu: Cpu, p: Task, file: int, kind: int, arg: list[Any], again: li
 
 def log_bio_end(cpu: Cpu, rq: Request) -> None:
     """``xlog_bio_end_io()``: the rest is work of ``xfs-log``, on this CPU."""
-    if workqueue.queue_work(cpu, WQ_XFS_LOG, workqueue.FN_XLOG_IOEND, rq, cpu.work_id()):
+    if workqueue.queue_work(cpu, WQ_XFS_LOG, wq_pool.FN_XLOG_IOEND, rq, cpu.work_id()):
         workqueue.wake_up_worker(cpu, cpu.pools[1])
 
 

@@ -25,7 +25,7 @@ from emulator.balance.domain import (
 )
 from emulator.balance.env import LbEnv
 from emulator.balance.run import PH_PASS, PH_WAIT, Run
-from emulator.kernel import fair, mail, stop_machine
+from emulator.kernel import fair, receive, stop_machine
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.sched import (
     DEQUEUE_SLEEP,
@@ -302,7 +302,7 @@ class BalancerMachine(RuleBasedStateMachine):
             self.kicks += 1
             self.stops.append(message)
         elif op != messages.PUBLISH_DOMAINS:
-            mail.handle(cpu, message)
+            receive.handle(cpu, message)
 
     def settle(self, cpu: Cpu) -> None:
         """Switch to whoever the class picks, as a reschedule would."""

@@ -18,7 +18,13 @@ from emulator.device.disk import Disk
 from emulator.engine.board import HistoryBoard
 from emulator.engine.inline import InlineBox
 from emulator.engine.node import Node
-from emulator.kernel import fair, frames, kthread, workqueue
+from emulator.kernel import (
+    fair,
+    frames,
+    kthread,
+    workqueue,
+    wq_pool,
+)
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.process import TaskRun
 from emulator.kernel.sched import Task
@@ -545,7 +551,7 @@ def script_work(cpu: Cpu, wq_id: int, steps: list[tuple[int, int]]) -> int:
     cpu.now = max(cpu.now, cpu.reached_ns)
     work = cpu.work_id()
     items = [list(step) for step in steps]
-    if workqueue.queue_work(cpu, wq_id, workqueue.FN_SCRIPT, items, work):
+    if workqueue.queue_work(cpu, wq_id, wq_pool.FN_SCRIPT, items, work):
         workqueue.wake_up_worker(cpu, cpu.pools[cpu.workqueues[wq_id].pool])
     cpu.irqs.append((frames.IRQ_IPI, None, 0))  # its return looks at need_resched
     return work

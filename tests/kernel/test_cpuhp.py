@@ -9,7 +9,7 @@ import pytest
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import affinity, cpuhp, frames, workqueue
+from emulator.kernel import affinity, cpuhp, frames, wq_table
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.sched import TASK_WAKING
 from emulator.rules import Rules
@@ -430,8 +430,8 @@ def test_the_items_of_a_dead_cpus_pools_run_on_the_heir() -> None:
     box.run(100 * US)
     cpu = box.cpus[2]
     # Its worker is behind the hog, which nothing preempts for so short a wait.
-    works = [script_work(cpu, workqueue.WQ_EVENTS, [(10 * US, 0)]) for _ in range(3)]
-    works.append(script_work(cpu, workqueue.WQ_KBLOCKD, [(10 * US, 0)]))
+    works = [script_work(cpu, wq_table.WQ_EVENTS, [(10 * US, 0)]) for _ in range(3)]
+    works.append(script_work(cpu, wq_table.WQ_KBLOCKD, [(10 * US, 0)]))
     box.command(101 * US, 2, "cpu", "offline", "2")
     box.run(3 * MS)
     ran = {args["work"]: args["on"] for _, _, args in box.events("workqueue_execute_end")}
@@ -445,7 +445,7 @@ def test_the_items_of_a_dead_cpus_pools_run_on_the_heir() -> None:
 def test_an_item_whose_function_sleeps_goes_on_elsewhere_with_the_rest() -> None:
     box = Box(nr_cpus=2, charges=costs(**CHARGES))
     box.run(100 * US)
-    work = script_work(box.cpus[1], workqueue.WQ_EVENTS, [(10 * US, 2 * MS), (20 * US, 0)])
+    work = script_work(box.cpus[1], wq_table.WQ_EVENTS, [(10 * US, 2 * MS), (20 * US, 0)])
     box.command(MS, 1, "cpu", "offline", "1")
     box.run(5 * MS)
     assert len(box.times("workqueue_execute_start", cpu=1, work=work)) == 1
@@ -458,7 +458,7 @@ def test_the_pools_serve_again_when_the_cpu_returns() -> None:
     box.command(MS, 1, "cpu", "offline", "1")
     box.command(2 * MS, 1, "cpu", "online", "1")
     box.run(3 * MS)
-    work = script_work(box.cpus[1], workqueue.WQ_EVENTS, [(10 * US, 0)])
+    work = script_work(box.cpus[1], wq_table.WQ_EVENTS, [(10 * US, 0)])
     box.run(4 * MS)
     assert len(box.times("workqueue_execute_end", cpu=1, work=work)) == 1
 

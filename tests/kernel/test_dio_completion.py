@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from emulator.completion import CompletionSpec
-from emulator.kernel.workqueue import WORK_CPU_UNBOUND
+from emulator.kernel.wq_pool import WORK_CPU_UNBOUND
 from emulator.types import OP_IO_GETEVENTS, OP_IO_SUBMIT, OP_RUN, WRITE, Costs
 from tests.kernel.box import MS, QUIET, US, Box, Job, Steps, costs, null_blk, scsi_debug
 

@@ -9,7 +9,7 @@ from emulator.kernel import core, fair, placement
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.fair_kthread import delays_wakeup
 from emulator.kernel.sched import SCHED_IDLE, TASK_WAKING, Rq, Task
-from emulator.kernel.workqueue import WQ_DIO
+from emulator.kernel.wq_table import WQ_DIO
 from emulator.rules import Rules, changed, policy_switches
 from emulator.tracepoints import (
     PREEMPT_KTHREAD_AHEAD,

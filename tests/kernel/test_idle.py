@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emulator import messages
-from emulator.kernel import core, frames, hrtimer, idle, mail, softirq
+from emulator.kernel import core, frames, hrtimer, idle, receive, softirq
 from emulator.kernel.cpu import Cpu
 from emulator.rules import Rules, rules_of
 from emulator.types import (
@@ -399,7 +399,7 @@ def test_D_10_from_5_12_on_the_idle_loop_does_so() -> None:
 def test_a_flag_for_the_idle_loop_does_not_silence_a_kick() -> None:
     cpu = newidle_cpu(500_000, False, rules_of("5.15"))
     cpu.nohz_flags = NOHZ_NEWILB_KICK
-    mail.handle(cpu, (1 * MS, 1, 1, 0, messages.NOHZ_KICK, (NOHZ_STATS_KICK, 0)))
+    receive.handle(cpu, (1 * MS, 1, 1, 0, messages.NOHZ_KICK, (NOHZ_STATS_KICK, 0)))
     assert [irq[:2] for irq in cpu.irqs] == [(frames.IRQ_IPI, "kick")]
 
 
@@ -407,5 +407,5 @@ def test_the_balancers_answer_brings_the_cost_of_the_dearest_walk() -> None:
     cpu = newidle_cpu(500_000, True)
     block_once(cpu)
     done: tuple[Any, ...] = (BALANCE_NEWIDLE, 0, [10, 10, 600_000], [])
-    mail.handle(cpu, (cpu.now, 2, 1, 0, messages.BALANCE_DONE, done))
+    receive.handle(cpu, (cpu.now, 2, 1, 0, messages.BALANCE_DONE, done))
     assert cpu.rq.max_idle_balance_cost == 600_000

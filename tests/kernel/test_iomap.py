@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from emulator.kernel import workqueue
+from emulator.kernel import wq_pool
 from emulator.kernel.xfs_file import FileFacts, unaligned
 from emulator.rules import Rules, rules_of
 from emulator.types import (
@@ -325,7 +325,7 @@ def test_vector_D_6_event_order_of_a_512_byte_write() -> None:
     assert (switch[2]["next"], switch[2]["prev_state"]) == (0, 2)
     queued = next(e for e in box.events("workqueue_queue_work") if e[2]["workqueue"] == "dio/sda")
     assert queued[2]["function"] == "iomap_dio_complete_work"
-    assert (queued[2]["req_cpu"], queued[2]["cpu"]) == (workqueue.WORK_CPU_UNBOUND, 3)
+    assert (queued[2]["req_cpu"], queued[2]["cpu"]) == (wq_pool.WORK_CPU_UNBOUND, 3)
     target = next(e[2]["dest_cpu"] for e in box.events("sched_migrate_task"))
     assert target != 3
     assert story(box) == [

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from emulator import tracepoints as tp
 from emulator.completion import COMPLETIONS, SIGNALS, CompletionSpec
-from emulator.kernel import dio_completion, saturation, workqueue
+from emulator.kernel import dio_completion, saturation, wq_table
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.dio_completion import DioCompletion
 from emulator.kernel.psi import PSI_FREQ_NS, Psi
@@ -69,7 +69,7 @@ def first_asserted() -> dict[tuple[str, int], int]:
         box.run(START + tenth * MS // 10)
         cpu.now = START + tenth * MS // 10
         if tenth >= 10:
-            script_work(cpu, workqueue.WQ_DIO, [(1, 0)])
+            script_work(cpu, wq_table.WQ_DIO, [(1, 0)])
             box.run(cpu.now + 1)  # the worker's wakeup
             cpu.now = START + tenth * MS // 10
         for signal, limit in asked:
@@ -155,7 +155,7 @@ def test_preempt_predicts_what_the_wakeup_then_does(granularity_ms: int) -> None
     cpu = box.cpus[0]
     cpu.now = WHEN
     vdiff, saturated = saturation.preempt(cpu, 0)
-    script_work(cpu, workqueue.WQ_DIO, [(1, 0)])
+    script_work(cpu, wq_table.WQ_DIO, [(1, 0)])
     box.run(WHEN + 2)
     (event,) = box.events("box_check_preempt", since_ns=WHEN)
     assert event[2]["vdiff"] == vdiff
@@ -167,7 +167,7 @@ def test_a_worker_that_waits_already_has_been_refused() -> None:
     box = Box(Job(hog, start_ns=START), hz=1000, sysctls=UNDISTURBED).run(START + 2 * MS)
     cpu = box.cpus[0]
     cpu.now = START + 2 * MS
-    script_work(cpu, workqueue.WQ_DIO, [(1, 0)])
+    script_work(cpu, wq_table.WQ_DIO, [(1, 0)])
     box.run(START + 2 * MS + 2)
     assert cpu.rq.nr_running == 2
     assert saturation.preempt(cpu, 0) == (0, True)

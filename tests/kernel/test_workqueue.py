@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from emulator.kernel import workqueue
-from emulator.kernel.workqueue import (
-    WQ_DIO,
-    WQ_EVENTS,
-    WQ_INTENSIVE,
-    WQ_KBLOCKD,
+from emulator.kernel import wq_pool
+from emulator.kernel.wq_pool import (
     WorkerPool,
     keep_working,
     need_more_worker,
     need_to_create_worker,
     too_many_workers,
 )
+from emulator.kernel.wq_table import WQ_DIO, WQ_EVENTS, WQ_INTENSIVE, WQ_KBLOCKD
 from emulator.types import OP_RUN, OP_SLEEP, Costs
 from tests.kernel.box import MS, US, Box, Event, Job, Steps, costs, script_work
 
@@ -89,7 +86,7 @@ def test_F_3_policy_functions() -> None:
     pool = WorkerPool(0, 0)
     assert not need_more_worker(pool)
     assert not keep_working(pool)
-    pool.worklist.append([1, workqueue.FN_SCRIPT, WQ_EVENTS, [], 0])
+    pool.worklist.append([1, wq_pool.FN_SCRIPT, WQ_EVENTS, [], 0])
     assert need_more_worker(pool)
     assert need_to_create_worker(pool)
     assert keep_working(pool)
@@ -126,7 +123,7 @@ def test_F_4_queue_activate_and_wake_the_first_idle_worker_once() -> None:
     ]
     assert [queued[0][2]["work"], queued[3][2]["work"]] == [first, second]
     assert queued[0][2]["function"] == "script_work"
-    assert queued[0][2]["req_cpu"] == workqueue.WORK_CPU_UNBOUND
+    assert queued[0][2]["req_cpu"] == wq_pool.WORK_CPU_UNBOUND
     assert queued[0][2]["cpu"] == 0
     assert box.comm(queued[2][2]["pid"]) == "kworker/0:1"
     pool = cpu.pools[0]

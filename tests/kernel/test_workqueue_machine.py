@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from emulator.kernel.workqueue import WORKER_NOT_RUNNING
+from emulator.kernel.wq_pool import WORKER_NOT_RUNNING
 from emulator.kernel.wq_table import ROWS, WQ_NAMES
 from emulator.rules import VERSIONS, rules_of
 from emulator.types import (

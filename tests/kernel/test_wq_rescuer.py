@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from emulator import wire
-from emulator.kernel.workqueue import WQ_DIO, WQ_EVENTS, WQ_INTENSIVE, WorkerPool
+from emulator.kernel.wq_pool import WorkerPool
+from emulator.kernel.wq_table import WQ_DIO, WQ_EVENTS, WQ_INTENSIVE
 from emulator.rules import rules_of
 from emulator.types import WorkqueueSpec
 from tests.kernel.box import MS, US, Box, script_work

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from emulator.kernel import workqueue, wq_watch
-from emulator.kernel.workqueue import WQ_DIO, WQ_EVENTS, WQ_INTENSIVE
+from emulator.kernel import wq_pool, wq_watch
+from emulator.kernel.wq_table import WQ_DIO, WQ_EVENTS, WQ_INTENSIVE
 from emulator.rules import rules_of
 from emulator.types import OP_BURN, WorkqueueSpec
 from tests.kernel.box import MS, QUIET, US, Box, Job, Steps, script_work
@@ -143,4 +143,4 @@ def test_F_13_what_is_in_flight_and_delayed_is_told() -> None:
         "    delayed: script_work",
         f"pool 0: cpus=0 node=0 flags=0x0 nice=0 hung=0s workers=2 idle: {idle}",
     ]
-    assert workqueue.need_more_worker(cpu.pools[0]) is False
+    assert wq_pool.need_more_worker(cpu.pools[0]) is False
