@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.types import OP_EXIT, OP_FSYNC, OP_RUN, OP_RW, OP_WRITE, WRITE, Books, Op
+from emulator.types import OP_EXIT, OP_FSYNC, OP_RUN, OP_RW, OP_WRITE, WRITE, Op
 from emulator.workload.params import Setting, check_params
-from emulator.workload.tally import Tally
+from emulator.workload.tally import Tallied
 
 #: ``operations`` 0: no end.
 DBENCH_PARAMS: dict[str, Any] = {
@@ -44,13 +44,15 @@ PC_WROTE = 2
 PC_SYNCED = 3
 
 
-class DbenchProgram:
+class DbenchProgram(Tallied):
     """Thinks, writes, syncs; keeps how long writes, syncs and whole operations take."""
 
     name = "dbench"
+    counts = ("operations", "errors")
+    times = ("write_ns", "fsync_ns", "operation_ns")
     aio_events = 0
 
-    __slots__ = ("config", "left", "offset", "pc", "since_ns", "tally", "thought_ns", "writes")
+    __slots__ = ("config", "left", "offset", "pc", "since_ns", "thought_ns", "writes")
 
     def __init__(self, config: list[int]) -> None:
         #: file, size, bs, writes_per_fsync, fsync, think_ns, stats_from_ns, direct
@@ -68,7 +70,7 @@ class DbenchProgram:
         self.since_ns = 0  #: when the call in progress was made
         self.thought_ns = 0  #: when this operation had thought
         self.pc = PC_START
-        self.tally = self._new_tally()
+        super().__init__()
 
     @classmethod
     def make(cls, params: dict[str, Any], _setting: Setting) -> DbenchProgram:
@@ -130,23 +132,6 @@ class DbenchProgram:
     def _record(self, name: str, took_ns: int, now_ns: int) -> None:
         if now_ns >= self.config[6]:
             self.tally.stats[name].add(took_ns)
-
-    def quiet_ns(self, ring_events: int) -> int:
-        """Return 0: a write follows at once."""
-        return 0
-
-    def measure_in(self, books: Books | None) -> Books:
-        """Count in ``books`` from now on, or in new ones; return them."""
-        assert books is None or isinstance(books, Tally)
-        self.tally = books or self._new_tally()
-        return self.tally
-
-    def _new_tally(self) -> Tally:
-        return Tally(self.name, ("operations", "errors"), ("write_ns", "fsync_ns", "operation_ns"))
-
-    def books(self) -> dict[str, Any]:
-        """Return times of writes, syncs and operations in ns, and how many there were."""
-        return self.tally.books()
 
     def pack(self) -> list[Any]:
         """Return the whole state as plain data."""

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.types import OP_EXIT, OP_RUN, OP_WRITEBACK, Books, Op
+from emulator.types import OP_EXIT, OP_RUN, OP_WRITEBACK, Op
 from emulator.workload.params import Setting, check_params
-from emulator.workload.tally import Tally
+from emulator.workload.tally import Tallied
 
 #: ``bs``: bytes of a page.  ``pages_per_batch``: pages of one plugged batch (a plug holds 16).
 FLUSHER_PARAMS: dict[str, Any] = {
@@ -32,10 +32,11 @@ FLUSHER_PARAMS: dict[str, Any] = {
 }
 
 
-class FlusherProgram:
+class FlusherProgram(Tallied):
     """Writes a file back in plugged batches, for ever or ``passes`` times, and never waits."""
 
     name = "flusher"
+    counts = ("batches",)
     aio_events = 0
 
     __slots__ = (
@@ -47,7 +48,6 @@ class FlusherProgram:
         "pages_per_batch",
         "passes_left",
         "ready",
-        "tally",
     )
 
     def __init__(self, config: list[int]) -> None:
@@ -57,7 +57,7 @@ class FlusherProgram:
         self.passes_left = -1  #: negative: no end
         self.page = 0  #: next page to write
         self.ready = False  #: the CPU time of the next batch is spent
-        self.tally = Tally(self.name, ("batches",))
+        super().__init__()
 
     @classmethod
     def make(cls, params: dict[str, Any], _setting: Setting) -> FlusherProgram:
@@ -91,20 +91,6 @@ class FlusherProgram:
         self.page += count
         self.tally.counts["batches"] += 1
         return (OP_WRITEBACK, self.file, offset, count * self.bs)
-
-    def quiet_ns(self, ring_events: int) -> int:
-        """Return 0: the next batch may have to wait for tags."""
-        return 0
-
-    def measure_in(self, books: Books | None) -> Books:
-        """Count in ``books`` from now on, or in new ones; return them."""
-        assert books is None or isinstance(books, Tally)
-        self.tally = books or Tally(self.name, ("batches",))
-        return self.tally
-
-    def books(self) -> dict[str, Any]:
-        """Return the batches submitted."""
-        return self.tally.books()
 
     def pack(self) -> list[Any]:
         """Return the whole state as plain data."""

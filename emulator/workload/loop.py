@@ -22,11 +22,10 @@ from emulator.types import (
     OP_PIPE_WRITE,
     OP_SETAFFINITY,
     OP_SLEEP,
-    Books,
     Op,
 )
 from emulator.workload.params import Setting, check_params
-from emulator.workload.tally import Tally
+from emulator.workload.tally import Tallied
 
 RUN = "run"  #: burn so many ns
 PERIOD = "period"  #: sleep until the next multiple of so many ns after the first round's begin
@@ -44,10 +43,12 @@ LOOP_PARAMS: dict[str, Any] = {
 }
 
 
-class LoopProgram:
+class LoopProgram(Tallied):
     """Goes round its steps and keeps wake latencies and the time of a round."""
 
     name = "loop"
+    counts = ("rounds",)
+    times = ("wake_ns", "round_ns")
     aio_events = 0
 
     __slots__ = (
@@ -58,7 +59,6 @@ class LoopProgram:
         "rounds_left",
         "stats_from_ns",
         "steps",
-        "tally",
     )
 
     def __init__(
@@ -73,7 +73,7 @@ class LoopProgram:
         self.at = -1  #: the step that returns next, -1: none has been taken
         self.begun_ns = 0  #: when this round began
         self.due_ns = -1  #: begin of the period under way
-        self.tally = self._new_tally()
+        super().__init__()
 
     @classmethod
     def make(cls, params: dict[str, Any], _setting: Setting) -> LoopProgram:
@@ -114,23 +114,6 @@ class LoopProgram:
         self.begun_ns = now_ns
         self.rounds_left -= self.rounds_left > 0
         return bool(self.rounds_left)
-
-    def quiet_ns(self, ring_events: int) -> int:
-        """Return 0: after the step in progress the task may wake somebody or sleep."""
-        return 0
-
-    def measure_in(self, books: Books | None) -> Books:
-        """Count in ``books`` from now on, or in new ones; return them."""
-        assert books is None or isinstance(books, Tally)
-        self.tally = books or self._new_tally()
-        return self.tally
-
-    def _new_tally(self) -> Tally:
-        return Tally(self.name, ("rounds",), ("wake_ns", "round_ns"))
-
-    def books(self) -> dict[str, Any]:
-        """Return wake latency and time of a round in ns, and the rounds."""
-        return self.tally.books()
 
     def pack(self) -> list[Any]:
         """Return the whole state as plain data."""

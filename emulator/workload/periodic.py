@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.types import OP_BURN, OP_SETAFFINITY, OP_SLEEP, Books, Op
+from emulator.types import OP_BURN, OP_SETAFFINITY, OP_SLEEP, Op
 from emulator.workload.params import Setting, check_params
-from emulator.workload.tally import Tally
+from emulator.workload.tally import Tallied
 
 #: ``bind_cpu``: the CPU to which the task binds itself first, -1: none.
 PERIODIC_PARAMS: dict[str, Any] = {
@@ -32,10 +32,12 @@ PC_WOKEN = 1
 PC_RAN = 2
 
 
-class PeriodicProgram:
+class PeriodicProgram(Tallied):
     """Burns ``run_ns`` every ``period_ns`` and keeps wake latencies and response times."""
 
     name = "periodic"
+    counts = ("missed",)
+    times = ("wake_ns", "response_ns")
     aio_events = 0
 
     __slots__ = (
@@ -46,7 +48,6 @@ class PeriodicProgram:
         "period_ns",
         "run_ns",
         "stats_from_ns",
-        "tally",
     )
 
     def __init__(
@@ -61,7 +62,7 @@ class PeriodicProgram:
         self.bind_cpu = bind_cpu  #: -1: none, or done
         self.pc = PC_START
         self.due_ns = 0
-        self.tally = self._new_tally()
+        super().__init__()
 
     @classmethod
     def make(cls, params: dict[str, Any], _setting: Setting) -> PeriodicProgram:
@@ -97,23 +98,6 @@ class PeriodicProgram:
     def _record(self, name: str, now_ns: int) -> None:
         if now_ns >= self.stats_from_ns:
             self.tally.stats[name].add(now_ns - self.due_ns)
-
-    def _new_tally(self) -> Tally:
-        return Tally(self.name, ("missed",), ("wake_ns", "response_ns"))
-
-    def quiet_ns(self, ring_events: int) -> int:
-        """Return 0: the task may sleep after the work in progress."""
-        return 0
-
-    def measure_in(self, books: Books | None) -> Books:
-        """Count in ``books`` from now on, or in new ones; return them."""
-        assert books is None or isinstance(books, Tally)
-        self.tally = books or self._new_tally()
-        return self.tally
-
-    def books(self) -> dict[str, Any]:
-        """Return wake latency and response time in ns, and the activations missed."""
-        return self.tally.books()
 
     def pack(self) -> list[Any]:
         """Return the whole state as plain data."""

@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from emulator.types import OP_RCU_FQS, OP_RCU_GP_INIT, OP_RUN, OP_SLEEP_JIFFIES, Books, Op
+from emulator.types import OP_RCU_FQS, OP_RCU_GP_INIT, OP_RUN, OP_SLEEP_JIFFIES, Op
 from emulator.workload.params import Setting, check_params
-from emulator.workload.tally import Tally
+from emulator.workload.tally import Tallied
 
 #: ``jiffies`` 0: computed from HZ as the kernel does, the timer wheel's extra jiffy included.
 RCU_GP_PARAMS: dict[str, Any] = {"jiffies": 0, "run_ns": 20_000}
@@ -43,13 +43,14 @@ PC_RECHECK = 4
 PC_INIT = 5
 
 
-class RcuGpProgram:
+class RcuGpProgram(Tallied):
     """Sleeps for some jiffies or until woken, scans, and sleeps again."""
 
     name = "rcu_gp"
+    counts = ("timeouts", "reports")
     aio_events = 0
 
-    __slots__ = ("gp_seq", "jiffies", "over", "pc", "run_ns", "tally")
+    __slots__ = ("gp_seq", "jiffies", "over", "pc", "run_ns")
 
     def __init__(self, jiffies: int, run_ns: int) -> None:
         assert jiffies > 0
@@ -59,7 +60,7 @@ class RcuGpProgram:
         self.pc = PC_START
         self.gp_seq = 0  #: the grace period under way
         self.over = False  #: it is
-        self.tally = self._new_tally()
+        super().__init__()
 
     @classmethod
     def make(cls, params: dict[str, Any], setting: Setting) -> RcuGpProgram:
@@ -89,23 +90,6 @@ class RcuGpProgram:
             return (OP_RCU_GP_INIT, self.gp_seq)
         self.pc = PC_SLEEP
         return (OP_SLEEP_JIFFIES, self.jiffies)
-
-    def quiet_ns(self, ring_events: int) -> int:
-        """Return 0: the kthread sleeps after each scan."""
-        return 0
-
-    def measure_in(self, books: Books | None) -> Books:
-        """Count in ``books`` from now on, or in new ones; return them."""
-        assert books is None or isinstance(books, Tally)
-        self.tally = books or self._new_tally()
-        return self.tally
-
-    def _new_tally(self) -> Tally:
-        return Tally(self.name, ("timeouts", "reports"))
-
-    def books(self) -> dict[str, Any]:
-        """Return the wakeups by cause."""
-        return self.tally.books()
 
     def pack(self) -> list[Any]:
         """Return the whole state as plain data."""

@@ -35,11 +35,10 @@ from emulator.types import (
     OP_SETAFFINITY,
     OP_SLEEP,
     OP_YIELD,
-    Books,
     Op,
 )
 from emulator.workload.params import Setting, check_params
-from emulator.workload.tally import Tally
+from emulator.workload.tally import Tallied
 
 RUN = "run"  #: ns
 RUNTIME = "runtime"  #: ns
@@ -70,10 +69,12 @@ RTAPP_PARAMS: dict[str, Any] = {
 RUNTIME_STEP_NS = 32_000
 
 
-class RtappProgram:
+class RtappProgram(Tallied):
     """Goes through its phases; keeps wake latencies of its timers and the time of a loop."""
 
     name = "rtapp"
+    counts = ("rounds", "missed")
+    times = ("wake_ns", "round_ns")
     aio_events = 0
 
     __slots__ = (
@@ -90,7 +91,6 @@ class RtappProgram:
         "since_ns",
         "stats_from_ns",
         "step",
-        "tally",
         "timers",
     )
 
@@ -109,7 +109,7 @@ class RtappProgram:
         self.since_ns = 0  #: when the step began
         self.due = -1  #: when the timer of the step in progress is due
         self.timers = [self.begin_ns] * timers  #: when each was due last
-        self.tally = self._new_tally()
+        super().__init__()
 
     @classmethod
     def make(cls, params: dict[str, Any], _setting: Setting) -> RtappProgram:
@@ -207,23 +207,6 @@ class RtappProgram:
         self.phase = 0
         self.loops_left -= self.loops_left > 0
         return bool(self.loops_left)
-
-    def quiet_ns(self, ring_events: int) -> int:
-        """Return 0: after the step in progress the task may wake somebody or sleep."""
-        return 0
-
-    def measure_in(self, books: Books | None) -> Books:
-        """Count in ``books`` from now on, or in new ones; return them."""
-        assert books is None or isinstance(books, Tally)
-        self.tally = books or self._new_tally()
-        return self.tally
-
-    def _new_tally(self) -> Tally:
-        return Tally(self.name, ("rounds", "missed"), ("wake_ns", "round_ns"))
-
-    def books(self) -> dict[str, Any]:
-        """Return wake latency of timers and time of a loop in ns, loops, and timers missed."""
-        return self.tally.books()
 
     def pack(self) -> list[Any]:
         """Return the whole state as plain data."""

@@ -6,8 +6,9 @@ A task has one on every CPU that it has run on; results merge them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
+from emulator.types import Books
 from emulator.workload.latency import LatencyStat
 
 
@@ -45,3 +46,31 @@ class Tally:
         tally.counts = dict(counts)
         tally.stats = {name: LatencyStat.unpack(stat) for name, stat in stats.items()}
         return tally
+
+
+class Tallied:
+    """A program that keeps a tally, and that may sleep or make itself felt at any step."""
+
+    name: str
+    #: What it counts, and which times it keeps.
+    counts: ClassVar[tuple[str, ...]]
+    times: ClassVar[tuple[str, ...]] = ()
+
+    __slots__ = ("tally",)
+
+    def __init__(self) -> None:
+        self.tally = Tally(self.name, self.counts, self.times)
+
+    def quiet_ns(self, ring_events: int) -> int:
+        """Return 0: after the step in progress it may sleep, wait or wake somebody."""
+        return 0
+
+    def measure_in(self, books: Books | None) -> Books:
+        """Count in ``books`` from now on, or in new ones; return them."""
+        assert books is None or isinstance(books, Tally)
+        self.tally = books or Tally(self.name, self.counts, self.times)
+        return self.tally
+
+    def books(self) -> dict[str, Any]:
+        """Return the counts, and summaries of the times in ns."""
+        return self.tally.books()

@@ -26,12 +26,11 @@ from emulator.types import (
     OP_SLEEP,
     OP_SYNC,
     OP_WRITE,
-    Books,
     Op,
 )
 from emulator.workload.params import Setting, check_params
 from emulator.workload.random import seed_stream, shuffle_keys, shuffled, splitmix64
-from emulator.workload.tally import Tally
+from emulator.workload.tally import Tallied
 
 LAYOUTS = ("written", "unwritten", "hole")
 
@@ -69,10 +68,12 @@ CONFIG = (
 PC_START, PC_SLEPT, PC_RAN, PC_WROTE, PC_FSYNC, PC_SYNCED = range(6)
 
 
-class WriterProgram:
+class WriterProgram(Tallied):
     """Writes a file through the page cache, flat out or at a rate."""
 
     name = "writer"
+    counts = ("bytes", "errors")
+    times = ("write_ns", "fsync_ns")
     aio_events = 0
 
     __slots__ = (
@@ -85,7 +86,6 @@ class WriterProgram:
         "pc",
         "seed",
         "since_ns",
-        "tally",
         "writes",
     )
 
@@ -102,7 +102,7 @@ class WriterProgram:
         self.writes = 0
         self.begun_ns = 0
         self.since_ns = 0  #: when the call under way began
-        self.tally = self._new_tally()
+        super().__init__()
 
     @classmethod
     def make(cls, params: dict[str, Any], setting: Setting) -> WriterProgram:
@@ -169,23 +169,6 @@ class WriterProgram:
         if now_ns >= self.config["stats_from_ns"]:
             self.tally.stats[what].add(now_ns - self.since_ns)
             self.tally.counts["bytes"] += nr_bytes
-
-    def _new_tally(self) -> Tally:
-        return Tally(self.name, ("bytes", "errors"), ("write_ns", "fsync_ns"))
-
-    def quiet_ns(self, ring_events: int) -> int:
-        """Return 0: the next write may pause."""
-        return 0
-
-    def measure_in(self, books: Books | None) -> Books:
-        """Count in ``books`` from now on, or in new ones; return them."""
-        assert books is None or isinstance(books, Tally)
-        self.tally = books or self._new_tally()
-        return self.tally
-
-    def books(self) -> dict[str, Any]:
-        """Return how long writes and fsyncs took, the bytes written, and the fsyncs that failed."""
-        return self.tally.books()
 
     def pack(self) -> list[Any]:
         """Return the whole state as plain data."""
