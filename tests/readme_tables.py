@@ -32,6 +32,7 @@ ROOMS = (
     "report/procfs",
     "report/sysstat",
     "boxfile",
+    "commands",
     "",
 )
 BLOCK = re.compile(r"(<!-- (\w+): generated[^>]*-->\n).*?(<!-- end -->)", re.DOTALL)
