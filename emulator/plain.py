@@ -222,6 +222,7 @@ def _workload_to_plain(workload: WorkloadSpec) -> list[Any]:
         workload.policy,
         workload.slice_ns,
         workload.pinned_to,
+        workload.rt_priority,
     ]
     assert len(plain) == len(fields(WorkloadSpec)), "WorkloadSpec has a field that plain.py forgets"
     return plain

@@ -102,6 +102,7 @@ MIGRATE_CAUSES = {
 #   idlest           a new task went down the domains: see box_find_idlest before it
 #   fallback         the choice was not allowed (mask, offline): select_fallback_rq()
 #   exec             an exec went down the domains, as a new task does
+#   prev             a real-time task stays where it ran last
 #   still_on_cpu     the task was still leaving its CPU, nothing else runs there: it stays (5.8)
 PLACE_PINNED = 0
 PLACE_TARGET_IDLE = 1
@@ -116,6 +117,7 @@ PLACE_IDLEST = 9
 PLACE_FALLBACK = 10
 PLACE_EXEC = 11
 PLACE_ON_CPU = 12
+PLACE_PREV = 13
 PLACE_RULES = (
     "pinned",
     "target_idle",
@@ -130,6 +132,7 @@ PLACE_RULES = (
     "fallback",
     "exec",
     "still_on_cpu",
+    "prev",
 )
 
 # How wake_affine() chose between the waker's CPU and the previous one; the argument ``rule`` of
@@ -209,11 +212,12 @@ PREEMPT_SHORT_SLICE = 13  # p's shorter slice took curr's protection away: as ab
 PREEMPT_PROTECTED = 14  # not preempted: RUN_TO_PARITY protects curr: as above
 PREEMPT_LATER_DEADLINE = 15  # not preempted: somebody's deadline is earlier: as above
 PREEMPT_NOT_ELIGIBLE = 16  # not preempted: p has had its share: as above
+PREEMPT_RT_PRIO = 17  # both are real-time tasks, and p has the higher priority
 PREEMPT_WHYS = (
     *("granularity", "wakeup", "slice", "vruntime", "class", "idle_policy"),
     *("kthread_nvcsw", "kthread_ahead", "kthread_buddy", "delayed"),
     *("deadline", "ineligible", "picked", "short_slice"),
-    *("protected", "later_deadline", "not_eligible"),
+    *("protected", "later_deadline", "not_eligible", "rt_prio"),
 )
 #: Answers that leave the running task where it is.
 PREEMPT_REFUSALS = frozenset(

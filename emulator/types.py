@@ -458,9 +458,10 @@ class WorkloadSpec:
     start_cpu: int  #: CPU on which the task is first enqueued, -1: fork placement
     figure: bool  #: counts as a submitter in the figures
     kthread: bool = False
-    policy: str = "normal"  #: normal, batch or idle: SCHED_OTHER, SCHED_BATCH, SCHED_IDLE
+    policy: str = "normal"  #: normal, batch, idle, fifo or rr: SCHED_OTHER, SCHED_BATCH …
     slice_ns: int = 0  #: slice that the task asks for (EEVDF), 0: none
     pinned_to: str = ""  #: name of a task: it binds itself to the CPU on which that one is then
+    rt_priority: int = 0  #: 1 to 99 of fifo and rr, else 0
 
     @property
     def home(self) -> int:
@@ -495,6 +496,11 @@ class BoxSpec:
     ring_bytes_max: int = 1 << 30  #: per CPU; the oldest segments go beyond it
     #: Per CPU, how many jiffies before the start its domains were last balanced; empty: at the start.
     balanced_ago: tuple[int, ...] = ()
+
+    @property
+    def realtime(self) -> bool:
+        """Whether tasks of the box are real-time ones, so that CPUs have less for fair tasks."""
+        return any(one.rt_priority for one in self.workloads)
 
     @property
     def writes_buffered(self) -> bool:

@@ -115,7 +115,8 @@ class Balancer(NodeBase):
             machine.nr_cpus,
             util_est=features.get("UTIL_EST", True),
             core=machine.core,
-            irq_time=machine.irq_time_accounting and features.get("NONTASK_CAPACITY", True),
+            capacity_varies=spec.realtime
+            or (machine.irq_time_accounting and features.get("NONTASK_CAPACITY", True)),
         )
         self.rb = Rebalancer(
             SchedDomains(machine, view.active_mask, 0, rules),

@@ -37,8 +37,8 @@ class RqView:
         "active_balance",
         "active_mask",
         "board",
+        "capacity_varies",
         "core",
-        "irq_time",
         "now_ns",
         "nr_migrate",
         "rqs",
@@ -52,11 +52,11 @@ class RqView:
         *,
         util_est: bool,
         core: tuple[int, ...] = (),
-        irq_time: bool = False,
+        capacity_varies: bool = False,
     ) -> None:
         self.board = board
         self.core = core or tuple(1 << c for c in range(nr_cpus))  # SMT siblings, per CPU
-        self.irq_time = irq_time  # interrupt time is accounted: capacities vary
+        self.capacity_varies = capacity_varies  # interrupt or real-time time is taken from it
         self.util_est = util_est  # sched feature UTIL_EST
         self.nr_migrate = 32  # sysctl_sched_nr_migrate
         self.active_mask = (1 << nr_cpus) - 1  # cpu_active_mask
@@ -126,14 +126,14 @@ class RqView:
         return min(util, SCHED_CAPACITY_SCALE)
 
     def capacity_of(self, cpu: int) -> int:
-        """Return the CPU's capacity: 1024, less what interrupts use if that is accounted."""
-        if self.irq_time:
+        """Return the CPU's capacity: 1024, less what interrupts (if accounted) and real-time tasks use."""
+        if self.capacity_varies:
             return self.rq(cpu)[RQ_CPU_CAPACITY]
         return SCHED_CAPACITY_SCALE
 
     def group_capacity(self, group: SchedGroup) -> int:
         """Return the capacity of a group's CPUs (``sgc->capacity``)."""
-        if self.irq_time:
+        if self.capacity_varies:
             return sum(self.capacity_of(cpu) for cpu in for_each_cpu(group.span))
         return group.capacity
 

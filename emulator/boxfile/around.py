@@ -25,6 +25,12 @@ COMM_LEN_MAX = 15
 SLICE_MIN_NS = 100_000
 SLICE_MAX_NS = 100_000_000
 
+#: Policies of real-time tasks, and what is asked of these.
+REALTIME = ("fifo", "rr")
+ONE_CPU = (
+    "a real-time task needs cpus_allowed with one CPU (pushing and pulling them is not emulated)"
+)
+
 #: A workload without a ``start`` starts at most so many ticks after boot.
 START_TICKS_MAX = 8
 #: Name of the stream of random numbers that these starts are drawn from.
@@ -137,6 +143,22 @@ def slice_ns_of(workload: Workload, path: Path, around: Surroundings) -> int:
         message = f"{duration_format(slice_ns)} is no slice: the kernel clamps it to {bounds}"
         around.report.at((*path, "slice"), message)
     return slice_ns
+
+
+def policy_of(workload: Workload, path: Path, mask: int, around: Surroundings) -> tuple[str, int]:
+    """Return the policy and real-time priority of tasks that are allowed the CPUs of ``mask``."""
+    policy, priority = workload.policy, workload.rt_priority
+    if policy not in REALTIME:
+        if priority is not None:
+            around.report.at_key(
+                (*path, "rt_priority"), f"policy {policy} has none; fifo and rr have"
+            )
+        return policy, 0
+    if priority is None:
+        around.report.at((*path, "policy"), f"{policy} needs a rt_priority, 1 to 99")
+    elif mask.bit_count() != 1:
+        around.report.at((*path, "policy"), f"{policy}: {ONE_CPU}")
+    return policy, priority or 1
 
 
 def start_cpu_of(workload: Workload, path: Path, around: Surroundings) -> int:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from emulator.boxfile.completion import resolve_completion
 from emulator.boxfile.problems import Path, Report
 from emulator.completion import BOUND, COMPLETION_QUEUES, COMPLETIONS, CompletionSpec
+from emulator.kernel.fair_tunables import RT_PROBLEM
 from emulator.kernel.wq_table import WQ_MAX_ACTIVE, WQ_NAMES
 from emulator.rules import (
     FEATURES,
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from emulator.boxfile.schema import Kernel
 
 _SEC = 1_000_000_000
+#: What real-time tasks may run in each period, and how long that is.
+RT_RUNTIME = "kernel.sched_rt_runtime_us"
+RT_PERIOD = "kernel.sched_rt_period_us"
 _INT_MAX = (1 << 31) - 1
 _LONG_MAX = (1 << 63) - 1
 
@@ -61,6 +65,9 @@ SYSCTLS: dict[str, Sysctl] = {
     "kernel.sched_nr_migrate": Sysctl(0, _INT_MAX, 32),
     "kernel.sched_child_runs_first": Sysctl(0, 1, 0, eevdf=False),
     "kernel.sched_tunable_scaling": Sysctl(0, 2, 1),
+    "kernel.sched_rt_period_us": Sysctl(1, _INT_MAX, 1_000_000),
+    "kernel.sched_rt_runtime_us": Sysctl(-1, _INT_MAX, 950_000),
+    "kernel.sched_rr_timeslice_ms": Sysctl(1, _INT_MAX, 100),
     # Dirty pages (kernel/page_writeback.py knows the defaults): bytes and ratio unset each other.
     "vm.dirty_background_ratio": Sysctl(0, 100, None),
     "vm.dirty_background_bytes": Sysctl(1, _LONG_MAX, None),
@@ -165,6 +172,9 @@ def _written(
         elif problem:
             report.at(("kernel", "sysctl", name), problem)
         written[name] = value
+    written_or_not = {name: sysctl.default for name, sysctl in SYSCTLS.items()} | written
+    if (written_or_not[RT_RUNTIME] or 0) > (written_or_not[RT_PERIOD] or 0):
+        report.at(("kernel", "sysctl"), RT_PROBLEM)
     return written
 
 

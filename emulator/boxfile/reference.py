@@ -226,7 +226,8 @@ def _rtapp() -> str:
         "`instance`, `loop`, `phases`, `policy` ("
         + ", ".join(f"`{one}`" for one in RTAPP_POLICIES)
         + "), "
-        "`priority` (nice), `cpus`, `delay` and `dl-runtime` (a slice, from 6.12 on); phases have "
+        "`priority` (nice; of real-time policies 1 to 99), `cpus` (of real-time policies one), "
+        "`delay` and `dl-runtime` (a slice, from 6.12 on); phases have "
         f"`loop` and `cpus`.  Events: {events}.  `global` has `duration` and `default_policy`; taken "
         f"without effect: {ignored}, and all of `resources`.\n\nRefused by name and line:\n\n"
         "| key | why |\n|---|---|\n"

@@ -409,8 +409,12 @@ class Workload(_Model):
     params: dict[str, int | str] = Field(default_factory=dict, description="the program's own")
     name: str | None = Field(None, min_length=1, max_length=15, description="comm of the tasks")
     nice: int | None = Field(None, ge=-20, le=19, description="wins over the job file's")
-    policy: Literal["normal", "batch", "idle"] = Field(
-        "normal", description="scheduling policy, as chrt sets it"
+    policy: Literal["normal", "batch", "idle", "fifo", "rr"] = Field(
+        "normal",
+        description="scheduling policy, as chrt sets it; fifo and rr need a `rt_priority` and one CPU",
+    )
+    rt_priority: int | None = Field(
+        None, ge=1, le=99, description="real-time priority of fifo and rr, 99 is the highest"
     )
     cpus_allowed: CpuListOrTask | None = Field(
         None,

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from emulator.boxfile.around import (
+    REALTIME,
     Surroundings,
     comm_of,
     count_bytes,
     cpus_allowed_of,
     filesystem_of,
     pinned_to_of,
+    policy_of,
     slice_ns_of,
     start_cpu_of,
     start_ns_of,
@@ -146,6 +148,8 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
     if workload.program == "works" and "items" in params:
         params["workqueues"] = _queues(params, (*path, "params", "items"), report)
     slice_ns = slice_ns_of(workload, path, around)
+    allowed = cpus_allowed_of(workload, path, around) or around.every
+    policy, rt_priority = policy_of(workload, path, allowed, around)
     for _ in range(workload.count if own_file else 1):
         if own_file:
             around.files += 1
@@ -158,12 +162,13 @@ def _program(workload: Workload, path: Path, around: Surroundings) -> Iterator[W
             params=dict(params),
             count=1 if own_file else workload.count,
             nice=workload.nice or 0,
-            cpus_allowed=cpus_allowed_of(workload, path, around) or around.every,
+            cpus_allowed=allowed,
             start_ns=start_ns_of(workload, path, around),
             start_cpu=start_cpu_of(workload, path, around),
             figure=bool(workload.figure),
             kthread=rule.kthread,
-            policy=workload.policy,
+            policy=policy,
+            rt_priority=rt_priority,
             slice_ns=slice_ns,
             pinned_to=pinned_to_of(workload, path, around),
         )
@@ -177,6 +182,9 @@ def _team(
     for key in ("name", "cpus_allowed", "start_cpu"):
         if getattr(workload, key) is not None:
             around.report.at_key((*path, key), f"{workload.program} is several tasks")
+    if workload.policy in REALTIME or workload.rt_priority:
+        key = "policy" if workload.policy in REALTIME else "rt_priority"
+        around.report.at_key((*path, key), f"{workload.program} is several tasks, none real-time")
     option = PARAMS[workload.program] | params
     if None in option.values():
         return

@@ -22,6 +22,7 @@ from emulator.boxfile.around import (
     count_bytes,
     cpus_allowed_of,
     filesystem_of,
+    policy_of,
     slice_ns_of,
     start_cpu_of,
     start_ns_of,
@@ -165,6 +166,8 @@ def _instances(
     start_ns = start_ns_of(workload, path, around)
     slice_ns = slice_ns_of(workload, path, around)
     for instance in range(workload.count * job.numjobs):
+        mask = allowed or instance_cpus(job, instance, around.every)
+        policy, rt_priority = policy_of(workload, path, mask, around)
         offset = job.offset + instance * job.offset_increment
         files = _files(job, mount, offset, text, path, around)
         yield WorkloadSpec(
@@ -174,11 +177,12 @@ def _instances(
             | {"job": _description(job, group, instance)},
             count=1,
             nice=job.nice if workload.nice is None else workload.nice,
-            cpus_allowed=allowed or instance_cpus(job, instance, around.every),
+            cpus_allowed=mask,
             start_ns=start_ns + job.startdelay_ns,
             start_cpu=start_cpu,
             figure=workload.figure is not False,
-            policy=workload.policy,
+            policy=policy,
+            rt_priority=rt_priority,
             slice_ns=slice_ns,
         )
 

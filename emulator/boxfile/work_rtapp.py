@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from emulator.boxfile.schema import Workload
 
 #: Keys of a workload that a task file has no use for.
-_FOREIGN = ("section", "filesystem", "env", "params", "name")
+_FOREIGN = ("section", "filesystem", "env", "params", "name", "rt_priority")
 
 
 def rtapp_workloads(
@@ -68,6 +68,7 @@ def rtapp_workloads(
                 start_cpu=start_cpu,
                 figure=bool(workload.figure),
                 policy=task.policy,
+                rt_priority=task.rt_priority,
                 slice_ns=slice_ns or _clamped(task.slice_ns),
             )
 

@@ -215,5 +215,6 @@ def spawn(cpu: Cpu, words: list[Any], bind_to: int = -1) -> None:
         workload.start_cpu,
         POLICIES[workload.policy],
         workload.slice_ns,
+        workload.rt_priority,
     )
     mail.deliver_held(cpu, pid)  # its pipes may have been written to before it was there

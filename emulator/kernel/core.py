@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 :func:`schedule` starts the frame of a reschedule; at its end :func:`schedule_end` takes the
 decision (``__schedule()``): the previous task leaves the queue if it blocked, the classes are asked
-in order stop, fair, idle, and the switch is made.  A CPU without a fair task first tries to find
+in order stop, real time, fair, idle, and the switch is made.  A CPU without a fair task first tries to find
 one elsewhere (:func:`newidle_balance`).
 
 A wakeup (:func:`try_to_wake_up`) runs as a subroutine of whatever wakes.  A bound task is enqueued
@@ -35,6 +35,8 @@ from emulator.kernel import (
     io_uring,
     migration,
     placement,
+    rt,
+    rt_bandwidth,
     smp,
     stop_machine,
     workqueue,
@@ -49,6 +51,7 @@ from emulator.kernel.sched import (
     FAIR_CLASS,
     PF_KTHREAD,
     PF_WQ_WORKER,
+    RT_CLASS,
     STOP_CLASS,
     TASK_WAKING,
     WF_MIGRATED,
@@ -97,9 +100,20 @@ def schedule(cpu: Cpu) -> None:
     fair.update_rq_clock(rq, cpu.now)
     ns = cpu.costs.context_switch_ns
     blocks = rq.curr.state != tp.TASK_RUNNING and rq.curr.on_rq
-    if rq.cfs.nr_running > blocks or cpu.delayed_wakes:
+    if rq.rt.queue:
+        ns += pick_rt_ns(cpu, blocks)
+    elif rq.cfs.nr_running > blocks or cpu.delayed_wakes:
         ns += cpu.costs.pick_fair_ns
     cpu.start(frames.SCHEDULE, ns)
+
+
+def pick_rt_ns(cpu: Cpu, blocks: int) -> int:
+    """Return what picking costs with real-time tasks queued: nothing, unless a fair one is next."""
+    rq = cpu.rq
+    last = blocks and rq.curr.sched_class == RT_CLASS and len(rq.rt.queue) == 1
+    if rq.rt.rt_throttled or last:
+        return cpu.costs.pick_fair_ns if rq.cfs.nr_running or cpu.delayed_wakes else 0
+    return 0
 
 
 def preempt_schedule_irq(cpu: Cpu) -> None:
@@ -118,6 +132,8 @@ def schedule_end(cpu: Cpu, _arg: object) -> None:
     if prev is not rq.idle and prev.state != tp.TASK_RUNNING and prev.on_rq:
         if prev.sched_class == STOP_CLASS:
             stop_machine.dequeue_task_stop(cpu, prev)
+        elif prev.sched_class == RT_CLASS:
+            rt.dequeue_task_rt(rq, prev, DEQUEUE_SLEEP)
         elif prev.state == tp.TASK_DEAD:
             rq.fair.dequeue_task(rq, prev, DEQUEUE_SLEEP | DEQUEUE_SPECIAL)
         else:
@@ -133,12 +149,21 @@ def schedule_end(cpu: Cpu, _arg: object) -> None:
 def pick_next_task(cpu: Cpu, prev: Task) -> None:
     """Ask the classes in order; the switch follows at once, or after a newidle balance."""
     rq = cpu.rq
+    if prev.sched_class == RT_CLASS:
+        rt.update_curr_rt(rq)  # it may have used up the class's time
     if rq.stop_queued and rq.stop is not None:
-        if prev.sched_class == FAIR_CLASS and prev is not rq.idle:
-            rq.fair.put_prev_task(rq, prev)
+        put_prev_task(cpu, prev)
         context_switch(cpu, prev, rq.stop)
         return
+    if rq.rt.queue and rq.rt.runnable():
+        put_prev_task(cpu, prev)
+        following = rt.pick_next_task_rt(rq, prev)
+        assert following is not None
+        context_switch(cpu, prev, following)
+        return
     if rq.cfs.nr_running:
+        if prev.sched_class == RT_CLASS:
+            put_prev_task(cpu, prev)
         following = rq.fair.pick_next_task(rq, prev)
         if following is not None:
             context_switch(cpu, prev, following)
@@ -150,12 +175,19 @@ def pick_next_task(cpu: Cpu, prev: Task) -> None:
     pick_idle(cpu, prev)
 
 
+def put_prev_task(cpu: Cpu, prev: Task) -> None:
+    """``put_prev_task()``: of the stopper and the idle task there is nothing to put."""
+    if prev.sched_class == FAIR_CLASS:
+        cpu.rq.fair.put_prev_task(cpu.rq, prev)
+    elif prev.sched_class == RT_CLASS:
+        rt.put_prev_task_rt(cpu.rq, prev)
+
+
 def pick_idle(cpu: Cpu, prev: Task) -> None:
     """Nothing to run: switch to the idle task."""
     rq = cpu.rq
     assert not cpu.delayed_wakes, cpu.story("idle while a delayed wakeup waits")
-    if prev is not rq.idle and prev.sched_class == FAIR_CLASS:
-        rq.fair.put_prev_task(rq, prev)
+    put_prev_task(cpu, prev)
     context_switch(cpu, prev, rq.idle)
 
 
@@ -262,7 +294,7 @@ def newidle_finished(cpu: Cpu, pulled: object) -> None:
     """The newidle balance is over: pick again, tasks may have come."""
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
-    if rq.cfs.nr_running or rq.stop_queued:
+    if rq.cfs.nr_running or rq.stop_queued or rq.rt.runnable():
         rq.idle_stamp = 0
         pick_next_task(cpu, rq.curr)
         return
@@ -566,6 +598,10 @@ def activate_task(cpu: Cpu, p: Task, flags: int) -> None:
     before = rq.nr_running
     if p.sched_class == STOP_CLASS:
         stop_machine.enqueue_task_stop(cpu, p)
+    elif p.sched_class == RT_CLASS:
+        rt.enqueue_task_rt(rq, p, flags)
+        rt_bandwidth.start_rt_bandwidth(cpu)
+        before -= rq.rt.rt_throttled
     else:
         rq.fair.enqueue_task(rq, p, flags)
     assert rq.nr_running == before + 1, cpu.story("nr_running did not rise by one")
@@ -580,13 +616,23 @@ def check_preempt_curr(cpu: Cpu, p: Task, flags: int) -> None:
     if curr is rq.idle:
         resched_curr(cpu)
     elif p.sched_class == curr.sched_class:
-        why = rq.fair.check_preempt(rq, p, flags)
+        why = rt.class_of(rq, p).check_preempt(rq, p, flags)
         if why >= 0:
             cpu.emit(tp.BOX_CHECK_PREEMPT, p.pid, curr.pid, rq.preempt_vdiff, rq.preempt_gran, why)
-    elif p.sched_class < curr.sched_class:
+    elif p.sched_class < curr.sched_class and not (
+        p.sched_class == RT_CLASS and rq.rt.rt_throttled
+    ):
         resched_curr(cpu)
+        if p.sched_class == RT_CLASS:
+            cpu.emit(tp.BOX_CHECK_PREEMPT, p.pid, curr.pid, 0, 0, tp.PREEMPT_CLASS)
     if rq.need_resched and curr.on_rq:
         fair.rq_clock_skip_update(rq)
+
+
+def yield_task(cpu: Cpu) -> None:
+    """``yield_task()`` of the current task's class, clock updated."""
+    fair.update_rq_clock(cpu.rq, cpu.now)
+    rt.class_of(cpu.rq, cpu.rq.curr).yield_task(cpu.rq)
 
 
 def set_task_cpu(cpu: Cpu, p: Task, target: int, why: int) -> None:

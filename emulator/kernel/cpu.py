@@ -60,6 +60,7 @@ class Cpu(Execution, Sender, Publisher):
         if self.enabled[tp.BOX_CHECK_PREEMPT]:
             self.rq.on_preempt = self.trace_preempt
         self.rq.on_warn = self.warn
+        self.rq.on_throttle = self.throttled
         kthread.boot(self)
         idle.boot(self)
         self.publish()

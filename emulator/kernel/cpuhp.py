@@ -50,6 +50,8 @@ from emulator.kernel import (
     kthread,
     load_balance,
     mail,
+    rt,
+    rt_bandwidth,
     smp,
     softirq,
     stop_machine,
@@ -344,8 +346,9 @@ def migrate_tasks(cpu: Cpu) -> None:
     """Move queued tasks by ``select_fallback_rq()``; idle workers of the pools stay, asleep."""
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
-    while rq.cfs.nr_running:
-        p = rq.cfs.tree[0][2]
+    rt_bandwidth.rq_offline_rt(cpu)
+    while rq.rt.queue or rq.cfs.nr_running:
+        p = rq.rt.queue[0] if rq.rt.queue else rq.cfs.tree[0][2]
         if p.sched_delayed:
             rq.fair.dequeue_task(rq, p, DEQUEUE_SLEEP | DEQUEUE_DELAYED)  # as the pick would
             continue
@@ -353,7 +356,7 @@ def migrate_tasks(cpu: Cpu) -> None:
             wq_hotplug.park_worker(cpu, p)
             continue
         target = affinity.select_fallback_rq(cpu, p, cpu.node_id)
-        rq.fair.dequeue_task(rq, p, 0)
+        rt.class_of(rq, p).dequeue_task(rq, p, 0)
         core.set_task_cpu(cpu, p, target, tp.MIGRATE_HOTPLUG)
         core.send_task(cpu, p, target, cpu.now + cpu.costs.ipi_ns, 0, cpu.node_id)
 
@@ -401,6 +404,7 @@ def forget(cpu: Cpu) -> None:
     for box in (cpu.inflight, cpu.timers, cpu.jiffy_timers, cpu.done_list, cpu.call_done, cpu.irqs):
         box.clear()
     cpu.flushers = []
+    cpu.rq.rt.period_active = False  # its timer is gone
     cpu.ipis = 0
     cpu.softirq_pending = 0
     cpu.nohz_flags = 0

@@ -45,11 +45,17 @@ _PLAIN = {
     "sched_migration_cost_ns": ("migration_cost", -1, _INT_MAX),
     "sched_nr_migrate": ("nr_migrate", 0, _INT_MAX),
     "sched_child_runs_first": ("child_runs_first", 0, _INT_MAX),
+    "sched_rt_period_us": ("rt_period_us", 1, _INT_MAX),
+    "sched_rt_runtime_us": ("rt_runtime_us", -1, _INT_MAX),
+    "sched_rr_timeslice_ms": ("rr_timeslice_ms", 1, _INT_MAX),
     # A file of debugfs: the next hotplug event scales the default again, not what was written.
     "sched_base_slice_ns": ("sysctl_base_slice", _GRANULARITY_MIN, _GRANULARITY_MAX),
 }
 #: The sysctls that :func:`sched_proc_update_handler` knows, without ``kernel.``.
 SYSCTLS = (*_SCALED, *_PLAIN)
+#: Of them those that must fit each other, and what is wrong if they do not.
+RT_SYSCTLS = ("sched_rt_period_us", "sched_rt_runtime_us")
+RT_PROBLEM = "sched_rt_runtime_us is more than sched_rt_period_us (the kernel says EINVAL)"
 
 #: The features that :class:`~emulator.kernel.sched.Tunables` holds, by their kernel names.
 FEATURES = (
@@ -74,6 +80,7 @@ FEATURES = (
     "DELAY_ZERO",
     "SIS_AVG_CPU",
     "SIS_UTIL",
+    "RT_RUNTIME_SHARE",
 )
 
 
@@ -113,6 +120,11 @@ def sched_proc_update_handler(
     slot, least, greatest = entry
     if not least <= value <= greatest:
         raise ValueError(f"{name} must be {least} to {greatest}, not {value}")
+    if key in RT_SYSCTLS:
+        wanted = {slot: getattr(tun, slot) for slot in ("rt_period_us", "rt_runtime_us")}
+        wanted[slot] = value
+        if wanted["rt_runtime_us"] > wanted["rt_period_us"]:
+            raise ValueError(RT_PROBLEM)
     setattr(tun, slot, value)
     if key == "sched_tunable_scaling" or (key in _SCALED and not by_scaling):
         _renormalize(tun)
@@ -148,6 +160,8 @@ def tunables(kernel: KernelSpec, nr_online: int) -> Tunables:
         key = name.removeprefix("kernel.")
         if key == "sched_tunable_scaling" and value == tun.tunable_scaling:
             continue  # a default: nobody has written it
-        if key in SYSCTLS:
+        if key in RT_SYSCTLS:
+            setattr(tun, _PLAIN[key][0], value)  # the box file has seen that they fit
+        elif key in SYSCTLS:
             sched_proc_update_handler(tun, key, value, kernel.rules.nr_latency_by_scaling)
     return tun

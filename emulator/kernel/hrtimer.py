@@ -27,6 +27,7 @@ from emulator.kernel import (
     frames,
     idle,
     io_uring,
+    rt_bandwidth,
     smp,
     softirq,
     wq_rescuer,
@@ -43,6 +44,7 @@ LOCAL_TIMER_VECTOR = 236
 # Kinds of hrtimers besides IRQ_IPI, which is its own frame kind; the tick is kept apart.
 TIMER_REQUEST = 1  # a driver's per-request timer: arg = cookie
 TIMER_SLEEP = 2  # clock_nanosleep(): arg = [pid, residence]
+TIMER_RT_PERIOD = 3  # a period of real-time throttling is over
 
 # Kinds of timers of the wheel.
 WHEEL_SLEEP = 1  # schedule_timeout(): arg = [pid, residence]
@@ -106,6 +108,8 @@ def hrtimer_end(cpu: Cpu, what: list[Any]) -> None:
     cpu.start(frames.IRQ_DONE, 0)
     if kind == TIMER_REQUEST:
         driver.request_timer(cpu, arg)
+    elif kind == TIMER_RT_PERIOD:
+        rt_bandwidth.sched_rt_period_timer(cpu)
     else:
         wake_sleeper(cpu, arg)
     if cpu.f_kind == frames.IRQ_DONE:

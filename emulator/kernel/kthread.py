@@ -19,6 +19,7 @@ from emulator.kernel import (
     frames,
     pipe,
     placement,
+    rt,
     wq_table,
     wq_unbound,
     wq_worker,
@@ -147,11 +148,12 @@ def fork(
     target: int,
     policy: int = SCHED_NORMAL,
     slice_ns: int = 0,
+    rt_priority: int = 0,
 ) -> Task:
     """``wake_up_new_task()``: a task of a workload starts, here or where the fork placement says.
 
     ``target`` names the CPU, or is -1 for ``select_task_rq_fair()`` with the fork flag; ``slice_ns`` is
-    what the task asks for as its slice (EEVDF), 0 for nothing.
+    what the task asks for as its slice (EEVDF), 0 for nothing; ``rt_priority`` is a real-time one's.
     """
     p = new_task(cpu, pid, comm, nice, mask, TaskRun(program, frames.RET_USER), policy)
     if kthread:
@@ -167,7 +169,11 @@ def fork(
     parent = rq.curr
     if parent is not rq.idle:
         placement.copy_wakees(parent, p)
-    rq.fair.task_fork(rq, parent if parent is not rq.idle else None, p)
+    if rt_priority:
+        rt.set_rt_policy(rq, p, rt_priority)
+        target = mask.bit_length() - 1
+    else:
+        rq.fair.task_fork(rq, parent if parent is not rq.idle else None, p)
     chosen = target if target >= 0 else placement.select_task_rq_fork(cpu, p)
     if not affinity.is_cpu_allowed(cpu, p, chosen):
         chosen = affinity.select_fallback_rq(cpu, p, cpu.node_id)

@@ -25,6 +25,7 @@ from emulator.kernel import (
     frames,
     load_balance,
     placement,
+    rt,
     smp,
     stop_machine,
     syscall,
@@ -36,6 +37,7 @@ from emulator.kernel.sched import (
     KTHREAD_IS_PER_CPU,
     PF_KTHREAD,
     PF_NO_SETAFFINITY,
+    RT_CLASS,
     STOP_CLASS,
     TASK_WAKING,
     Task,
@@ -117,7 +119,7 @@ def move_queued_task(cpu: Cpu, p: Task, destination: int, why: int, way_ns: int)
         p.wake_cpu = destination
         cpu.publish()
         return
-    rq.fair.dequeue_task(rq, p, 0)
+    rt.class_of(rq, p).dequeue_task(rq, p, 0)
     core.set_task_cpu(cpu, p, destination, why)
     core.send_task(cpu, p, destination, cpu.now + way_ns, 0, cpu.node_id)
     cpu.publish()
@@ -153,6 +155,8 @@ def set_cpus_allowed_ptr(cpu: Cpu, p: Task, mask: int) -> str:
     valid = [c for c in for_each_cpu(mask) if affinity.cpu_flags(cpu, c) & needed]
     if not valid:
         return "no CPU of the mask is active (EINVAL)"
+    if p.sched_class == RT_CLASS and mask.bit_count() > 1:
+        return f"{p.comm} is a real-time task: these are allowed one CPU here"
     if p.cpus_mask == mask:
         return ""
     p.cpus_mask = mask

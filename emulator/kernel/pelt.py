@@ -32,12 +32,12 @@ Departures from the kernel
   holds for the two weights of a flat runqueue: there is no ``cfs.runnable_weight``.
 * A runqueue's first ``last_update_time`` is -1023 and not 0.  Updates advance it by multiples of
   1024, so no task's time is ever 0, which means *detached*; the kernel boots before its tasks do.
-* No real-time or deadline signals (no such classes) and no group propagation (one flat queue).
+* No deadline signals (no such class) and no group propagation (one flat queue).
 """
 
 from __future__ import annotations
 
-from emulator.kernel.sched import FAIR_CLASS, CfsRq, Rq, SchedAvg, Task
+from emulator.kernel.sched import FAIR_CLASS, RT_CLASS, CfsRq, Rq, SchedAvg, Task
 
 LOAD_AVG_PERIOD = 32
 LOAD_AVG_MAX = 47742
@@ -373,9 +373,11 @@ def update_blocked_averages(rq: Rq) -> None:
     """Age a runqueue whose tasks may all sleep, clock updated (``update_blocked_averages()``)."""
     update_cfs_rq_load_avg(rq.cfs, rq.clock_task)
     update_irq_load_avg(rq, 0)
+    if rq.avg_rt.util_sum:
+        update_rt_rq_load_avg(rq, rq.curr.sched_class == RT_CLASS)
 
 
-# -- Interrupt time and capacity -------------------------------------------------------------------
+# -- Interrupt and real time, and capacity ---------------------------------------------------------
 
 
 def update_irq_load_avg(rq: Rq, irq_ns: int) -> None:
@@ -386,13 +388,20 @@ def update_irq_load_avg(rq: Rq, irq_ns: int) -> None:
     avg = rq.avg_irq
     if not irq_ns and not avg.util_sum:
         return
-    crossed = _update_irq_sum(avg, rq.clock - irq_ns, False)
-    crossed |= _update_irq_sum(avg, rq.clock, True)
+    crossed = _update_time_sum(avg, rq.clock - irq_ns, False)
+    crossed |= _update_time_sum(avg, rq.clock, True)
     if crossed:
         avg.util_avg = avg.util_sum // (DIVIDER + avg.period_contrib)
 
 
-def _update_irq_sum(avg: SchedAvg, now: int, running: bool) -> bool:
+def update_rt_rq_load_avg(rq: Rq, running: bool) -> None:
+    """Age the real-time class's signal; ``running``: it ran since (``update_rt_rq_load_avg()``)."""
+    avg = rq.avg_rt
+    if _update_time_sum(avg, rq.clock_task, running):
+        avg.util_avg = avg.util_sum // (DIVIDER + avg.period_contrib)
+
+
+def _update_time_sum(avg: SchedAvg, now: int, running: bool) -> bool:
     units = (now - avg.last_update_time) >> 10
     if units <= 0:
         if units:
@@ -410,6 +419,6 @@ def _update_irq_sum(avg: SchedAvg, now: int, running: bool) -> bool:
 
 
 def scale_rt_capacity(rq: Rq) -> int:
-    """Return what interrupts leave of a CPU for fair tasks, 1…1024 (``scale_rt_capacity()``)."""
-    irq = rq.avg_irq.util_avg
-    return max(CAPACITY_SCALE - irq, 1)
+    """Return what interrupts and real-time tasks leave for fair ones, 1…1024 (``scale_rt_capacity()``)."""
+    free = max(CAPACITY_SCALE - rq.avg_rt.util_avg, 0)
+    return max(free * (CAPACITY_SCALE - rq.avg_irq.util_avg) // CAPACITY_SCALE, 1)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from emulator import tracepoints as tp
 from emulator.kernel import affinity, fair, idle_sibling, idlest
-from emulator.kernel.sched import Task
+from emulator.kernel.sched import RT_CLASS, Task
 from emulator.topology import SD_BALANCE_EXEC, SD_BALANCE_FORK
 from emulator.types import RQ_LOAD_AVG, RQ_NR_RUNNING, RQ_RUNNABLE_AVG, RQF_IDLE
 
@@ -36,7 +36,9 @@ SCHED_CAPACITY = 1024
 
 def select_task_rq(cpu: Cpu, p: Task, prev: int, waker_cpu: int, waker_pid: int, sync: bool) -> int:
     """Choose the CPU for a waking task, as its waker on ``waker_cpu`` does."""
-    if p.nr_cpus_allowed > 1:
+    if p.nr_cpus_allowed > 1 and p.sched_class == RT_CLASS:
+        target, chosen, rule = prev, prev, tp.PLACE_PREV  # see the departures of rt.py
+    elif p.nr_cpus_allowed > 1:
         target, chosen, rule = select_task_rq_fair(cpu, p, prev, waker_cpu, waker_pid, sync)
     else:
         target = chosen = p.cpus_mask.bit_length() - 1

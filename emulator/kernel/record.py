@@ -49,6 +49,12 @@ class Recorder(PerCpu):
         """Record what the kernel would warn of; a run with such a record fails."""
         self.emit(tp.BOX_WARN, self.sink.intern(text))
 
+    def throttled(self) -> None:
+        """Note that real-time tasks have used up their time (called by update_curr_rt)."""
+        if not self.counters.get("rt_throttled"):
+            self.emit(tp.PRINTK, self.sink.intern("sched: RT throttling activated"))
+        self.count("rt_throttled")
+
     def story(self, what: str) -> str:
         """Return what a failed assertion prints: the fault, this CPU's state, its last events."""
         rq = self.rq

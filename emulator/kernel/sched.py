@@ -20,18 +20,27 @@ from operator import attrgetter
 from typing import Any
 
 from emulator.kernel import fields
+from emulator.kernel.rt_rq import RtRq
 from emulator.rules import Rules
 
 # Scheduling policies and their kernel numbers.
 SCHED_NORMAL = 0
 SCHED_FIFO = 1
+SCHED_RR = 2
 SCHED_BATCH = 3
 SCHED_IDLE = 5
 #: By their names in a box file.
-POLICIES = {"normal": SCHED_NORMAL, "batch": SCHED_BATCH, "idle": SCHED_IDLE}
+POLICIES = {
+    "normal": SCHED_NORMAL,
+    "batch": SCHED_BATCH,
+    "idle": SCHED_IDLE,
+    "fifo": SCHED_FIFO,
+    "rr": SCHED_RR,
+}
 
 # Classes in order of precedence; Task.sched_class.
 STOP_CLASS = 0
+RT_CLASS = 2
 FAIR_CLASS = 3
 IDLE_CLASS = 4
 
@@ -186,6 +195,7 @@ class Task:
         "slice",
         "state",
         "sum_exec_runtime",
+        "time_slice",
         "tree_order",
         "vlag",
         "vruntime",
@@ -214,6 +224,7 @@ class Task:
         self.sum_exec_runtime = 0
         self.prev_sum_exec_runtime = 0
         self.on_rq = 0
+        self.time_slice = 0  # sched_rt_entity, of SCHED_RR: ticks left
         # sched_entity under EEVDF (kernel/eevdf.py); ns of virtual time, the slice of real time
         self.deadline = 0
         self.slice = 0
@@ -349,6 +360,8 @@ RuntimeHook = Callable[[Task, int], None]
 PreemptHook = Callable[[Task, Task, int, int, int], None]
 #: Called with what a WARN or pr_err of the class would print.
 WarnHook = Callable[[str], None]
+#: Called when the real-time class has used up its time.
+ThrottleHook = Callable[[], None]
 
 
 class Rq:
@@ -358,6 +371,7 @@ class Rq:
         "active_balance",
         "avg_idle",
         "avg_irq",
+        "avg_rt",
         "cfs",
         "clock",
         "clock_task",
@@ -377,12 +391,14 @@ class Rq:
         "nr_switches",
         "on_preempt",
         "on_runtime",
+        "on_throttle",
         "on_warn",
         "online",
         "overload_ns",
         "preempt_gran",
         "preempt_vdiff",
         "prev_irq_time",
+        "rt",
         "rules",
         "skip_clock_update",
         "stop",
@@ -410,6 +426,7 @@ class Rq:
         self.clock_task = 0  # clock minus interrupt time, if that is accounted
         self.cfs = CfsRq()
         self.cfs.counts_tasks = rules.runnable_avg
+        self.rt = RtRq()
         self.nr_running = 0  # all classes; the idle task does not count
         self.nr_switches = 0
         self.curr: Task = Task(0, f"swapper/{cpu}")
@@ -424,11 +441,13 @@ class Rq:
         self.on_runtime: RuntimeHook | None = None  # set by the CPU, not part of pack()
         self.on_preempt: PreemptHook | None = None  # these too
         self.on_warn: WarnHook | None = None
+        self.on_throttle: ThrottleHook | None = None
         self.preempt_vdiff = 0  # ns, the inputs of the last preemption test: see PREEMPT_*
         self.preempt_gran = 0
         self.irq_time = 0  # ns in interrupts so far, if that is accounted; the CPU adds to it
         self.prev_irq_time = 0  # of these, what clock_task has left out already
         self.avg_irq = SchedAvg()
+        self.avg_rt = SchedAvg()  # time of the real-time class
         self.idle_stamp = 0
         self.avg_idle = 2 * 500_000
         self.max_idle_balance_cost = 500_000
@@ -449,7 +468,9 @@ class Rq:
         return [
             *_rq_fields(self),
             self.avg_irq.pack(),
+            self.avg_rt.pack(),
             self.cfs.pack(),
+            self.rt.pack(),
             self.idle.pack_se(),
             -1 if self.curr is self.idle else self.curr.pid,
             _pid(self.stop),
@@ -457,10 +478,12 @@ class Rq:
 
     def unpack(self, data: list[Any], tasks: Mapping[int, Task]) -> None:
         """Take over what :meth:`pack` returned; ``tasks`` maps every pid but 0 to its task."""
-        *values, avg_irq, cfs, idle, curr, stop = data
+        *values, avg_irq, avg_rt, cfs, rt, idle, curr, stop = data
         fields.assign(self, _RQ_FIELDS, values)
         self.avg_irq.unpack(avg_irq)
+        self.avg_rt.unpack(avg_rt)
         self.cfs.unpack(cfs, tasks)
+        self.rt.unpack(rt, tasks)
         self.idle.unpack_se(idle)
         self.curr = _task(curr, tasks) or self.idle
         self.stop = _task(stop, tasks)
@@ -468,7 +491,7 @@ class Rq:
 
 @dataclass(frozen=True, slots=True)
 class SchedClass:
-    """``struct sched_class`` of a fair class: CFS (:mod:`fair`) or EEVDF (:mod:`eevdf`).
+    """``struct sched_class``: CFS (:mod:`fair`), EEVDF (:mod:`eevdf`) or real time (:mod:`rt`).
 
     Every function is called with the clock up to date; what each does is told where CFS defines it.
     """
@@ -520,6 +543,10 @@ class Tunables:
         "place_lag",
         "place_rel_deadline",
         "preempt_short",
+        "rr_timeslice_ms",
+        "rt_period_us",
+        "rt_runtime_share",
+        "rt_runtime_us",
         "run_to_parity",
         "sis_avg_cpu",
         "sis_prop",
@@ -571,6 +598,11 @@ class Tunables:
         self.preempt_short = False
         self.delay_dequeue = False
         self.delay_zero = False
+        # Real time.
+        self.rt_period_us = 1_000_000
+        self.rt_runtime_us = 950_000  # of each period; -1: no limit
+        self.rr_timeslice_ms = 100
+        self.rt_runtime_share = False
         self.sis_avg_cpu = False
         self.sis_util = False
 
@@ -598,6 +630,7 @@ _CFS_FIELDS = tuple(
 _RQ_ELSEWHERE = frozenset(
     [
         "avg_irq",
+        "avg_rt",
         "cfs",
         "curr",
         "fair",
@@ -605,7 +638,9 @@ _RQ_ELSEWHERE = frozenset(
         "idle",
         "on_preempt",
         "on_runtime",
+        "on_throttle",
         "on_warn",
+        "rt",
         "rules",
         "stop",
         "tun",

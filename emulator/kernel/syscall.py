@@ -14,7 +14,6 @@ from emulator.kernel import (
     aio,
     buffered,
     core,
-    fair,
     frames,
     fsync,
     hrtimer,
@@ -110,8 +109,7 @@ def next_operation(cpu: Cpu, result: Any) -> None:
     elif code == OP_WRITEBACK:
         aio.sys_writeback(cpu, p, op[1], op[2], op[3])
     elif code == OP_YIELD:
-        fair.update_rq_clock(cpu.rq, cpu.now)
-        cpu.rq.fair.yield_task(cpu.rq)
+        core.yield_task(cpu)
         p.run.kind = frames.RET_USER
         p.run.left = cpu.costs.syscall_ns
         p.run.arg = 0

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import fair, frames, hrtimer, idle, pelt, rcu, softirq, wq_watch
-from emulator.kernel.sched import FAIR_CLASS, PF_WQ_WORKER
+from emulator.kernel import fair, frames, hrtimer, idle, pelt, rcu, rt, softirq, wq_watch
+from emulator.kernel.sched import FAIR_CLASS, PF_WQ_WORKER, RT_CLASS
 from emulator.types import (
     BAL_ACTIVE_MASK,
     BAL_HAS_BLOCKED,
@@ -77,7 +77,10 @@ def scheduler_tick(cpu: Cpu) -> None:
     rq = cpu.rq
     curr = rq.curr
     fair.update_rq_clock(rq, cpu.now)
-    if cpu.spec.machine.irq_time_accounting:
+    if rq.avg_rt.util_sum:
+        pelt.update_rt_rq_load_avg(rq, curr.sched_class == RT_CLASS)
+        rq.cpu_capacity = pelt.scale_rt_capacity(rq)
+    elif cpu.spec.machine.irq_time_accounting:
         rq.cpu_capacity = pelt.scale_rt_capacity(rq)
     if curr is not rq.idle and curr.sched_class == FAIR_CLASS and curr.on_rq:
         why = rq.fair.task_tick(rq, curr)
@@ -90,11 +93,24 @@ def scheduler_tick(cpu: Cpu) -> None:
                 rq.preempt_gran,
                 why,
             )
+    elif curr.sched_class == RT_CLASS and curr.on_rq:
+        tick_rt(cpu)
     if rq.rules.wq_cpu_intensive_auto and curr.flags & PF_WQ_WORKER:
         wq_watch.wq_worker_tick(cpu, curr)
     cpu.publish()
     rq.idle_balance = curr is rq.idle and rq.nr_running == 0
     trigger_load_balance(cpu)
+
+
+def tick_rt(cpu: Cpu) -> None:
+    """The tick of a real-time task: of SCHED_RR the next one in line may be due."""
+    rq = cpu.rq
+    curr = rq.curr
+    why = rt.task_tick_rt(rq, curr)
+    if why >= 0:
+        head = rq.rt.queue[0].pid
+        vdiff, gran = rq.preempt_vdiff, rq.preempt_gran
+        cpu.emit(tp.BOX_CHECK_PREEMPT, head, curr.pid, vdiff, gran, why)
 
 
 def trigger_load_balance(cpu: Cpu) -> None:

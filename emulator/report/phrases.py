@@ -45,6 +45,7 @@ PLACE_PHRASES = {
     "be gone: it stays there (rule per_cpu_kthread)",
     "recent_used_cpu": "CPU {cpu}, which it used the time before, was idle and shares a cache, and "
     "CPU {target} was not idle (rule recent_used_cpu)",
+    "prev": "CPU {cpu} is where it ran last, and real-time tasks are not pushed (rule prev)",
     "idle_core": "CPU {cpu} belongs to a core that was wholly idle, and CPU {target} was not idle "
     "(rule idle_core)",
     "idle_cpu": "CPU {cpu} was the first idle one found in the LLC, and CPU {target} was not idle "
@@ -86,6 +87,7 @@ PREEMPT_PHRASES = {
     "protected": "{pid} did not preempt {curr}, which is protected until its slice is used up "
     "(RUN_TO_PARITY); deadline {vdiff} earlier, lag {gran}",
     "later_deadline": "{pid} did not preempt {curr}: another deadline comes first (lag {gran})",
+    "rt_prio": "{pid} preempted {curr}: its real-time priority is higher",
     "not_eligible": "{pid} did not preempt {curr}: it has had more than its share (lag {gran})",
 }
 

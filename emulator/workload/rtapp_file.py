@@ -20,8 +20,8 @@ the file.  An event becomes a step (:mod:`emulator.workload.rtapp`)::
 
 What cannot be emulated is refused by name and place.  That is, besides events of memory and devices:
 waking one of several tasks (which one would be the kernel's to know), a barrier of more than two, a
-mutex over which tasks would have to wait for each other, a timer shared by tasks, real-time policies,
-a policy or priority of a phase.
+mutex over which tasks would have to wait for each other, a timer shared by tasks, a
+policy or priority of a phase, real-time tasks that are allowed several CPUs.
 
 ``suspend`` waits for the name it is given, as rt-app 1.0 does; later ones ignore it and wait for the
 task's own.  ``global``: ``duration`` (seconds) ends all tasks, ``default_policy`` is theirs;
@@ -54,7 +54,12 @@ RTAPP_POLICIES = {
     "SCHED_OTHER": "normal",
     "SCHED_BATCH": "batch",
     "SCHED_IDLE": "idle",
+    "SCHED_FIFO": "fifo",
+    "SCHED_RR": "rr",
 }
+#: Of them the real-time ones, and the priority that rt-app gives these if the file does not.
+REALTIME = ("fifo", "rr")
+DEFAULT_RT_PRIORITY = 10
 #: Keys of ``global`` that change nothing that is emulated.
 GLOBAL_IGNORED = frozenset(
     {"calibration", "pi_enabled", "lock_pages", "logdir", "log_basename", "log_size", "ftrace"}
@@ -173,7 +178,7 @@ class RtappReader:
         return ""
 
     def policy_of(self, place: Located) -> str:
-        """Return the policy of tasks; real-time ones are refused."""
+        """Return the policy of tasks."""
         if isinstance(place.value, str) and place.value in RTAPP_POLICIES:
             return RTAPP_POLICIES[place.value]
         known = ", ".join(RTAPP_POLICIES)
@@ -218,6 +223,7 @@ class RtappReader:
     def read_instance(self, key: Located, place: Located) -> None:
         """Read one instance of a task."""
         task = RtTask(self.text(key, key, "tasks"), key, policy=self.policy)
+        priority: Located | None = None
         self.tasks.append(task)
         events: list[Event] = []
         for name, value in place.pairs:
@@ -229,7 +235,7 @@ class RtappReader:
                 case "policy":
                     task.policy = self.policy_of(value)
                 case "priority":
-                    task.nice = self.number(value, "priority", -20, 19)
+                    priority = value
                 case "dl-runtime":
                     task.slice_ns = self.usec(value, "dl-runtime")
                     if not self.custom_slice:
@@ -240,6 +246,7 @@ class RtappReader:
                     task.delay_ns = self.usec(value, "delay", 0)
                 case _:
                     events.append((name, value))
+        self.set_priority(task, priority)
         phases = place.get("phases")
         if phases is None:
             self.read_phase(task, key, events, 1)
@@ -249,9 +256,26 @@ class RtappReader:
         for name, value in phases.pairs if phases else ():
             self.read_phase_object(task, name, value)
         self.set_affinities(task)
+        self.check_realtime(task)
         kinds = {step[0] for _, steps in task.phases for step in steps}
         if kinds and kinds <= {SIGNAL, AFFINITY}:
             self.refuse(key, task.name, "the task never runs, sleeps or waits")
+
+    def set_priority(self, task: RtTask, place: Located | None) -> None:
+        """Take a task's priority: its nice level or, of a real-time policy, 1 to 99."""
+        if task.policy not in REALTIME:
+            task.nice = 0 if place is None else self.number(place, "priority", -20, 19)
+        elif place is None:
+            task.rt_priority = DEFAULT_RT_PRIORITY
+        else:
+            task.rt_priority = self.number(place, "priority", 1, 99)
+
+    def check_realtime(self, task: RtTask) -> None:
+        """Refuse a real-time task that may use several CPUs, now or in a phase."""
+        masks = [task.cpus or self.cpus_allowed, *filter(None, task.phase_cpus)]
+        if task.policy in REALTIME and any(mask.bit_count() > 1 for mask in masks):
+            text = "a real-time task needs cpus with one CPU (pushing and pulling is not emulated)"
+            self.refuse(task.place, "policy", text)
 
     def read_phase_object(self, task: RtTask, key: Located, place: Located) -> None:
         """Read a phase of a task that has several."""

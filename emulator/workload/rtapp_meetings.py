@@ -33,6 +33,7 @@ class RtTask:
     place: Located
     nice: int = 0
     policy: str = "normal"
+    rt_priority: int = 0
     cpus: int = 0  #: mask, 0: those of the box's workload
     slice_ns: int = 0
     delay_ns: int = 0

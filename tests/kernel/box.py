@@ -129,6 +129,7 @@ class Job:
     disk: str = ""  #: its file (number 0, 1 … by position) is on this mount
     kthread: bool = False
     policy: str = "normal"
+    rt_priority: int = 0  #: of fifo and rr; such a task may use its ``cpu`` alone
     reads: tuple[int, ...] = ()  #: pipes
     writes: tuple[int, ...] = ()
     file: dict[str, Any] = field(default_factory=dict)  #: size, layout, eof, open_sync of its file
@@ -218,12 +219,13 @@ def box_spec(
             params=params_of(job, index),
             count=1,
             nice=job.nice,
-            cpus_allowed=job.mask or everyone,
+            cpus_allowed=job.mask or (1 << job.cpu if job.rt_priority else everyone),
             start_ns=job.start_ns,
             start_cpu=job.cpu,
             figure=False,
             kthread=job.kthread,
             policy=job.policy,
+            rt_priority=job.rt_priority,
         )
         for index, job in enumerate(jobs)
     )

@@ -140,7 +140,19 @@ def test_a_barrier_of_two_has_a_pipe_each_way() -> None:
         ('"a": {"loop": 0, "run": 1}', "2:15: loop: 0 is neither"),
         ('"a": {"cpus": [7], "run": 1}', "2:16: cpus: there is no CPU 7"),
         ('"a": {"cpus": 1, "run": 1}', "2:15: cpus: needs a list of CPUs"),
-        ('"a": {"policy": "SCHED_FIFO", "run": 1}', "2:17: policy: 'SCHED_FIFO' is not emulated"),
+        ('"a": {"policy": "SCHED_DEADLINE", "run": 1}', "2:17: policy: 'SCHED_DEADLINE' is not"),
+        (
+            '"a": {"policy": "SCHED_FIFO", "run": 1}',
+            "2:1: policy: a real-time task needs cpus with",
+        ),
+        (
+            '"a": {"policy": "SCHED_RR", "cpus": [0], "priority": 100, "run": 1}',
+            "2:54: priority: 100 is outside 1..99",
+        ),
+        (
+            '"a": {"policy": "SCHED_RR", "cpus": [0], "phases": {"p": {"cpus": [0, 1], "run": 1}}}',
+            "2:1: policy: a real-time task needs cpus with one CPU",
+        ),
         ('"a": {"priority": 30, "run": 1}', "2:19: priority: 30 is outside -20..19"),
         ('"a": {"loop": 1}', "2:1: a: has no events"),
         ('"a": {"cpus": [1], "broad": "q"}, "b": {"wait": {"ref": "q"}}', "2:1: a: the task never"),

@@ -17,10 +17,18 @@ TUNABLES = {
     "sched_nr_migrate": "nr_migrate",
     "sched_child_runs_first": "child_runs_first",
     "sched_tunable_scaling": "tunable_scaling",
+    "sched_rt_period_us": "rt_period_us",
+    "sched_rt_runtime_us": "rt_runtime_us",
+    "sched_rr_timeslice_ms": "rr_timeslice_ms",
 }
 
 #: What debugfs has not taken over.
-STAYS_SYSCTL = "sched_child_runs_first"
+STAYS_SYSCTL = (
+    "sched_child_runs_first",
+    "sched_rt_period_us",
+    "sched_rt_runtime_us",
+    "sched_rr_timeslice_ms",
+)
 
 
 # -- Tunables -----------------------------------------------------------------------------------
@@ -30,7 +38,7 @@ def sysctl_names(view: View) -> list[str]:
     """Return the scheduler's files below ``/proc/sys/kernel``."""
     rules = view.spec.kernel.rules
     names = [name for name in TUNABLES if has_sysctl(f"kernel.{name}", rules)]
-    return [name for name in names if name == STAYS_SYSCTL] if rules.sched_debugfs else names
+    return [name for name in names if name in STAYS_SYSCTL] if rules.sched_debugfs else names
 
 
 def debugfs_names(view: View) -> list[str]:
@@ -39,7 +47,7 @@ def debugfs_names(view: View) -> list[str]:
     if not rules.sched_debugfs:
         return []
     names = [name for name in TUNABLES if has_sysctl(f"kernel.{name}", rules)]
-    return [name.removeprefix("sched_") for name in names if name != STAYS_SYSCTL]
+    return [name.removeprefix("sched_") for name in names if name not in STAYS_SYSCTL]
 
 
 def sysctl(view: View, name: str) -> str:

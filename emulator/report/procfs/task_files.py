@@ -22,7 +22,7 @@ PF_RANDOMIZE = 0x400000
 PF_NO_SETAFFINITY = 0x4000000
 
 SCHED_FIFO = 1
-POLICIES = {"normal": 0, "batch": 3, "idle": 5}
+POLICIES = {"normal": 0, "batch": 3, "idle": 5, "fifo": 1, "rr": 2}
 
 KTHREADD = 2
 DEFAULT_PRIO = 120
@@ -50,7 +50,7 @@ def stat(view: View, pid: int) -> str:
         *(task.prio - MAX_RT_PRIO, 0 if realtime else task.prio - DEFAULT_PRIO, 1, 0),
         *(task.start_ns // USER_HZ_NS, 0, 0, (1 << 64) - 1),
         *[0] * 12,  # addresses, signals, wchan, swap
-        *(17, task.cpu, 99 if realtime else 0, _policy(view, pid)),
+        *(17, task.cpu, MAX_RT_PRIO - 1 - task.prio if realtime else 0, _policy(view, pid)),
         *[0] * 11,
     ]
     return " ".join(map(str, fields)) + "\n"
@@ -179,10 +179,10 @@ def _flags(view: View, pid: int) -> int:
 
 
 def _policy(view: View, pid: int) -> int:
-    if view.task(pid).prio < MAX_RT_PRIO:
-        return SCHED_FIFO
     workload = view.workload(pid)
-    return POLICIES[view.spec.workloads[workload].policy] if workload >= 0 else 0
+    if workload >= 0:
+        return POLICIES[view.spec.workloads[workload].policy]
+    return SCHED_FIFO if view.task(pid).prio < MAX_RT_PRIO else 0
 
 
 def _weight(prio: int) -> int:
