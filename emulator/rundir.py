@@ -14,6 +14,7 @@ What lies inside:
 ``cpuN.ring``          the events of CPU N (also ``dev-NAME.ring``, ``coordinator.ring``)
 ``cpuN.log``           the same as ftrace text, rendered at the end
 ``control``            address of the control socket, there only while the run takes commands
+``refused.log``        frames that did not fit and were refused, if there were any
 ``commands.yaml``      commands with the emulated time at which they took effect
 ``programs.json``      what the programs measured, whole: per pid the books of each CPU
 ``fio.json``           what fio would have written of its jobs with ``--output-format=json``

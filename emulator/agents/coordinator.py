@@ -24,8 +24,9 @@ import traceback
 from typing import Any
 
 from emulator import messages, wire
-from emulator.agents import frames, host
-from emulator.agents.link import Hub, LinkError
+from emulator.agents import frames, host, shapes
+from emulator.agents.link import Hub, LinkError, peer_name
+from emulator.agents.shapes import AGENT, CLIENT, SUPERVISOR, Refusals
 from emulator.engine.board import HistoryBoard
 from emulator.engine.commands import Commands, has_taken_down
 from emulator.engine.conservation import audit_books, pids_owned
@@ -83,6 +84,7 @@ class Coordinator:
         "_outcome",
         "_peers",
         "_plan",
+        "_refusals",
         "_reported_ns",
         "_states",
         "_supervisor",
@@ -107,6 +109,7 @@ class Coordinator:
         self._lost = ""  # name of an agent that is not there any more
         self._reported_ns = -PROGRESS_NS
         self._outcome = RunOutcome()
+        self._refusals = Refusals(plan.run_dir)
 
     def run(self) -> None:
         """Run the box to its end and tell the supervisor how that was."""
@@ -167,7 +170,7 @@ class Coordinator:
         _, protocol, digest, node_id, _, promise, publications = frame
         _check_protocol(identity, protocol, digest)
         if self._peers.get(node_id) != identity or node_id not in self._unheard:
-            raise RefusedError(f"{identity.decode()} says that it is node {node_id}")
+            raise RefusedError(f"{peer_name(identity)} says that it is node {node_id}")
         self._unheard.discard(node_id)
         facts = [(time_ns, tuple(items)) for time_ns, items in publications]
         self._core.hello(node_id, frames.promise_of(promise), facts)
@@ -212,13 +215,27 @@ class Coordinator:
             self._send_progress()
             return
         identity, data = received
-        frame = wire.unpack_sealed(data)
+        frame = self._admit(identity, data)
+        if frame is None:
+            return
         if frame[0] == frames.REPLY:
             reply = frames.reply_of(frame)
             node_id = self._names[identity]
             self._core.reply(node_id, reply.promise, reply.outbox, reply.publications)
         else:
             self._take_rare(identity, frame)
+
+    def _admit(self, identity: bytes, data: bytes) -> list[Any] | None:
+        sender = AGENT if identity in self._names else CLIENT
+        if identity == _identity(SUPERVISOR_NAME):
+            sender = SUPERVISOR
+        try:
+            return shapes.admit(data, sender)
+        except wire.WireError as error:
+            self._refusals.note(peer_name(identity), len(data), str(error))
+            if sender == CLIENT:
+                return None
+            raise AgentFailedError(f"{_name(identity)} sent what is no frame: {error}") from error
 
     def _take_rare(self, identity: bytes, frame: list[Any]) -> None:
         match frame[0]:
@@ -239,9 +256,9 @@ class Coordinator:
             case frames.KILLED:
                 self._killed.add(frame[1])
             case frames.FAILED:
-                raise AgentFailedError(f"{identity.decode()} failed:\n{frame[1]}")
+                raise AgentFailedError(f"{peer_name(identity)} failed:\n{frame[1]}")
             case _:
-                raise RefusedError(f"unknown frame {frame[0]} from {identity.decode()}")
+                raise RefusedError(f"unknown frame {frame[0]} from {peer_name(identity)}")
 
     def _stop(self) -> None:
         self._core.limit_ns = self._core.until_ns = min(self._core.until_ns, self._core.stamp_ns())
@@ -249,7 +266,8 @@ class Coordinator:
     # -- commands --------------------------------------------------------------------------------
 
     def _take_command(self, client: bytes, frame: list[Any]) -> None:
-        _, protocol, words = frame
+        _, protocol, given = frame
+        words = " ".join(given).split()  # as the box file has it, and as nodes take it
         at_ns = self._core.stamp_ns()
         try:
             if protocol != wire.PROTOCOL:
@@ -322,15 +340,14 @@ class Coordinator:
         # A node may have failed before the supervisor was heard; it ends us if it is gone itself.
         while not self._supervisor:
             received = self._hub.receive()
-            if received is not None:
-                identity, data = received
-                if wire.unpack_sealed(data)[0] == frames.WATCH:
-                    self._supervisor = identity
+            if received is not None and received[0] == _identity(SUPERVISOR_NAME):
+                self._supervisor = received[0]
 
     def _send_outcome(self) -> None:
         self._await_supervisor()
         outcome, core = self._outcome, self._core
-        outcome.agents[COORDINATOR_NAME] = host.usage(self._cpus)
+        facts = host.usage(self._cpus) | {"refused_frames": self._refusals.count}
+        outcome.agents[COORDINATOR_NAME] = facts
         data = wire.pack(
             [
                 frames.OUTCOME,
@@ -381,12 +398,12 @@ def _identity(name: str) -> bytes:
 
 
 def _name(identity: bytes) -> str:
-    return identity.decode().rpartition(".")[0]
+    return peer_name(identity).rpartition(".")[0]
 
 
 def _check_protocol(identity: bytes, protocol: int, digest: str) -> None:
     if (protocol, digest) != (wire.PROTOCOL, wire.digest()):
         raise RefusedError(
-            f"{identity.decode()} speaks protocol {protocol} {digest}, "
+            f"{peer_name(identity)} speaks protocol {protocol} {digest}, "
             f"pid {os.getpid()} speaks {wire.PROTOCOL} {wire.digest()}"
         )

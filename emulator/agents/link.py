@@ -25,7 +25,7 @@ from collections.abc import Iterable
 import zmq
 
 from emulator import wire
-from emulator.agents import frames
+from emulator.agents import frames, shapes
 
 #: Longest path of a Unix socket on Linux, without its terminating zero.
 SOCKET_PATH_MAX = 107
@@ -38,6 +38,9 @@ OBSERVER_QUEUE_MAX = 1000
 
 #: A peer that is not bound yet is tried again soon: agents start before the coordinator listens.
 RECONNECT_MS = 5
+
+#: Largest frame on a link between processes of a box: a node's snapshot has some megabytes at most.
+FRAME_BYTES_MAX = 256 << 20
 
 #: This part of a frame is not the last: a plain number, since flags are looked at for each frame.
 MORE = int(zmq.SNDMORE)
@@ -103,6 +106,10 @@ class Hub:
         except zmq.Again:
             return None
         data = self._router.recv()  # the parts of one frame arrive together
+        while self._router.get(zmq.RCVMORE):
+            # No peer of ours sends several: what is left is no frame either.
+            self._router.recv()
+            data = b""
         self.bytes += len(data)
         return identity, data
 
@@ -113,7 +120,7 @@ class Hub:
             self._router.send(identity, MORE)
             self._router.send(data)
         except zmq.ZMQError as error:
-            lost = LinkError(error.errno, f"no connection to {identity.decode()}")
+            lost = LinkError(error.errno, f"no connection to {peer_name(identity)}")
             lost.peer = identity
             raise lost from error
 
@@ -177,10 +184,17 @@ def ask(address: str, words: list[str], timeout_ms: int) -> str:
         link.close(0)
     if data is None:
         raise LinkError(f"no answer within {timeout_ms} ms")
-    return str(wire.unpack(data)[1])
+    return str(shapes.admit(data, shapes.COORDINATOR)[1])
 
 
 def _without_limits(socket: zmq.Socket[bytes]) -> None:
     socket.set(zmq.SNDHWM, 0)
     socket.set(zmq.RCVHWM, 0)
     socket.set(zmq.LINGER, LINGER_MS)
+    socket.set(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
+
+
+def peer_name(identity: bytes) -> str:
+    """Return the identity of a peer, who may be anybody, as text that can be printed."""
+    text = identity.decode("ascii", "backslashreplace")
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)

@@ -12,7 +12,7 @@ import traceback
 from typing import Any
 
 from emulator import wire
-from emulator.agents import frames, host
+from emulator.agents import frames, host, shapes
 from emulator.agents.link import Link
 from emulator.engine.board import HistoryBoard
 from emulator.engine.node import Node
@@ -46,7 +46,7 @@ def _serve(plan: Plan, node_id: int, link: Link, cpus: tuple[int, ...]) -> None:
     link.send(hello(node, board))
     board.started = True
     while True:
-        frame = wire.unpack(link.receive())
+        frame = shapes.admit(link.receive(), shapes.COORDINATOR, sealed=False)
         if frame[0] == frames.GRANT:
             grant, floor_ns = frames.grant_of(node_id, frame)
             link.send(frames.pack_reply(run_grant(node, board, grant, floor_ns)))

@@ -30,7 +30,7 @@ import multiprocess
 from multiprocess import process as multiprocess_process
 
 from emulator import wire
-from emulator.agents import coordinator, frames, host, node_agent
+from emulator.agents import coordinator, frames, host, node_agent, shapes
 from emulator.agents.coordinator import SUPERVISOR_NAME
 from emulator.agents.link import Link, SocketDirectory
 from emulator.engine.inline import RunOutcome
@@ -169,7 +169,7 @@ class Supervisor:
     def _drain(self, link: Link, timeout_ms: int) -> RunOutcome | None:
         # Acts on the frames that are there; the outcome is the last.
         while (data := link.receive_within(timeout_ms)) is not None:
-            frame = wire.unpack(data)
+            frame = shapes.admit(data, shapes.COORDINATOR, sealed=False)
             if frame[0] == frames.OUTCOME:
                 return self._ending(frame)
             if frame[0] == frames.PROGRESS:

@@ -205,7 +205,7 @@ class ToyCpu(Toy):
             self.send(other, messages.DIO_DONE, (0, 0, 0, 0), now_ns + LATENCIES.coherence_ns)
         else:
             delay = LATENCIES.cpu_ns + self.pick(3) * self.pick(2_000)
-            self.send(other, messages.NOHZ_KICK, (0, 0, 0, 0), now_ns + delay)
+            self.send(other, messages.NOHZ_KICK, (0, 0), now_ns + delay)
 
 
 class ToyBalancer(Toy):
