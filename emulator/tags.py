@@ -53,6 +53,7 @@ class SbitmapQueue:
         "waiters",
         "wake_index",
         "wakeups",
+        "ws_active",
     )
 
     def __init__(self, depth: int, global_count: bool = False) -> None:
@@ -64,21 +65,21 @@ class SbitmapQueue:
         self.wait_cnt = [self.batch] * SBQ_WAIT_QUEUES
         self.completions = 0  # frees while somebody waited (6.2)
         self.wakeups = 0  # how many of them have been answered by a wakeup
-
-    def active(self) -> bool:
-        """Whether anybody waits (``ws_active``)."""
-        return any(self.waiters)
+        self.ws_active = 0  # how many wait, on all queues
 
     def wait(self, who: Any) -> None:
         """Join the next wait queue, exclusively."""
         self.waiters[self.wait_index].append(who)
+        self.ws_active += 1
         self.wait_index = (self.wait_index + 1) % SBQ_WAIT_QUEUES
 
     def free(self) -> list[Any]:
         """``sbitmap_queue_wake_up()`` of one freed tag: return whom it wakes."""
-        if not self.active():
+        if not self.ws_active:
             return []
-        return self._free_global() if self.global_count else self._free_by_queue()
+        woken = self._free_global() if self.global_count else self._free_by_queue()
+        self.ws_active -= len(woken)
+        return woken
 
     def _free_by_queue(self) -> list[Any]:
         # v5.4: the first queue that has waiters counts.
@@ -115,12 +116,14 @@ class SbitmapQueue:
     def take(self) -> list[list[Any]]:
         """Empty the wait queues, for whoever takes over."""
         waiters, self.waiters = self.waiters, [[] for _ in range(SBQ_WAIT_QUEUES)]
+        self.ws_active = 0
         return waiters
 
     def join(self, waiters: list[list[Any]]) -> None:
         """Take waiters over from others' queues: they are before whoever waits here."""
         for queue, first in zip(self.waiters, waiters, strict=True):
             queue[:0] = first
+            self.ws_active += len(first)
 
     def pack(self) -> list[Any]:
         """Return the state as plain data."""
@@ -137,4 +140,5 @@ class SbitmapQueue:
         """Take over what :meth:`pack` returned."""
         waiters, self.wait_index, self.wake_index, wait_cnt, self.completions, self.wakeups = data
         self.waiters = [list(queue) for queue in waiters]
+        self.ws_active = sum(map(len, waiters))
         self.wait_cnt = list(wait_cnt)

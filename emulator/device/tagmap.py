@@ -123,7 +123,7 @@ class TagMap:
 
     def settle(self) -> None:
         """Lease tags again once nobody waits and half of them are free."""
-        waits = self.asks or self.restarts or self.recalls or self.sbq.active()
+        waits = self.asks or self.restarts or self.recalls or self.sbq.ws_active > 0
         if self.mode == SHARED and not waits and 2 * self.free >= self.depth:
             self.mode = LEASED
 

@@ -315,15 +315,8 @@ def trace_request(cpu: Cpu, event: int, rq: Request) -> None:
     saved = cpu.cause
     if rq.cause:
         cpu.cause = rq.cause
-    sector, nr_sector = extent(rq)
-    rq.cause = cpu.emit(
-        event,
-        cpu.dev_numbers[rq.queue],
-        cpu.names[rwbs(cpu, rq)],
-        sector,
-        nr_sector,
-        nr_sector * 512,
-    )
+    dev, letters, sector, nr_sector = described(cpu, rq)
+    rq.cause = cpu.emit(event, dev, letters, sector, nr_sector, nr_sector * 512)
     cpu.cause = saved
 
 
@@ -333,15 +326,16 @@ def trace_complete(cpu: Cpu, rq: Request) -> int:
         return rq.cause
     if rq.error:
         blk_timeout.print_req_error(cpu, rq)
-    sector, nr_sector = extent(rq)
-    return cpu.emit(
-        tp.BLOCK_RQ_COMPLETE,
-        cpu.dev_numbers[rq.queue],
-        cpu.names[rwbs(cpu, rq)],
-        sector,
-        nr_sector,
-        rq.error,
-    )
+    dev, letters, sector, nr_sector = described(cpu, rq)
+    return cpu.emit(tp.BLOCK_RQ_COMPLETE, dev, letters, sector, nr_sector, rq.error)
+
+
+def described(cpu: Cpu, rq: Request) -> tuple[int, int, int, int]:
+    """Return what block events say of a request: device, letters, sector and number of sectors."""
+    letters = cpu.names[rwbs(cpu, rq)]
+    if rq.dio & REQ_FLUSHING:
+        return cpu.dev_numbers[rq.queue], letters, 0, 0
+    return cpu.dev_numbers[rq.queue], letters, rq.sector, rq.nr_sector
 
 
 def extent(rq: Request) -> tuple[int, int]:

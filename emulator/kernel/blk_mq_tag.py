@@ -308,7 +308,7 @@ def recalled(cpu: Cpu, index: int, mode: int) -> None:
     """Another CPU lacks tags: give back what is not used here; who waits for some waits there."""
     q = cpu.queues[index]
     waiters: list[list[int]] = []
-    if q.elevator is None and q.sbq.active():
+    if q.elevator is None and q.sbq.ws_active:
         waiters = q.sbq.take()
     # Who stands still and has just been given one keeps it.  Who has not been answered keeps none:
     # it is about to be put into the device's wait queues, perhaps, where only sleepers may be.
@@ -336,6 +336,8 @@ def adopt_waiters(cpu: Cpu, q: BlockQueue, waiters: list[list[int]]) -> None:
 
 def wake_tag_waiter(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = None) -> None:
     """``sbitmap_queue_wake_up()`` of one freed tag."""
+    if not q.sbq.ws_active:
+        return
     for pid in q.sbq.free():
         p = cpu.tasks.get(pid)
         if p is None:

@@ -6,7 +6,7 @@ requests goes on in sector order; reads are preferred until writes have starved 
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
 from emulator.types import READ, WRITE
@@ -48,7 +48,7 @@ class DeadlineQueue:
         self.sequence += 1
         expire = READ_EXPIRE_NS if rq.rw == READ else WRITE_EXPIRE_NS
         self.fifo[rq.rw].append((now_ns + expire, self.sequence))
-        insort(self.sorted[rq.rw], (rq.sector, self.sequence, rq), key=lambda entry: entry[:2])
+        insort(self.sorted[rq.rw], (rq.sector, self.sequence, rq))
 
     def drain(self) -> list[Request]:
         """Remove all requests and return them in the order in which they came."""
@@ -93,8 +93,7 @@ class DeadlineQueue:
         return -1
 
     def _index(self, direction: int, key: tuple[int, int]) -> int:
-        entries = self.sorted[direction]
-        return bisect_right(entries, key, key=lambda entry: entry[:2]) - 1
+        return bisect_left(self.sorted[direction], key)  # which is there, with its request behind
 
     def _take(self, direction: int, index: int) -> Request:
         # Remove the request, remember the one that follows it by sector.
@@ -102,7 +101,10 @@ class DeadlineQueue:
         entries = self.sorted[direction]
         _sector, sequence, rq = entries.pop(index)
         fifo = self.fifo[direction]
-        fifo.pop(next(i for i, entry in enumerate(fifo) if entry[1] == sequence))
+        position = 0  # mostly
+        while fifo[position][1] != sequence:
+            position += 1
+        del fifo[position]
         self.next_key = [None, None]
         if index < len(entries):
             self.next_key[direction] = entries[index][:2]

@@ -72,7 +72,7 @@ UNBOUND_BASE = 2
 class Workqueue:
     """One workqueue: the attributes that decide where and how its items run."""
 
-    __slots__ = ("flags", "max_active", "name", "ordered")
+    __slots__ = ("cpu_intensive", "flags", "max_active", "name", "ordered", "pool", "unbound")
 
     def __init__(self, name: str, flags: int, max_active: int = 0, nr_cpus: int = 1) -> None:
         self.name = name
@@ -80,22 +80,13 @@ class Workqueue:
         #: As the kernel clamps it; 0 asks for the default.
         most = max(WQ_MAX_ACTIVE, 4 * nr_cpus) if flags & WQ_UNBOUND else WQ_MAX_ACTIVE
         self.max_active = min(max_active or WQ_DFL_ACTIVE, most)
-        self.ordered = bool(flags & WQ_UNBOUND) and max_active == 1
-
-    @property
-    def pool(self) -> int:
-        """Which of a CPU's two pools, or of a pod's, serves it: 1 for HIGHPRI."""
-        return int(bool(self.flags & WQ_HIGHPRI))
-
-    @property
-    def cpu_intensive(self) -> bool:
-        """Whether its items do not count in ``nr_running``."""
-        return bool(self.flags & WQ_CPU_INTENSIVE)
-
-    @property
-    def unbound(self) -> bool:
-        """Whether it is served by pools of no CPU."""
-        return bool(self.flags & WQ_UNBOUND)
+        #: which of a CPU's two pools, or of a pod's, serves it: 1 for HIGHPRI
+        self.pool = int(bool(flags & WQ_HIGHPRI))
+        #: whether its items do not count in ``nr_running``
+        self.cpu_intensive = bool(flags & WQ_CPU_INTENSIVE)
+        #: whether it is served by pools of no CPU
+        self.unbound = bool(flags & WQ_UNBOUND)
+        self.ordered = self.unbound and max_active == 1
 
 
 _RECLAIM = WQ_MEM_RECLAIM

@@ -217,10 +217,10 @@ def waits_alone(p: Task, facts: FileFacts, file: int, offset: int, length: int) 
 
     From 5.12 on (no ``serialises``) a sub-block write does so only if its blocks are not all written.
     """
-    if facts.plain or facts.serialises or facts.fs == "none":
-        return unaligned(facts, offset, length)
     if not (offset | length) % facts.block_size:
         return False
+    if facts.plain or facts.serialises or facts.fs == "none":
+        return facts.serialises
     inode = inode_of(p, file, facts)
     if offset + length > inode.size:
         return True

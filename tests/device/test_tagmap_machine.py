@@ -150,7 +150,7 @@ class TagMachine(RuleBasedStateMachine):
         if op == messages.TAG_RECALL:
             (one.mode,) = args
             nr, one.lease = one.lease, 0
-            waiters = self.sbq[cpu].take() if self.sbq[cpu].active() else []
+            waiters = self.sbq[cpu].take() if self.sbq[cpu].ws_active else []
             self.give_back(cpu, nr, RECALLED, waiters)
         elif op == messages.TAG_WAKE:
             self.wake(cpu, args[0])
@@ -208,7 +208,7 @@ class TagMachine(RuleBasedStateMachine):
         assert not self.asleep
         assert not any(one.standing or one.alone for one in self.cpus)
         assert self.map.free + sum(one.lease for one in self.cpus) == self.depth
-        assert not self.map.sbq.active()
+        assert not self.map.sbq.ws_active
 
 
 TagMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)

@@ -181,4 +181,4 @@ def test_no_wakeup_is_lost_and_no_tag(
     assert all(pid not in cpu.tasks for cpu in box.cpus for pid in map(box.pid, range(len(jobs))))
     assert sum(cpu.ended for cpu in box.cpus) == sum(cpu.io_seq for cpu in box.cpus)
     assert in_flight_max(box) <= disk.params["max_queue"] * disk.params["submit_queues"]
-    assert all(not cpu.queues[0].sbq.active() and not cpu.queues[0].tag_again for cpu in box.cpus)
+    assert all(not cpu.queues[0].sbq.ws_active and not cpu.queues[0].tag_again for cpu in box.cpus)

@@ -76,13 +76,22 @@ class Group:
 class DiskCounts:
     """The counters of one disk."""
 
-    __slots__ = ("groups", "in_flight", "io_ticks", "post_flushes", "queue_jiffies", "stamp")
+    __slots__ = (
+        "groups",
+        "in_flight",
+        "io_ticks",
+        "post_flushes",
+        "queue_jiffies",
+        "stamp",
+        "until_ns",
+    )
 
     def __init__(self) -> None:
         self.groups = [Group() for _ in _GROUPS]
         self.in_flight = [0, 0]  #: issued and not completed: reads, and all others
         self.io_ticks = 0  #: jiffies
         self.stamp = -1  #: jiffy in which io_ticks was last touched
+        self.until_ns = 0  #: end of that jiffy
         self.queue_jiffies = 0
         self.post_flushes = 0  #: that are still to come after writes that have been counted
 
@@ -114,6 +123,7 @@ class DiskCounter:
         "_at",
         "_inserted",
         "_issued",
+        "_kinds",
         "_rules",
         "disks",
         "now_ns",
@@ -128,6 +138,8 @@ class DiskCounter:
         self._rules = rules
         self.tick_ns = 1_000_000_000 // hz
         self._at = [reader.first for reader in self.readers]
+        #: by device and letters: the disk, and what a request counts as
+        self._kinds: dict[tuple[int, str], tuple[DiskCounts, int]] = {}
         self._inserted: defaultdict[Key, list[int]] = defaultdict(list)
         self._issued: defaultdict[Key, list[int]] = defaultdict(list)
 
@@ -146,27 +158,32 @@ class DiskCounter:
 
     def _account(self, row: tuple[Any, ...]) -> None:
         time_ns, _cpu, _position, event, dev, rwbs, sector, nr_sector = row
-        disk = self.disks[dev]
-        group = stat_group(rwbs)
-        way = int(group != STAT_READ)
+        disk, group = self._kinds.get((dev, rwbs)) or self._kind(dev, rwbs)
         key = (dev, sector, group)
         if event == BLOCK_RQ_INSERT:
             self._inserted[key].append(time_ns)
-            self._touch(disk, time_ns, end=False)
+            if time_ns >= disk.until_ns:
+                self._touch(disk, time_ns, end=False)
         elif event == BLOCK_RQ_ISSUE:
             begun_ns = _take(self._inserted, key)
             if begun_ns < 0:
                 begun_ns = time_ns
                 self._touch(disk, time_ns, end=False)
             self._issued[key].append(begun_ns)
-            disk.in_flight[way] += 1
+            disk.in_flight[group != STAT_READ] += 1
         else:
             begun_ns = _take(self._issued, key)
-            self._touch(disk, time_ns, end=True)
-            disk.in_flight[way] = max(0, disk.in_flight[way] - 1)
+            if time_ns >= disk.until_ns:
+                self._touch(disk, time_ns, end=True)
+            if disk.in_flight[group != STAT_READ]:
+                disk.in_flight[group != STAT_READ] -= 1
             taken_ns = time_ns - begun_ns if begun_ns >= 0 else 0
             disk.queue_jiffies += taken_ns // self.tick_ns
             disk.count(rwbs, group, nr_sector, taken_ns)
+
+    def _kind(self, dev: int, rwbs: str) -> tuple[DiskCounts, int]:
+        kind = self._kinds[dev, rwbs] = (self.disks[dev], stat_group(rwbs))
+        return kind
 
     # update_io_ticks(): only the first that comes in a new jiffy counts.
     def _touch(self, disk: DiskCounts, time_ns: int, end: bool) -> None:
@@ -179,6 +196,7 @@ class DiskCounter:
         else:
             disk.io_ticks += gap if end and rules.io_ticks_gap_at_end else 1
         disk.stamp = now
+        disk.until_ns = (now + 1) * self.tick_ns
 
     def queue_ms(self, disk: DiskCounts) -> int:
         """Return the weighted time of a disk's requests in ms, as this kernel reckons it."""
