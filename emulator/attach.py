@@ -28,11 +28,17 @@ if TYPE_CHECKING:
 #: How long a follower sleeps when it has read everything.
 FOLLOW_SLEEP_S = 0.1
 
+#: A record that is the newest for so long is whole.
+SETTLE_SLEEP_S = 0.02
+
 #: Emulated time by which one CPU's ring may be behind another's.
 LIVE_MARGIN_NS = 10_000_000
 
 #: A command is answered when it has taken effect; a box that stands still may take a while.
 ANSWER_TIMEOUT_MS = 30_000
+
+#: First words of commands that are answered when the box stands still.
+STOPPING = ("pause", "step")
 
 
 class AttachError(Exception):
@@ -114,8 +120,7 @@ def why_lines(request: WhyRequest, runs: Path, width: int) -> Iterator[str]:
     try:
         readers = open_rings(directory.path)
         if directory.is_running():
-            for reader in readers:
-                reader.position = max(reader.first, reader.position - 1)  # may be half written
+            _leave_half_written(readers)
         history = History(readers)
         pid = pid_of(history, request.task) if request.pid is None else request.pid
         answer = explain(Teller(history, rules), pid, request.at_ns)
@@ -319,8 +324,7 @@ def box_view(run: str, at_ns: int | None, runs: Path) -> "View":
         spec = spec_of(load_plain(directory.path / BOX))
         readers = open_rings(directory.path)
         if directory.is_running():
-            for reader in readers:
-                reader.position = max(reader.first, reader.position - 1)  # may be half written
+            _leave_half_written(readers)
     except (OSError, RingError, BoxError) as error:
         if directory.is_running():
             raise AttachError(f"{directory.path} runs, but cannot be read yet: {error}") from error
@@ -329,6 +333,16 @@ def box_view(run: str, at_ns: int | None, runs: Path) -> "View":
         message = f"{directory.path / BOX}: written by another build, whose boxes differ ({error})"
         raise AttachError(message) from error
     return View(spec, readers, _moment(directory, readers, at_ns, spec.duration_ns))
+
+
+# The newest record may be half written, unless nothing has come after it for a while: the box may
+# stand still there.
+def _leave_half_written(readers: Sequence[RingReader]) -> None:
+    seen = [reader.position for reader in readers]
+    time.sleep(SETTLE_SLEEP_S)
+    for reader, position in zip(readers, seen, strict=True):
+        if reader.refresh() != position:
+            reader.position = max(reader.first, reader.position - 1)
 
 
 # All rings are known up to the least of their last times, but for CPUs that sleep: a run that is over
@@ -351,10 +365,20 @@ def send_command(run: str, words: tuple[str, ...], runs: Path) -> str:
     does not answer.
     """
     from emulator.agents.link import ask
+    from emulator.report.status import machine_lines
 
     directory = resolve_run(run, runs)
     address = directory.control_address()
+    # A step takes as long as it takes.
+    wait_on = directory.is_running if words[0] in STOPPING else None
     try:
-        return ask(address, list(words), ANSWER_TIMEOUT_MS)
+        answer = ask(address, list(words), ANSWER_TIMEOUT_MS, wait_on)
+    except KeyboardInterrupt:
+        if not wait_on:
+            raise
+        answer = ask(address, ["pause"], ANSWER_TIMEOUT_MS)
     except OSError as error:
         raise AttachError(f"{directory.path} does not answer: {error}") from error
+    if words == ("status",):
+        answer = "\n".join([answer, *machine_lines(box_view(run, None, runs))])
+    return answer

@@ -10,7 +10,7 @@ import sys
 import click
 
 from emulator import __version__
-from emulator.commands import boxes, judging, reading, running, tools
+from emulator.commands import boxes, judging, live, reading, running, tools
 from emulator.commands.words import EXIT_UNKNOWN
 
 
@@ -37,7 +37,7 @@ for command in (
     boxes.lab,
     boxes.policies,
     running.run,
-    running.ctl,
+    live.ctl,
     reading.logs,
     reading.why,
     reading.cat_file,

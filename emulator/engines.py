@@ -41,6 +41,8 @@ class Parts:
     latencies: str = "emulator.build:latencies"  #: (spec) -> Latencies
     #: (spec) -> id of the node for the objects of no CPU, or -1
     shared: str = "emulator.build:shared_node"
+    #: (words, spec_plain, run_dir) -> a watch for a condition
+    watch: str = "emulator.boxfile.route:watch"
 
 
 #: The real machine.
@@ -56,6 +58,7 @@ class Job:
     on_progress: OnProgress
     host_cpus: int | None = None  #: mask, None: all there are
     strict: bool = False
+    paused: bool = False  #: processes alone: stand still at 0 until a command lets it go on
     parts: Parts = MACHINE
 
 
@@ -79,6 +82,8 @@ def plan_of(job: Job) -> Plan:
         host_cpus=tuple(for_each_cpu(job.host_cpus)) if job.host_cpus is not None else (),
         commands=commands_of(spec, job.parts),
         route=job.parts.route,
+        watch=job.parts.watch,
+        paused=job.paused,
         shared=resolve(job.parts.shared)(spec) >= 0,
     )
 

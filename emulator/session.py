@@ -59,6 +59,10 @@ from emulator.types import NSEC_PER_SEC, BoxSpec
 DISTRIBUTIONS = ("msgpack", "multiprocess", "psutil", "pyzmq")
 
 
+#: What a person is told who asked for it: nothing else will move.
+PAUSED = "the box stands still at 0 s: `smpbox ctl {0} step 10ms`, or `continue`, lets it go on"
+
+
 class SessionError(Exception):
     """The box cannot be run as asked; the text says why."""
 
@@ -76,6 +80,7 @@ class Request:
     out: Path | None = None
     quiet: bool = False
     logs: bool = True
+    paused: bool = False
     parts: engines.Parts = engines.MACHINE
 
 
@@ -125,6 +130,8 @@ def choose_engine(request: Request, spec: BoxSpec) -> str:
             f"{spec.name}: machine.take_turns is known to --engine inline alone: processes "
             "cannot slow each other down within nanoseconds"
         )
+    if engine == INLINE and request.paused:
+        raise SessionError("--paused is for --engine processes: only those take commands")
     if engine == PROCESSES and request.strict:
         raise SessionError("--strict is for --engine inline: processes are always strict")
     return engine
@@ -196,8 +203,18 @@ def _run_engine(
             clocked.interrupted = stop_asked()
             return not clocked.interrupted
 
+        if request.paused and not request.quiet:
+            console.print(
+                PAUSED.format(directory.path), markup=False, highlight=False, soft_wrap=True
+            )
         job = engines.Job(
-            spec, directory.path, on_progress, box.host_cpus, request.strict, request.parts
+            spec,
+            directory.path,
+            on_progress,
+            box.host_cpus,
+            request.strict,
+            request.paused,
+            request.parts,
         )
         clocked.outcome = engines.run(engine, job)
     clocked.wall_s = (time.monotonic_ns() - started_ns) / 1e9

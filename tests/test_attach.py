@@ -1,6 +1,7 @@
 """Reading and commanding a run from another terminal."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -167,14 +168,26 @@ def test_why_finds_a_task_by_its_name_or_pid(tmp_path: Path) -> None:
     assert before[0].startswith("fio/7 was moved from CPU 1 to CPU 1 at 0.001000 s")
 
 
-def test_why_of_a_run_that_goes_on_leaves_out_what_may_be_half_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stands", [True, False])
+def test_why_of_a_run_that_goes_on_leaves_out_what_may_be_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stands: bool
+) -> None:
     directory = _moved(tmp_path)
+
+    def write_on(_seconds: float) -> None:
+        # While the reader looks away: a third move, whose record may not be whole yet.
+        if not stands:
+            ring = Ring.reopen(directory.cpu_ring(1), "cpu1", 1)
+            ring.emit(3 * NSEC_PER_MSEC, SCHED_MIGRATE_TASK, 0, 0, 0, 7, 120, 2, 3, 0)
+            ring.close()
+
+    monkeypatch.setattr(time, "sleep", write_on)
     directory.hold()
     try:
         lines = list(why_lines(WhyRequest("toy", 7), tmp_path, 80))
     finally:
         directory.release()
-    assert lines[0].startswith("fio/7 was moved from CPU 1 to CPU 1 at 0.001000 s")
+    assert lines[0].startswith("fio/7 was moved from CPU 1 to CPU 2 at 0.002000 s")
 
 
 def test_why_refuses_what_it_cannot_explain(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 
 from emulator import messages, wire
 from emulator.agents import frames, host, shapes
+from emulator.agents.control import VERBS, Control, moment
 from emulator.agents.link import Hub, LinkError, peer_name
 from emulator.agents.shapes import AGENT, CLIENT, SUPERVISOR, Refusals
 from emulator.engine.board import HistoryBoard
@@ -74,6 +75,7 @@ class Coordinator:
         "_board",
         "_books",
         "_commands",
+        "_control",
         "_core",
         "_cpus",
         "_hub",
@@ -103,6 +105,7 @@ class Coordinator:
         self._unheard = set(self._peers)
         self._supervisor = b""
         self._commands = Commands()
+        self._control = Control(self._core, plan.watch_for, plan.paused)
         self._states: dict[int, list[Any]] = {}
         self._books: dict[int, dict[str, Any]] = {}
         self._killed: set[int] = set()
@@ -180,17 +183,40 @@ class Coordinator:
     def _simulate(self) -> None:
         core = self._core
         while True:
+            core.limit_ns = min(core.until_ns, self._control.limit_ns)
             granted = core.grants()
             for grant in granted:
                 self._give(grant)
             if core.answers:
                 self._settle_answers()
             elif not granted and core.at_rest():
-                return
+                if core.limit_ns >= core.until_ns:
+                    return
+                self._stand_still()
             elif not any(grant.node in self._local for grant in granted):
                 # All that can be given is given: only a frame changes that.
                 self._take_next()
             self._report()
+
+    def _stand_still(self) -> None:
+        # The box has come to where it is to stand: it goes on when a client says so.
+        control = self._control
+        if control.at_rest():
+            return
+        for pending in self._commands.unanswered():
+            client, pending.client = pending.client, b""
+            self._answer(
+                client, f"not over yet: the box stands still at {moment(control.limit_ns)}"
+            )
+        self._send_answers()
+        self._send_progress()
+        while control.standing:
+            self._take_next()
+
+    def _send_answers(self) -> None:
+        answers, self._control.answers = self._control.answers, []
+        for client, text in answers:
+            self._answer(client, text)
 
     def _give(self, grant: Grant) -> None:
         node = self._local.get(grant.node)
@@ -261,6 +287,7 @@ class Coordinator:
                 raise RefusedError(f"unknown frame {frame[0]} from {peer_name(identity)}")
 
     def _stop(self) -> None:
+        self._control.end()
         self._core.limit_ns = self._core.until_ns = min(self._core.until_ns, self._core.stamp_ns())
 
     # -- commands --------------------------------------------------------------------------------
@@ -272,16 +299,35 @@ class Coordinator:
         try:
             if protocol != wire.PROTOCOL:
                 raise CommandError(f"the box speaks protocol {wire.PROTOCOL}, not {protocol}")
-            if at_ns >= self._core.until_ns or not self._board.started:
-                raise CommandError("the box takes no commands now")
+            if not self._board.started:
+                raise CommandError("the box takes no commands now: it is about to start")
+            if (
+                words
+                and words[0] in VERBS
+                and (at_ns < self._core.until_ns or self._control.standing)
+            ):
+                self._take_control(client, words)
+                return
+            if at_ns >= self._core.until_ns:
+                raise CommandError("the run is over")
             targets = self._plan.targets(words)
         except ValueError as error:
             # CommandError, or a number that is none.
             self._answer(client, f"error: {error}")
             return
+        if self._control.standing:
+            self._answer(client, f"takes effect at {moment(at_ns)}, when the box goes on")
+            client = b""
         for message in self._commands.give(at_ns, targets, words, client):
             self._core.post(message)
         self._tell_record()
+
+    def _take_control(self, client: bytes, words: list[Any]) -> None:
+        if words[0] == "status":
+            self._answer(client, self._control.status(self._commands.given(), self._waiting_for()))
+            return
+        self._control.command(client, words)
+        self._send_answers()
 
     def _settle_answers(self) -> None:
         answers, self._core.answers = self._core.answers, []
@@ -335,6 +381,8 @@ class Coordinator:
             outcome.status, outcome.error = 1, "\n".join(problems)
         for pending in self._commands.unanswered():
             self._answer(pending.client, "error: the run is over")
+        self._control.end()
+        self._send_answers()
 
     def _await_supervisor(self) -> None:
         # A node may have failed before the supervisor was heard; it ends us if it is gone itself.
@@ -375,10 +423,14 @@ class Coordinator:
     def _send_progress(self) -> None:
         core = self._core
         self._reported_ns = core.floor_ns()
-        waited = [self._plan.name(node) for node in core.waiting_for() or sorted(self._unheard)]
+        waited = ["ctl continue"] if self._control.standing else self._waiting_for()
         data = wire.pack([frames.PROGRESS, self._reported_ns, core.windows, core.messages, waited])
         self._hub.publish(data)
         self._try_send(self._supervisor, data)
+
+    def _waiting_for(self) -> list[str]:
+        nodes = self._core.waiting_for() or sorted(self._unheard)
+        return [self._plan.name(node) for node in nodes]
 
     def _send(self, node_id: int, frame: list[Any]) -> None:
         self._hub.send(self._peers[node_id], wire.pack(frame))

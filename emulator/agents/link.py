@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import zmq
 
@@ -174,16 +174,23 @@ class Link:
         self._context.term()
 
 
-def ask(address: str, words: list[str], timeout_ms: int) -> str:
-    """Give a running box a command and return its answer; raise OSError if it does not answer."""
+def ask(
+    address: str, words: list[str], timeout_ms: int, wait_on: Callable[[], bool] | None = None
+) -> str:
+    """Give a running box a command and return its answer; raise OSError if it does not answer.
+
+    Each time that so long has passed, ``wait_on`` says whether to wait on.
+    """
     link = Link(address, f"ctl-{os.getpid()}", int.from_bytes(os.urandom(4)))
     try:
         link.send(wire.pack([frames.COMMAND, wire.PROTOCOL, words]))
         data = link.receive_within(timeout_ms)
+        while data is None and wait_on is not None and wait_on():
+            data = link.receive_within(timeout_ms)
     finally:
         link.close(0)
     if data is None:
-        raise LinkError(f"no answer within {timeout_ms} ms")
+        raise LinkError("the run is over" if wait_on else f"no answer within {timeout_ms} ms")
     return str(shapes.admit(data, shapes.COORDINATOR)[1])
 
 

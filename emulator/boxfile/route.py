@@ -1,4 +1,4 @@
-"""Which nodes a command line of a running box goes to.
+"""Which nodes a command line of a running box goes to, and what a step may go on until.
 
 ``cpu VERB N`` is CPU N's, a sysctl is every CPU's and the balancer's.  ``cpu VERB of:NAME`` goes to
 every CPU, as ``task affine NAME`` does: the one on which the named task then is acts, the others have
@@ -8,6 +8,7 @@ nothing to say
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from emulator.boxfile.events import fault_problem, parse_command
@@ -15,6 +16,9 @@ from emulator.boxfile.kernel import sysctl_problem
 from emulator.engine.plan import CommandError
 from emulator.faults import Fault
 from emulator.plain import spec_from_plain
+from emulator.trace.ftrace import TextStyle
+from emulator.trace.reader import RingError
+from emulator.trace.watch import RingWatch, parse_condition
 from emulator.types import BoxSpec
 
 
@@ -41,6 +45,21 @@ def route(words: list[Any], spec_plain: Any) -> list[int]:
     if command.cpu >= nr_cpus:
         raise CommandError(f"there is no CPU {command.cpu}: the machine has CPUs 0-{nr_cpus - 1}")
     return [command.cpu]
+
+
+def watch(words: Sequence[str], spec_plain: Any, run_dir: str) -> RingWatch:
+    """Start to watch the rings of a run for a condition; raise CommandError for words that are none."""
+    spec = spec_from_plain(spec_plain)
+    nr_cpus = spec.machine.nr_cpus
+    style = TextStyle.of_rules([name for name, value in spec.kernel.rules if value])
+    try:
+        condition = parse_condition(words, spec.trace_off)
+        if condition.cpu >= nr_cpus:
+            raise CommandError(f"the machine has CPUs 0-{nr_cpus - 1}")
+        recorders = condition.recorders(nr_cpus, nr_cpus + 1 + len(spec.disks))
+        return RingWatch(run_dir, condition, style, recorders)
+    except (OSError, RingError, ValueError) as error:
+        raise CommandError(str(error)) from error
 
 
 def disk_nodes(fault: Fault, spec: BoxSpec) -> list[int]:

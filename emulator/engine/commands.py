@@ -89,6 +89,10 @@ class Commands:
         """Return every command that took effect before ``end_ns``: (time, words, answer)."""
         return [(p.at_ns, p.words, p.answer()) for p in self._given if p.at_ns < end_ns]
 
+    def given(self) -> list[Pending]:
+        """Return every command, in the order in which they were given."""
+        return list(self._given)
+
     def unanswered(self) -> list[Pending]:
         """Return the commands that not all nodes have answered."""
         return list(self._pending)

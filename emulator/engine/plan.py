@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,10 @@ class Plan:
     host_cpus: tuple[int, ...] = ()  #: to pin CPU agents to, round robin; empty: all there are
     commands: tuple[Command, ...] = ()
     route: str = "emulator.engine.plan:route_by_cpu"
+    #: Likewise ``(words, spec_plain, run_dir)``: starts to watch what the nodes record for a condition,
+    #: raises ValueError for words that are none.  Empty: nothing can be waited for.
+    watch: str = ""
+    paused: bool = False  #: the box stands still at 0 until a client lets it go on
     shared: bool = False  #: there is a node for the objects of no CPU, after the devices
 
     @property
@@ -73,6 +78,12 @@ class Plan:
         """Return the nodes that a command goes to; raise CommandError."""
         targets: list[int] = resolve(self.route)(words, self.spec_plain)
         return targets
+
+    def watch_for(self, words: Sequence[str]) -> Any:
+        """Start to watch for a condition; raise ValueError for words that state none."""
+        if not self.watch:
+            raise CommandError("this box records nothing that could be waited for")
+        return resolve(self.watch)(words, self.spec_plain, self.run_dir)
 
 
 def resolve(path: str) -> Any:

@@ -30,6 +30,7 @@ runs, which are stamped after every grant given, come soon.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappush
 
@@ -218,6 +219,12 @@ class Windows:
         """
         low = min(self._outlook.low)
         return low if low < self.limit_ns else self.limit_ns
+
+    def soonest_ns(self, nodes: Iterable[int]) -> int:
+        """Return the time before which none of some nodes will do anything, or NEVER."""
+        outlook = self._outlook
+        outlook.compare()
+        return min(min(outlook.low[node], outlook.bound(node)[0]) for node in nodes)
 
     def read_floor_ns(self) -> int:
         """Return the time of which, or of a later one, every read to come will ask."""

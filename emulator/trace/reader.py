@@ -145,10 +145,15 @@ class RingReader:
 
     def refresh(self) -> int:
         """Look again at a ring that is being written, and return its position."""
+        self.advance()
+        self._names = NameTable(self._buffer[NAMES_OFFSET : self._data_offset])
+        return self.position
+
+    def advance(self) -> int:
+        """Look for the new end alone, not for new names, and return the position."""
         if self._live and self._path.stat().st_size > len(self._buffer):
             self._map()
         self._find_end()
-        self._names = NameTable(self._buffer[NAMES_OFFSET : self._data_offset])
         return self.position
 
     def pieces(self, start: int = 0, end: int | None = None) -> Iterator[Piece]:

@@ -299,6 +299,43 @@ def test_live_commands_are_answered_recorded_and_can_be_replayed(tmp_path: Path)
     assert replay.commands == outcome.commands
 
 
+def test_a_box_that_stands_still_is_stepped_and_commanded_and_stays_the_same(
+    tmp_path: Path,
+) -> None:
+    answers: list[str] = []
+
+    def command(run: Disturbed) -> None:
+        address = control_address(tmp_path)
+        lines = ("status", "step 300us", "cpu load 1", "step to 1ms", "step until it", "status")
+        answers.extend(ask(address, line.split(), 20_000) for line in lines)
+        run.stop = True
+
+    class Standing(Disturbed):
+        def on_progress(self, now_ns: int, waiting_for: str = "") -> bool:
+            return super().on_progress(now_ns + 1 if waiting_for == "ctl continue" else 0)
+
+    plan = replace(toy_plan([2, 1], FOREVER_NS, run_dir=tmp_path), paused=True)
+    run = Standing(plan, command)
+    outcome = run.outcome()
+    assert outcome.status == 0, outcome.error
+    assert answers[0].startswith("stands still at 0.000000000 s of ")
+    assert answers[1:5] == [
+        "stands still at 0.000300000 s",
+        "takes effect at 0.000300001 s, when the box goes on",
+        "stands still at 0.001000000 s",
+        "error: this box records nothing that could be waited for",
+    ]
+    assert "commands: 1\n  0.000300001 s  cpu load 1: ok" in answers[5]
+    # Its end was asked for while it stood still.
+    assert outcome.reached_ns == 1_000_001
+    assert outcome.commands == [(300_001, ["cpu", "load", "1"], "ok")]
+    replay = run_inline(
+        toy_plan([2, 1], outcome.reached_ns, commands=((300_001, 1, ["cpu", "load", "1"]),))
+    )
+    assert replay.books == outcome.books
+    assert_all_gone(run.pids)
+
+
 def test_a_commanded_kill_kills_the_process_and_the_box_goes_on() -> None:
     commands: tuple[Command, ...] = ((2 * TICK_NS, 1, ["cpu", "kill", 1]),)
     plan = toy_plan([2, 2, 1], 60 * TICK_NS, commands=commands)
