@@ -34,6 +34,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
+from emulator.hosterrors import named_errors
+
 BOX = "box.yaml"
 RUN = "run.json"
 COMMANDS = "commands.yaml"
@@ -74,8 +76,13 @@ class RunDirectory:
     def write_text(self, name: str, text: str) -> None:
         """Write a file whole or not at all: a reader never sees half of it."""
         scratch = self.path / f".{name}.new"
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(self.path / name)
+        try:
+            with named_errors(str(self.path / name)):
+                scratch.write_text(text, encoding="utf-8")
+                scratch.replace(self.path / name)
+        except OSError:
+            scratch.unlink(missing_ok=True)
+            raise
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write plain data as indented JSON, whole or not at all."""

@@ -34,6 +34,7 @@ from emulator.describe import describe, expectations
 from emulator.engine.inline import RunOutcome
 from emulator.engine.plan import CommandError
 from emulator.engines import INLINE, PROCESSES
+from emulator.hosterrors import ensure_descriptors, host_error, named_errors
 from emulator.progress import ProgressLine
 from emulator.report.figures import RunData, figures
 from emulator.report.fio.jobs import fio_run, logged_jobs
@@ -110,15 +111,17 @@ def run_box(request: Request, runs: Path) -> int:
     spec = box.resolve()
     engine = choose_engine(request, spec)
     check_events(spec, request.parts)
+    check_host(spec)
     directory = create_run_directory(spec.name, datetime.now(UTC), runs, request.out)
-    write_start(directory, request, box, spec, engine)
-    directory.hold()
-    try:
-        clocked = _run_engine(request, box, spec, directory, engine)
-        results = judge(box, spec, directory, clocked)
-        finish(directory, spec, results, clocked, request)
-    finally:
-        directory.release()
+    with _host_errors(directory.path):
+        write_start(directory, request, box, spec, engine)
+        directory.hold()
+        try:
+            clocked = _run_engine(request, box, spec, directory, engine)
+            results = judge(box, spec, directory, clocked)
+            finish(directory, spec, results, clocked, request)
+        finally:
+            directory.release()
     return status_of(results, clocked.outcome)
 
 
@@ -143,6 +146,25 @@ def check_events(spec: BoxSpec, parts: engines.Parts) -> None:
         engines.commands_of(spec, parts)
     except CommandError as error:
         raise SessionError(f"{spec.name}: events: {error}") from error
+
+
+def check_host(spec: BoxSpec) -> None:
+    """Raise SessionError where the host's limits are too low for the box, before anything starts."""
+    problem = ensure_descriptors(spec.machine.nr_cpus + len(spec.disks) + 2)
+    if problem:
+        raise SessionError(f"{spec.name}: {problem}")
+
+
+@contextmanager
+def _host_errors(path: Path) -> Iterator[None]:
+    # What the host refuses is one line, not a traceback; an engine tells of its own.
+    try:
+        yield
+    except (OSError, MemoryError) as error:
+        refused = host_error(error)
+        if not refused:
+            raise
+        raise SessionError(f"{refused}; what was written before is in {path}") from error
 
 
 def status_of(results: dict[str, Any], outcome: RunOutcome) -> int:
@@ -297,12 +319,21 @@ def finish(
     clocked: Clocked,
     request: Request,
 ) -> None:
-    """Write commands, logs and results, and show the result."""
-    write_commands(directory, clocked.outcome)
-    write_programs(directory, spec, clocked.outcome)
-    if request.logs:
-        write_logs(directory, spec)
-    directory.write_json(RESULTS, results)
+    """Write commands, logs and results, and show the result, also where the logs find no room."""
+    try:
+        write_commands(directory, clocked.outcome)
+        write_programs(directory, spec, clocked.outcome)
+        if request.logs:
+            write_logs(directory, spec)
+    finally:
+        directory.write_json(RESULTS, results)
+        show(directory, results, clocked, request)
+
+
+def show(
+    directory: RunDirectory, results: dict[str, Any], clocked: Clocked, request: Request
+) -> None:
+    """Print the result and, behind it, why the engine ended if it failed."""
     if not request.quiet:
         render(results, Console(), directory.path)
     if clocked.outcome.error:
@@ -342,5 +373,6 @@ def write_logs(directory: RunDirectory, spec: BoxSpec) -> None:
     for cpu in range(nr_cpus):
         ring = directory.cpu_ring(cpu)
         if ring.exists():
-            with directory.cpu_log(cpu).open("w", encoding="utf-8") as file:
+            log = directory.cpu_log(cpu)
+            with named_errors(str(log)), log.open("w", encoding="utf-8") as file:
                 write_log(RingReader(ring), file, nr_cpus, style)

@@ -36,6 +36,7 @@ from emulator.engine.node import Node
 from emulator.engine.plan import COORDINATOR_NAME, CommandError, Plan
 from emulator.engine.seat import finish, run_local, settle_in
 from emulator.engine.windows import Grant, Windows
+from emulator.hosterrors import host_error
 from emulator.types import NSEC_PER_MSEC, Message
 
 #: After so long without a frame, the supervisor is told who is waited for.
@@ -49,6 +50,10 @@ SUPERVISOR_NAME = "emusuper"
 
 class AgentFailedError(Exception):
     """An agent ended by its own exception; the text is its traceback."""
+
+
+class HostError(Exception):
+    """The host refused an agent what it needs; the text says what."""
 
 
 class RefusedError(Exception):
@@ -126,11 +131,13 @@ class Coordinator:
         except LinkError as error:
             outcome.status, outcome.error = 2, str(error)
             self._lost = _name(error.peer)
-        except RefusedError as error:
+        except (HostError, RefusedError) as error:
             outcome.status, outcome.error = 2, str(error)
-        except Exception:
+        except Exception as error:
             # Our own failure, a node's in this process, or a broken invariant of the engine.
-            outcome.status, outcome.error = 1, f"{COORDINATOR_NAME}: {traceback.format_exc()}"
+            refused = host_error(error)
+            outcome.status = 2 if refused else 1
+            outcome.error = f"{COORDINATOR_NAME}: {refused or traceback.format_exc()}"
         self._send_outcome()
 
     def retire(self, node_id: int) -> None:
@@ -281,6 +288,8 @@ class Coordinator:
                 self._outcome.agents[_name(identity)] = frame[2]
             case frames.KILLED:
                 self._killed.add(frame[1])
+            case frames.FAILED if frame[2]:
+                raise HostError(f"{_name(identity)}: {frame[2]}")
             case frames.FAILED:
                 raise AgentFailedError(f"{peer_name(identity)} failed:\n{frame[1]}")
             case _:

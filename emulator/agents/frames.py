@@ -14,7 +14,7 @@ FINISH     coordinator → agent       as GRANT; nothing may come of it
 BOOKS      agent → coordinator       the node's books, the agent's host facts
 SNAPSHOT   coordinator → agent       -
 STATE      agent → coordinator       the node's snapshot
-FAILED     agent → coordinator       traceback: the last frame of an agent that failed
+FAILED     agent → coordinator       traceback, what the host refused it: an agent's last frame
 QUIT       coordinator → agent       -
 WATCH      supervisor → coordinator  protocol, digest: here I am
 STOP       supervisor → coordinator  end the run soon, cleanly

@@ -18,6 +18,7 @@ from emulator.engine.board import HistoryBoard
 from emulator.engine.node import Node
 from emulator.engine.plan import Plan
 from emulator.engine.seat import finish, run_grant, settle_in
+from emulator.hosterrors import host_error
 
 #: Exit status of an agent that ended by its own exception.
 EXIT_FAILED = 1
@@ -32,8 +33,8 @@ def main(plan: Plan, node_id: int, hub_address: str, cpus: tuple[int, ...]) -> i
     try:
         _serve(plan, node_id, link, cpus)
         return 0
-    except Exception:
-        link.send(wire.pack([frames.FAILED, traceback.format_exc()]))
+    except Exception as error:
+        link.send(wire.pack([frames.FAILED, traceback.format_exc(), host_error(error)]))
         return EXIT_FAILED
     finally:
         link.close()

@@ -61,7 +61,7 @@ SHAPES: dict[int, Shape] = {
     frames.BOOKS: Shape("BOOKS", AGENT, (dict, dict)),
     frames.SNAPSHOT: Shape("SNAPSHOT", COORDINATOR, ()),
     frames.STATE: Shape("STATE", AGENT, (list,)),
-    frames.FAILED: Shape("FAILED", AGENT, (str,)),
+    frames.FAILED: Shape("FAILED", AGENT, (str, str)),
     frames.QUIT: Shape("QUIT", COORDINATOR, ()),
     frames.WATCH: Shape("WATCH", SUPERVISOR, (int, str)),
     frames.STOP: Shape("STOP", SUPERVISOR, ()),

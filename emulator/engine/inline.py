@@ -26,6 +26,7 @@ from emulator.engine.commands import Commands, has_taken_down
 from emulator.engine.conservation import ConservationError, Ledger, audit_books, pids_owned
 from emulator.engine.node import TO_BALANCER, Latencies, Node
 from emulator.engine.plan import Plan
+from emulator.hosterrors import host_error
 from emulator.latency import ANSWERED_AT_ONCE, COORDINATOR, class_of
 from emulator.types import NEVER, NSEC_PER_MSEC, Message
 
@@ -75,9 +76,11 @@ def run_box(
     try:
         box = make_box(*_build(plan, strict), plan.latencies)
         _run_plan(box, plan, on_progress, outcome)
-    except Exception:
-        # A node's own failure or a broken invariant: the caller reports it like an agent's.
-        outcome.status, outcome.error = 1, traceback.format_exc()
+    except Exception as error:
+        # The host's doing; or a node's own failure or a broken invariant, reported like an agent's.
+        outcome.error = host_error(error)
+        outcome.status = 2 if outcome.error else 1
+        outcome.error = outcome.error or traceback.format_exc()
     return outcome
 
 
@@ -98,6 +101,7 @@ def _run_plan(
         outcome.reached_ns = box.run(plan.until_ns, on_progress)
         outcome.books = box.check()
     finally:
+        outcome.reached_ns = outcome.reached_ns or box.reached_ns()
         for message in box.answers:
             if message[4] == messages.COMMAND_DONE:
                 commands.settle(message)

@@ -14,7 +14,8 @@ The file is a head and then slots of one *segment* each::
 
 The file grows by one segment when the last is full, up to ``segments_max``; then the oldest
 segment is zeroed and used again, and ``first`` counts what went.  Space is allocated before it is
-mapped, so a full disk is an OSError here and not a SIGBUS at some later record.
+mapped, so a full disk is an OSError here, which names the file, and not a SIGBUS at some later
+record.  What was recorded before it stays as it is.
 
 No count is kept per record.  An unwritten record is all zeros and event ids start at 1, so the end
 of the ring is found by bisection in the current segment.  A ring is never trimmed and never marked
@@ -33,6 +34,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from emulator.hosterrors import named_errors
 from emulator.trace.layout import (
     EVENTS_MAX,
     HEAD_BYTES,
@@ -106,7 +108,8 @@ class Ring:
         self._fd = os.open(self.path, flags | os.O_CLOEXEC, 0o644)
         self._file_bytes = os.fstat(self._fd).st_size
         self._grow(HEAD_BYTES)
-        self._head = mmap.mmap(self._fd, HEAD_BYTES)
+        with named_errors(self.path):
+            self._head = mmap.mmap(self._fd, HEAD_BYTES)
         self._map = self._head  # until the first segment begins
         header = pack_header(number, node_name, segment_bytes, self._segments_max)
         if existing:
@@ -209,17 +212,19 @@ class Ring:
 
     def _map_segment(self, segment: int) -> None:
         offset = HEAD_BYTES + segment % self._segments_max * self._segment_bytes
-        self._map = mmap.mmap(self._fd, self._segment_bytes, offset=offset)
+        with named_errors(self.path):
+            self._map = mmap.mmap(self._fd, self._segment_bytes, offset=offset)
 
     def _grow(self, size: int) -> None:
         if size <= self._file_bytes:
             return
-        try:
-            os.posix_fallocate(self._fd, self._file_bytes, size - self._file_bytes)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-            os.ftruncate(self._fd, size)  # a file system that cannot promise space
+        with named_errors(self.path):
+            try:
+                os.posix_fallocate(self._fd, self._file_bytes, size - self._file_bytes)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+                os.ftruncate(self._fd, size)  # a file system that cannot promise space
         self._file_bytes = size
 
     # The writer before us may have died anywhere between two stores; the zero tail tells where.
