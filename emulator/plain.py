@@ -138,13 +138,15 @@ def _kernel_to_plain(kernel: KernelSpec) -> list[Any]:
             [list(signal) for signal in kernel.completion.signals],
         ],
         _workqueue_to_plain(kernel.workqueue),
+        kernel.threadirqs,
     ]
     assert len(plain) == len(fields(KernelSpec)), "KernelSpec has a field that plain.py forgets"
     return plain
 
 
 def _kernel_from_plain(plain: list[Any]) -> KernelSpec:
-    version, features, sysctls, policies, rules, callbacks, needs_cpu, completion, workqueue = plain
+    version, features, sysctls, policies, rules, callbacks, needs_cpu, *rest = plain
+    completion, workqueue, threadirqs = rest
     name, batch, signals = completion
     return KernelSpec(
         version,
@@ -156,6 +158,7 @@ def _kernel_from_plain(plain: list[Any]) -> KernelSpec:
         needs_cpu,
         CompletionSpec(name, batch, tuple((signal, limit) for signal, limit in signals)),
         _workqueue_from_plain(workqueue),
+        threadirqs,
     )
 
 

@@ -317,6 +317,12 @@ class Rules:
         "5.15+",
         "a completion steered to another CPU always ends there in BLOCK; one IPI per list (5.12)",
     )
+    complete_threaded_local: bool = _rule(
+        "5.15+", "with threadirqs no completion is steered to another CPU (5.12)"
+    )
+    threaded_irqs_off: bool = _rule(
+        "5.15+", "with threadirqs the threads run handlers with interrupts off (5.12)"
+    )
     complete_single_ctx: bool = _rule(
         "6.1+", "a request of a hardware queue of one CPU ends in the interrupt, unsteered (6.1)"
     )

@@ -415,6 +415,7 @@ class KernelSpec:
         default_factory=CompletionSpec
     )  #: where a finished direct write's work goes
     workqueue: WorkqueueSpec = WorkqueueSpec()
+    threadirqs: bool = False  #: device interrupts and softirqs run in threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -500,7 +501,8 @@ class BoxSpec:
     @property
     def realtime(self) -> bool:
         """Whether tasks of the box are real-time ones, so that CPUs have less for fair tasks."""
-        return any(one.rt_priority for one in self.workloads)
+        irq_threads = self.kernel.threadirqs and any(disk.vectors for disk in self.disks)
+        return irq_threads or any(one.rt_priority for one in self.workloads)
 
     @property
     def writes_buffered(self) -> bool:

@@ -110,6 +110,7 @@ def resolve_kernel(
         defaults | written,
         tuple(kernel.policies),
         rules,
+        threadirqs=kernel.threadirqs,
         rcu_callbacks=kernel.rcu_callbacks,
         rcu_needs_cpu=kernel.rcu_needs_cpu,
         completion=completion,

@@ -192,6 +192,11 @@ class Kernel(_Model):
         "bound",
         description="where a finished direct write's work goes: a completion policy, see below",
     )
+    threadirqs: bool = Field(
+        False,
+        description="boot option: device interrupts are handled in threads `irq/N-name`, SCHED_FIFO "
+        "50, and softirqs in those or in ksoftirqd",
+    )
     rcu_callbacks: bool = Field(
         False, description="IO leaves RCU callbacks, so the next tick of its CPU raises RCU"
     )

@@ -9,11 +9,12 @@ several it is ended in the interrupt.  The vector takes the whole list, without 
 From 5.12 on (``rules.complete_remote_softirq``) whatever goes to another CPU ends there in the BLOCK
 softirq: the request is put on that CPU's list, and only the first on an empty list costs an IPI,
 whose handler just raises the vector.  From 6.1 on a hardware queue of a single CPU completes where
-its interrupt arrives.
+its interrupt arrives.  With ``threadirqs`` nothing is steered to another CPU from 5.12 on, since its
+softirq would have to wait for ksoftirqd.
 
 Departures from the kernel: a request from another CPU is on this one's list when its IPI would
 arrive, not from when it was sent; all CPUs have the same capacity, so that 6.12's test of it holds
-always; interrupts are not threaded, so that what 5.11 changed for those is left out.
+always.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def blk_mq_complete_request(cpu: Cpu, rq: Request) -> None:
         ctx == here or cpu.cpu_online(ctx),
         cpu.rq.rules,
         q.nr_ctx[ctx],
+        stays_threaded(cpu),
     )
     cpu.inflight.pop(rq.cookie, None)  # the device had it, if it is given its requests
     if where != here:
@@ -68,20 +70,27 @@ def steer(
     online: bool,
     rules: Rules = Rules(),
     nr_ctx: int = 0,
+    threaded: bool = False,
 ) -> tuple[str, int]:
     """Return (context, CPU) in which a completion that arrived on ``here`` is finished (A.7).
 
-    ``nr_ctx``: how many CPUs the request's hardware queue serves.
+    ``nr_ctx``: how many CPUs the request's hardware queue serves; ``threaded``: ``threadirqs`` keeps it
+    here.
     """
     context = "softirq" if nr_hw_queues == 1 else "hardirq"
     unsteered = rules.complete_single_ctx and nr_ctx == 1
     if unsteered and (ctx_cpu == here or not rules.complete_single_ctx_own):
         return "hardirq", here
-    if rq_affinity == 0 or ctx_cpu == here or not online:
+    if rq_affinity == 0 or ctx_cpu == here or not online or threaded:
         return context, here
     if rq_affinity == 1 and share_cache:
         return context, here
     return "softirq" if rules.complete_remote_softirq else context, ctx_cpu
+
+
+def stays_threaded(cpu: Cpu) -> bool:
+    """Whether ``threadirqs`` keeps completions on the CPU where they arrive (5.12)."""
+    return cpu.threadirqs and cpu.rq.rules.complete_threaded_local
 
 
 def add_to_done_list(cpu: Cpu, rq: Request) -> None:

@@ -34,6 +34,7 @@ from emulator.kernel import (
     hrtimer,
     idle,
     io_uring,
+    irq_thread,
     kthread,
     promises,
     receive,
@@ -62,6 +63,8 @@ class Cpu(Execution, Sender, Publisher):
         self.rq.on_warn = self.warn
         self.rq.on_throttle = self.throttled
         kthread.boot(self)
+        if self.threadirqs:
+            irq_thread.boot(self)
         idle.boot(self)
         self.publish()
 
@@ -197,7 +200,9 @@ class Cpu(Execution, Sender, Publisher):
             return io_uring.needs_mail(self)
         if kind == frames.SOFTIRQ_RCU:
             return self.rcu.driven
-        if kind == frames.IRQ_VECTOR:
+        if kind in (frames.IRQ_VECTOR, frames.IRQ_THREAD_FN):
+            if kind == frames.IRQ_VECTOR and driver.threaded(self, self.f_arg[0], self.f_arg[3]):
+                return False
             leaves = self.completion is not None and self.completion.remote
             return leaves or driver.vector_reads(self, self.f_arg)
         if kind == frames.STOPPER_WORK:

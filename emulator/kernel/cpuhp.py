@@ -47,6 +47,7 @@ from emulator.kernel import (
     holdings,
     hrtimer,
     idle,
+    irq_thread,
     kthread,
     load_balance,
     mail,
@@ -352,6 +353,9 @@ def migrate_tasks(cpu: Cpu) -> None:
         if p.sched_delayed:
             rq.fair.dequeue_task(rq, p, DEQUEUE_SLEEP | DEQUEUE_DELAYED)  # as the pick would
             continue
+        if irq_thread.is_irq_thread(cpu, p):
+            irq_thread.park(cpu, p)
+            continue
         if p.flags & PF_WQ_WORKER and not wq_pool.is_unbound(p):
             wq_hotplug.park_worker(cpu, p)
             continue
@@ -380,6 +384,8 @@ def hand_over(cpu: Cpu) -> None:
     for irq in cpu.irqs:
         if irq[0] == frames.IRQ_VECTOR:
             pass_on(cpu, target, messages.INTERRUPT, tuple(irq[1]))
+    for interrupt in irq_thread.take_unhandled(cpu):
+        pass_on(cpu, target, messages.INTERRUPT, interrupt)
     items = [wq_hotplug.take_items(cpu, pool) for pool in cpu.pools]
     done = [*cpu.done_list, *cpu.call_done]
     queues = [take_queue(cpu, index, target) for index in range(len(cpu.queues))]
@@ -481,7 +487,7 @@ def readdress(cpu: Cpu, rq: Request) -> None:
 
 def is_own_thread(cpu: Cpu, p: Task) -> bool:
     """Whether a task is one of the CPU's own threads, which stay with it."""
-    if p is cpu.rq.stop or p is cpu.ksoftirqd:
+    if p is cpu.rq.stop or p is cpu.ksoftirqd or irq_thread.is_irq_thread(cpu, p):
         return True
     return bool(p.flags & PF_WQ_WORKER) and not wq_pool.is_unbound(p)
 

@@ -12,7 +12,8 @@ they rang.  A service too short for a question and its answer is never asked for
 
 A device whose interrupts have a CPU of their own, or that was struck by a fault, announces nothing:
 the request itself goes to it (:func:`send_request`) and comes back with the interrupt of its vector
-(:func:`vector_interrupt`), to whichever CPU that is.  The interrupts of each vector are counted here
+(:func:`vector_interrupt`), to whichever CPU that is; with ``threadirqs`` its thread takes it
+(:mod:`irq_thread`).  The interrupts of each vector are counted here
 as ``irq:NAME``, NAME as in ``/proc/interrupts``.
 
 Departures from the kernel: an interrupt takes the completions posted until it was raised, and those
@@ -120,20 +121,31 @@ def vector_raised(cpu: Cpu, index: int, vector: int, entries: list[list[Any]], p
         if irq[0] == frames.IRQ_VECTOR and irq[1][:2] == [index, vector] and not polled:
             irq[1][2].extend(entries)
             return
+    ns = 0 if threaded(cpu, index, polled) else handler_ns(cpu, index, len(entries))
+    cpu.irqs.append((frames.IRQ_VECTOR, [index, vector, entries, polled], ns))
+
+
+def threaded(cpu: Cpu, index: int, polled: int) -> bool:
+    """Whether the handler of a disk's vector runs in a thread; a driver that polls runs it itself."""
+    return cpu.threadirqs and cpu.queues[index].vectored and not polled
+
+
+def handler_ns(cpu: Cpu, index: int, nr: int) -> int:
+    """Return how long the handler takes for so many completions."""
     q = cpu.queues[index]
     costs = cpu.costs
     ns = costs.hrtimer_ns
     if q.vectored and q.nr_hw_queues > 1:
         # Requests are ended in the interrupt.
         each = costs.blk_start_request_ns + costs.blk_end_request_ns + costs.blk_done_request_ns
-        ns += each * len(entries)
-    cpu.irqs.append((frames.IRQ_VECTOR, [index, vector, entries, polled], ns))
+        ns += each * nr
+    return ns
 
 
 def vector_reads(cpu: Cpu, arg: list[Any]) -> bool:
-    """Whether the interrupt may steer a request to another CPU, which must be online then."""
+    """Whether a handler may steer a request to another CPU, which must be online then."""
     q = cpu.queues[arg[0]]
-    if q.rq_affinity == 0:
+    if q.rq_affinity == 0 or blk_softirq.stays_threaded(cpu):
         return False
     here = cpu.node_id
     # A request's place in its packed form is its class's: its ctx is the fourth.
@@ -144,11 +156,24 @@ def vector_reads(cpu: Cpu, arg: list[Any]) -> bool:
 def vector_interrupt(cpu: Cpu, arg: list[Any]) -> None:
     """The handler of a device's vector: every completion of its queue is steered to where it ends."""
     index, vector, entries, polled = arg
+    raised = cpu.queues[index].vectored and not polled
+    if raised:
+        handler_entry(cpu, index, vector)
+    complete_entries(cpu, index, entries)
+    if raised:
+        cpu.emit(tp.IRQ_HANDLER_EXIT, irq_number(index, vector))
+
+
+def handler_entry(cpu: Cpu, index: int, vector: int) -> None:
+    """A vector's interrupt is handled: count and record it."""
+    name = cpu.queues[index].irq_names[vector]
+    cpu.count(f"irq:{name}")
+    cpu.emit(tp.IRQ_HANDLER_ENTRY, irq_number(index, vector), cpu.names[name])
+
+
+def complete_entries(cpu: Cpu, index: int, entries: list[list[Any]]) -> None:
+    """Steer every completion of a queue to where it ends."""
     q = cpu.queues[index]
-    if q.vectored and not polled:
-        name = q.irq_names[vector]
-        cpu.count(f"irq:{name}")
-        cpu.emit(tp.IRQ_HANDLER_ENTRY, irq_number(index, vector), cpu.names[name])
     for data, status in entries:
         rq = Request.unpack(data)
         rq.error = status
@@ -157,8 +182,6 @@ def vector_interrupt(cpu: Cpu, arg: list[Any]) -> None:
             continue
         cpu.cause = rq.cause
         blk_softirq.blk_mq_complete_request(cpu, rq)
-    if q.vectored and not polled:
-        cpu.emit(tp.IRQ_HANDLER_EXIT, irq_number(index, vector))
 
 
 def timer_expired(cpu: Cpu, q: BlockQueue, rq: Request) -> None:

@@ -19,6 +19,7 @@ from emulator.kernel import (
     idle,
     io_uring,
     iomap,
+    irq_thread,
     migration,
     pipe,
     rcu,
@@ -81,6 +82,10 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.IRQ_IPI] = hrtimer.ipi_end
     table[frames.IRQ_DEVICE] = hrtimer.device_end
     table[frames.IRQ_VECTOR] = hrtimer.vector_end
+    table[frames.IRQ_EXITED] = hrtimer.irq_exited
+    table[frames.IRQ_THREAD] = irq_thread.irq_thread
+    table[frames.IRQ_THREAD_FN] = irq_thread.irq_forced_thread_fn
+    table[frames.IRQ_THREAD_BH] = irq_thread.local_bh_enable
     table[frames.IRQ_QUEUE] = hrtimer.queue_end
     table[frames.IRQ_DONE] = hrtimer.interrupt_done
     table[frames.SOFTIRQ_ENTRY] = softirq.pass_begin

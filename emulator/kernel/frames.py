@@ -103,6 +103,11 @@ CANCEL_WORK = 97  # cancel_work_sync() up to where it looks
 SUBMIT_DONE = 71  # io_submit(): after the transaction or the sync of a write that ended at once
 URING_REAP = 72  # the completions of an io_uring: user space takes them, or the wait for more
 TASK_WORK = 73  # task_work_run(): a completion that was left to its submitter
+# Threaded interrupts.
+IRQ_THREAD = 77  # irq_thread() between handlers
+IRQ_THREAD_FN = 78  # irq_forced_thread_fn(): the handler, with its completions
+IRQ_THREAD_BH = 79  # the same, after whom it woke, up to local_bh_enable()
+IRQ_EXITED = 92  # irq_exit(), after the wakeup of ksoftirqd
 # Tags of requests.
 TAG_ASKED = 74  # blk_mq_get_tag(), the device says whether there is one
 TAG_ANSWERED = 75  # blk_mq_get_tag(), the device has answered
@@ -125,6 +130,9 @@ WB_WOKEN = 91  # fsync(): after the wakeup by the last page
 
 #: Argument of USER: the code watches its CPU clock, which goes on while the CPU is without the host.
 BURNING = 1
+
+#: Kinds of a task that has bottom halves disabled.
+BH_DISABLED = frozenset((IRQ_THREAD_FN, IRQ_THREAD_BH))
 
 #: Kinds in which a pending reschedule is acted on when an interrupt returns to them.
 PREEMPTIBLE = frozenset((USER, HALT))
@@ -156,6 +164,7 @@ READS = COMPLETING | frozenset(
         PIPE_SELECT,
         WQ_SELECT,
         IRQ_VECTOR,
+        IRQ_THREAD_FN,
         URING_REAP,
     )
 )

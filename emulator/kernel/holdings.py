@@ -150,8 +150,10 @@ def interrupting(cpu: Cpu) -> Iterator[list[Any]]:
     kinds = [(kind, arg) for kind, arg, _ns in cpu.irqs]
     kinds += [(cpu.f_kind, cpu.f_arg), *((frame[0], frame[2]) for frame in cpu.stack)]
     for kind, arg in kinds:
-        if kind == frames.IRQ_VECTOR:
+        if kind in (frames.IRQ_VECTOR, frames.IRQ_THREAD_FN):
             yield from (data for data, _status in arg[2])
+    for thread in cpu.irq_threads.values():
+        yield from (data for data, _status in thread.entries)
 
 
 def requests_in(cpu: Cpu, message: Message) -> Iterator[tuple[Request, bool]]:

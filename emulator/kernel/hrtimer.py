@@ -27,6 +27,7 @@ from emulator.kernel import (
     frames,
     idle,
     io_uring,
+    irq_thread,
     rt_bandwidth,
     smp,
     softirq,
@@ -202,9 +203,18 @@ def interrupt_end(cpu: Cpu) -> None:
 
 def irq_exit(cpu: Cpu) -> None:
     """``irq_exit()``: serve pending softirqs if this was the outermost interrupt, then return."""
-    if cpu.softirq_pending and not cpu.in_softirq and softirq.may_run_inline(cpu):
-        softirq.start_round(cpu)
-        return
+    if cpu.softirq_pending and not cpu.in_softirq:
+        if cpu.threadirqs:
+            softirq.leave_to_ksoftirqd(cpu)
+            return
+        if softirq.may_run_inline(cpu):
+            softirq.start_round(cpu)
+            return
+    irq_return(cpu)
+
+
+def irq_exited(cpu: Cpu, _arg: object) -> None:
+    """The end of an interrupt whose exit has woken ksoftirqd."""
     irq_return(cpu)
 
 
@@ -241,7 +251,11 @@ def device_end(cpu: Cpu, arg: Any) -> None:
 def vector_end(cpu: Cpu, arg: Any) -> None:
     """The end of the handler of a device's vector; it programs no timer."""
     cpu.start(frames.IRQ_DONE, 0, frames.IRQ_VECTOR)
-    driver.vector_interrupt(cpu, arg)
+    index, vector, entries, polled = arg
+    if driver.threaded(cpu, index, polled):
+        irq_thread.irq_wake_thread(cpu, index, vector, entries)
+    else:
+        driver.vector_interrupt(cpu, arg)
     if cpu.f_kind == frames.IRQ_DONE:
         irq_exit(cpu)
 

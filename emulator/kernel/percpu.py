@@ -28,6 +28,7 @@ from emulator.kernel import (
 )
 from emulator.kernel.blk_queue import BlockQueue
 from emulator.kernel.fs_writeback import Backing
+from emulator.kernel.irq_thread import IrqThread
 from emulator.kernel.names import Names, traced_names
 from emulator.kernel.process import TaskRun
 from emulator.kernel.request import Request
@@ -114,6 +115,7 @@ class PerCpu:
         "inflight",
         "io_seq",
         "ipis",
+        "irq_threads",
         "irqs",
         "irqs_on",
         "jiffy_timers",
@@ -169,6 +171,7 @@ class PerCpu:
         "stalled_at",
         "stop_works",
         "tasks",
+        "threadirqs",
         "tick_at",
         "tick_ns",
         "tick_stopped",
@@ -329,6 +332,8 @@ class PerCpu:
         self.timer_seq = 0
         self.jiffy_timers: list[tuple[int, int, int, Any]] = []
         self.irqs: list[tuple[int, Any, int]] = []
+        self.threadirqs = self.spec.kernel.threadirqs
+        self.irq_threads: dict[int, IrqThread] = {}  # by the number of the interrupt
         self.ipis = 0  # reschedule IPIs on their way, among the timers
         self.tick_at = NEVER  # when the tick (or, with it stopped, the wheel) interrupts next
         self.tick_stopped = False

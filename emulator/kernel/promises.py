@@ -61,6 +61,9 @@ SENDING = frozenset(
         frames.WQ_ANSWER,
         frames.WQ_SELECT,
         frames.IRQ_VECTOR,
+        frames.IRQ_THREAD,
+        frames.IRQ_THREAD_FN,
+        frames.IRQ_THREAD_BH,
         frames.IRQ_QUEUE,
     )
 )
@@ -228,6 +231,7 @@ def completes_now(cpu: Cpu) -> bool:
         or cpu.sirq_block
         or cpu.call_done
         or cpu.softirq_pending
+        or any(thread.entries for thread in cpu.irq_threads.values())
         or cpu.f_kind == frames.IRQ_DEVICE
         or any(frame[0] == frames.IRQ_DEVICE for frame in cpu.stack)
     )

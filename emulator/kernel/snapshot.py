@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator.kernel import fields, holdings, mq_deadline
+from emulator.kernel.irq_thread import IrqThread
 from emulator.kernel.process import plain, unpack_task
 from emulator.kernel.request import Request
 from emulator.kernel.sched import Task
@@ -111,6 +112,7 @@ def pack(cpu: Cpu) -> list[Any]:
         None if cpu.psi is None else cpu.psi.pack(),
         cpu.xfs_log.state,
         None if cpu.backing is None else cpu.backing.pack(),
+        [[irq, *thread.pack()] for irq, thread in cpu.irq_threads.items()],
     ]
 
 
@@ -161,6 +163,7 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     cpu.xfs_log.state = data[28]
     if cpu.backing is not None:
         cpu.backing.unpack(data[29])
+    cpu.irq_threads = {irq: IrqThread(*thread) for irq, *thread in data[30]}
 
 
 def pack_queue(q: BlockQueue) -> list[Any]:

@@ -6,7 +6,7 @@ Ten pending bits.  A round (:func:`start_round`) takes the whole mask and runs t
 ascending order, interruptible; bits raised meanwhile make another pass, until the limits of
 ``__do_softirq()`` are reached: 2 ms in jiffies, ten passes, or a pending reschedule.  What is left
 then is ksoftirqd's, an ordinary fair thread; while that is runnable, interrupt exits leave all
-softirqs to it, up to 6.4 (``rules.softirq_inline``).
+softirqs to it, up to 6.4 (``rules.softirq_inline``).  With ``threadirqs`` they always do.
 
 Departures from the kernel: only the vectors that something here raises have handlers (TIMER, BLOCK,
 SCHED, RCU); the others are never raised.
@@ -48,7 +48,7 @@ def raise_softirq(cpu: Cpu, vec: int, tick: int = tp.TICK_NONE) -> None:
     """
     cpu.emit(tp.SOFTIRQ_RAISE, vec, tick)
     cpu.softirq_pending |= 1 << vec
-    if cpu.level == frames.LEVEL_TASK and not cpu.in_softirq:
+    if cpu.level == frames.LEVEL_TASK and not cpu.in_softirq and not bh_disabled(cpu):
         wakeup_softirqd(cpu)
 
 
@@ -58,6 +58,20 @@ def may_run_inline(cpu: Cpu) -> bool:
     Up to 6.4 not while ksoftirqd's state is running; from 6.5 on always.
     """
     return cpu.ksoftirqd.state != tp.TASK_RUNNING or cpu.rq.rules.softirq_inline
+
+
+def bh_disabled(cpu: Cpu) -> bool:
+    """Whether bottom halves are disabled in the task below: it serves what is raised when it enables them."""
+    return (cpu.stack[0][0] if cpu.stack else cpu.f_kind) in frames.BH_DISABLED
+
+
+def leave_to_ksoftirqd(cpu: Cpu) -> None:
+    """``invoke_softirq()`` with ``threadirqs``: ksoftirqd is woken, or whoever has them disabled sees to it."""
+    cpu.start(frames.IRQ_EXITED, 0)
+    if not bh_disabled(cpu):
+        wakeup_softirqd(cpu)
+    if cpu.f_kind == frames.IRQ_EXITED:
+        hrtimer.irq_return(cpu)
 
 
 def wakeup_softirqd(cpu: Cpu) -> None:
@@ -144,7 +158,7 @@ def pass_end(cpu: Cpu) -> None:
 def round_done(cpu: Cpu, _arg: object) -> None:
     """Leave the round; bits that came after the last test are served before anything else."""
     cpu.in_softirq = False
-    if cpu.softirq_pending and may_run_inline(cpu):
+    if cpu.softirq_pending and not cpu.threadirqs and may_run_inline(cpu):
         start_round(cpu)
         return
     hrtimer.irq_return(cpu)

@@ -208,6 +208,7 @@ def box_spec(
     version: str = "5.4",
     completion: CompletionSpec | None = None,
     wq: WorkqueueSpec = WorkqueueSpec(),
+    threadirqs: bool = False,
 ) -> BoxSpec:
     """Return the box of these parts; mounts are ``/xfs`` and ``/raw``, both on the one disk."""
     mounts = () if disk is None else (("/xfs", "xfs", block_size), ("/raw", "none", 512))
@@ -244,6 +245,7 @@ def box_spec(
             rcu_needs_cpu=rcu_needs_cpu,
             completion=completion or CompletionSpec(),
             workqueue=wq,
+            threadirqs=threadirqs,
         ),
         costs=charges,
         disks=() if disk is None else (disk,),
@@ -311,6 +313,7 @@ class Box:
         topology: MachineSpec | None = None,
         completion: CompletionSpec | None = None,
         wq: WorkqueueSpec = WorkqueueSpec(),
+        threadirqs: bool = False,
     ) -> None:
         topology = topology or machine(nr_cpus, hz=hz, llc=llc, core=core, node=node)
         nr_cpus = topology.nr_cpus
@@ -329,6 +332,7 @@ class Box:
             version,
             completion,
             wq,
+            threadirqs,
         )
         shared = [Shared(self.spec)] if shared_node(self.spec) >= 0 else []
         nr_nodes = nr_cpus + 1 + len(self.spec.disks) + len(shared)

@@ -116,8 +116,9 @@ class IoMachine(RuleBasedStateMachine):
         kind=st.sampled_from(KINDS),
         rq_affinity=st.integers(0, 2),
         rules=st.sampled_from(("5.4", "5.15", "6.12")),
+        threadirqs=st.booleans(),
     )
-    def build(self, kind: str, rq_affinity: int, rules: str) -> None:
+    def build(self, kind: str, rq_affinity: int, rules: str, threadirqs: bool) -> None:
         """Build the box: each submitter with a queue of operations to do."""
         self.todo: list[deque[Op]] = [deque(), deque()]
         self.now = 0
@@ -136,6 +137,7 @@ class IoMachine(RuleBasedStateMachine):
             charges=CHARGES,
             rules=rules_of(rules),
             version=rules,
+            threadirqs=threadirqs,
         )
 
     def steps_of(self, number: int) -> Callable[[], Steps]:

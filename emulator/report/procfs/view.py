@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 
+from emulator.kernel.blk_queue import FIRST_IRQ, IRQS_PER_DISK
 from emulator.kernel.fair_tunables import (
     SYSCTLS,
     sched_proc_update_handler,
@@ -19,6 +20,8 @@ from emulator.types import BoxSpec, cpumask_first
 #: Disks are numbered as SCSI disks are, whatever their driver.
 SD_MAJOR = 8
 SD_MINORS = 16
+#: Priorities of kernel threads that are not fair, by the first part of their names.
+BOOT_PRIOS = {"migration": 0, "irq": 49}
 
 
 class NoFileError(Exception):
@@ -122,7 +125,7 @@ class View:
         if not task.has_begun:  # it has slept since boot
             task.cpu = max(self.bound_cpu(pid), 0)
             task.state = "I" if self.comm(pid).startswith("kworker") else "S"
-            task.prio = 0 if self.comm(pid).startswith("migration/") else 120
+            task.prio = BOOT_PRIOS.get(self.comm(pid).partition("/")[0], 120)
         return task
 
     def comm(self, pid: int) -> str:
@@ -141,8 +144,16 @@ class View:
 
     def bound_cpu(self, pid: int) -> int:
         """Return the CPU of a kernel thread that exists once per CPU, -1 for other tasks."""
-        number = self.comm(pid).partition("/")[2].partition(":")[0]
+        kind, _, rest = self.comm(pid).partition("/")
+        if kind == "irq":
+            return self.irq_cpu(int(rest.partition("-")[0]))
+        number = rest.partition(":")[0]
         return int(number) if number.isdigit() else -1
+
+    def irq_cpu(self, irq: int) -> int:
+        """Return the CPU that a disk's vector interrupts first, and on which its thread is."""
+        index, vector = divmod(irq - FIRST_IRQ, IRQS_PER_DISK)
+        return cpumask_first(self.spec.disks[index].vectors[vector])
 
     def cpus_allowed(self, pid: int) -> int:
         """Return the CPUs on which a task may run, as it was started."""
