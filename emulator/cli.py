@@ -38,6 +38,7 @@ for command in (
     boxes.policies,
     running.run,
     live.ctl,
+    live.replay_run,
     reading.logs,
     reading.why,
     reading.cat_file,

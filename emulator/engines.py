@@ -7,6 +7,7 @@ how to build a node, which commands come when.  The nodes are built by the funct
 :class:`Parts` names.  A new way to run a box is one line in :data:`ENGINES`.
 """
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ class Job:
     strict: bool = False
     paused: bool = False  #: processes alone: stand still at 0 until a command lets it go on
     parts: Parts = MACHINE
+    until_ns: int | None = None  #: end there, None: when the box's duration is over
 
 
 def run(engine: str, job: Job) -> RunOutcome:
@@ -74,7 +76,7 @@ def plan_of(job: Job) -> Plan:
     return Plan(
         nr_cpus=spec.machine.nr_cpus,
         devices=tuple(disk.name for disk in spec.disks),
-        until_ns=spec.duration_ns,
+        until_ns=spec.duration_ns if job.until_ns is None else job.until_ns,
         latencies=latencies(spec),
         factory=job.parts.node,
         spec_plain=spec_to_plain(spec),
@@ -97,7 +99,7 @@ def commands_of(spec: BoxSpec, parts: Parts) -> tuple[Command, ...]:
     plain = spec_to_plain(spec)
     commands: list[Command] = []
     for event in sorted(spec.events, key=lambda event: event.at_ns):
-        words = event.do.split()
+        words = shlex.split(event.do)
         commands += [(event.at_ns, target, list(words)) for target in route(words, plain)]
     return tuple(commands)
 

@@ -12,6 +12,7 @@ The first Ctrl-C or SIGTERM asks the engine to stop where it is; the second one 
 """
 
 import json
+import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -210,11 +211,36 @@ def versions() -> dict[str, str]:
 def _run_engine(
     request: Request, box: Box, spec: BoxSpec, directory: RunDirectory, engine: str
 ) -> Clocked:
-    console = Console(stderr=True)
+    def job(on_progress: engines.OnProgress) -> engines.Job:
+        return engines.Job(
+            spec,
+            directory.path,
+            on_progress,
+            box.host_cpus,
+            request.strict,
+            request.paused,
+            request.parts,
+        )
+
+    if request.paused and not request.quiet:
+        console = Console(stderr=True, highlight=False)
+        console.print(PAUSED.format(directory.path), markup=False, soft_wrap=True)
+    return run_clocked(engine, spec, directory.path, job, shown=not request.quiet)
+
+
+def run_clocked(
+    engine: str,
+    spec: BoxSpec,
+    path: Path,
+    job: Callable[[engines.OnProgress], engines.Job],
+    *,
+    shown: bool,
+) -> Clocked:
+    """Run a job with a progress line, until it ends or a signal ends it."""
     started_ns = time.monotonic_ns()
     clocked = Clocked(RunOutcome(), engine)
     with (
-        ProgressLine(spec, directory.path, console, not request.quiet) as line,
+        ProgressLine(spec, path, Console(stderr=True), shown) as line,
         stop_signals() as stop_asked,
     ):
 
@@ -225,20 +251,7 @@ def _run_engine(
             clocked.interrupted = stop_asked()
             return not clocked.interrupted
 
-        if request.paused and not request.quiet:
-            console.print(
-                PAUSED.format(directory.path), markup=False, highlight=False, soft_wrap=True
-            )
-        job = engines.Job(
-            spec,
-            directory.path,
-            on_progress,
-            box.host_cpus,
-            request.strict,
-            request.paused,
-            request.parts,
-        )
-        clocked.outcome = engines.run(engine, job)
+        clocked.outcome = engines.run(engine, job(on_progress))
     clocked.wall_s = (time.monotonic_ns() - started_ns) / 1e9
     return clocked
 
@@ -346,7 +359,7 @@ def write_commands(directory: RunDirectory, outcome: RunOutcome) -> None:
     """Write every command with the emulated time at which it took effect; replays read this."""
     # A JSON list is a YAML list too, and each line is a command.
     lines = [
-        json.dumps({"at": f"{at_ns}ns", "do": " ".join(map(str, words)), "answer": answer})
+        json.dumps({"at": f"{at_ns}ns", "do": shlex.join(map(str, words)), "answer": answer})
         for at_ns, words, answer in outcome.commands
     ]
     directory.write_text(COMMANDS, "".join(f"- {line}\n" for line in lines) or "[]\n")

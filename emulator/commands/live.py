@@ -1,6 +1,7 @@
 """Commands that speak to a box that runs."""
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -35,3 +36,39 @@ def ctl(run_word: str, words: tuple[str, ...]) -> None:
         raise Failure(answer)
     click.echo(answer)
     sys.exit(EXIT_FALSE if answer.startswith("refused") else EXIT_TRUE)
+
+
+@click.command("replay", short_help="Make a run again with its commands; are the rings the same?")
+@click.argument("run_word", metavar="RUN")
+@click.option(
+    "--engine",
+    type=click.Choice(["processes", "inline"]),
+    help="In which engine; default: that of the run.",
+)
+@click.option("--strict", is_flag=True, help="With inline: pack and unpack every message.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep the repetition there, for `logs`, `cat` and `why`; it must be new or empty.",
+)
+@click.option("--quiet", is_flag=True, help="Only say whether the rings are the same.")
+def replay_run(
+    run_word: str, engine: str | None, strict: bool, out: Path | None, quiet: bool
+) -> None:
+    """Make a run again, with the commands in its `commands.yaml`, and compare all rings.
+
+    RUN is a run directory, a box name (its latest run) or `latest`.  Exit status: 0 the rings are
+    identical, byte for byte; 1 they are not, and the first records that differ are shown; 2 the run
+    cannot be made again.
+    """
+    from datetime import UTC, datetime
+
+    from emulator.apart import scratch_directory
+    from emulator.replay import ReplayError, ReplayRequest, replay
+    from emulator.rundir import RunDirError, create_run_directory
+
+    with mistakes_of(RunDirError, ReplayError), scratch_directory() as scratch:
+        if out is not None:
+            create_run_directory("", datetime.now(UTC), RUNS, out)
+        status = replay(ReplayRequest(run_word, engine, strict, out or scratch, quiet), RUNS)
+    sys.exit(status)

@@ -65,11 +65,18 @@ class Commands:
     def give_timed(self, commands: Iterable[tuple[int, int, list[Any]]]) -> list[Message]:
         """Return the messages of commands known before the run, (time, target, words) each.
 
-        Neighbours that differ in their target alone are one command.
+        Neighbours that differ in their target alone are one command; a target that comes again has
+        it again.
         """
         messages: list[Message] = []
         for (at_ns, words), same in groupby(commands, key=lambda command: (command[0], command[2])):
-            messages += self.give(at_ns, [target for _, target, _ in same], words)
+            targets: list[int] = []
+            for _, target, _ in same:
+                if target in targets:
+                    messages += self.give(at_ns, targets, words)
+                    targets = []
+                targets.append(target)
+            messages += self.give(at_ns, targets, words)
         return messages
 
     def settle(self, message: Message) -> Pending | None:
