@@ -44,6 +44,7 @@ DIO_DONE = _op(
 )
 DOORBELLS = _op(3, "doorbells", "cpu", "device", "requests", passive=True)
 NOHZ_UPDATE = _op(4, "nohz_update", "cpu", "balancer", "kind value", passive=True)
+POLL_ENTRY = _op(5, "poll_entry", "cpu", "cpu", "pid moves request", passive=True)
 PASSIVE_OPS_END = 16
 # CPU to CPU.
 ACTIVATE = _op(16, "activate", "cpu", "cpu", "pid task wake_flags waker_cpu cause")
@@ -94,9 +95,11 @@ REQUEST = _op(
     "request",
     "cpu",
     "device",
-    "request rung_ns cookie ctx_cpu rw sector nr_sector pid iocb",
+    "request rung_ns cookie ctx_cpu rw sector nr_sector pid iocb polled",
 )
 INTERRUPT = _op(57, "interrupt", "device", "cpu", "index vector entries polled")
+#: In an INTERRUPT's ``polled``: it is none, but entries of a polled queue that are there to be found.
+POSTED = 2
 TAG_FREED = _op(58, "tag_freed", "cpu", "cpu", "index waker_pid cause driver request")
 TAG_RECALL = _op(59, "tag_recall", "device", "cpu", "index mode")
 TAG_WAKE = _op(90, "tag_wake", "device", "cpu", "index pid waker_cpu waker_pid cause")
@@ -156,6 +159,8 @@ __all__ = [
     "PASSIVE_OPS_END",
     "PIPE_DATA",
     "PIPE_WAIT",
+    "POLL_ENTRY",
+    "POSTED",
     "PUBLISH_DOMAINS",
     "QUEUE_WORK",
     "RCU_REPORT",

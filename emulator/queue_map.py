@@ -64,6 +64,15 @@ def queue_map(spec: BoxSpec, index: int) -> tuple[int, ...]:
     return _generic_map(machine.core, machine.node, nr_queues, evenly)
 
 
+def poll_map(spec: BoxSpec, index: int) -> tuple[int, ...]:
+    """Return the polled hardware queue of each CPU (HCTX_TYPE_POLL): they follow the others."""
+    machine = spec.machine
+    params = spec.disks[index].params
+    evenly = spec.kernel.rules.map_queues_evenly
+    mapped = _generic_map(machine.core, machine.node, params["poll_queues"], evenly)
+    return tuple(params["submit_queues"] + queue for queue in mapped)
+
+
 @lru_cache(maxsize=16)  # every CPU of a box asks, and the device
 def _generic_map(
     core_masks: tuple[int, ...], nodes: tuple[int, ...], nr_queues: int, evenly: bool

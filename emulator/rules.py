@@ -306,6 +306,17 @@ class Rules:
     sbq_global_count: bool = _rule(
         "6.6+", "waiters for tags are woken by one count of frees, across the wait queues (6.2)"
     )
+    poll_async_only: bool = _rule(
+        "6.1+", "preadv2() and pwritev2() with RWF_HIPRI are not polled (5.19)"
+    )
+    poll_inline_only: bool = _rule(
+        "6.6+", "direct writes whose end needs a worker are not polled (6.6)"
+    )
+    poll_classic_only: bool = _rule("6.6+", "pollers spin from the start: no io_poll_delay (6.4)")
+    poll_or_fail: bool = _rule(
+        "6.12", "polled IO of a queue that cannot be polled fails with EOPNOTSUPP (6.11)"
+    )
+    null_blk_polls: bool = _rule("5.15+", "null_blk has poll_queues (5.14)")
     plug_32: bool = _rule("5.15+", "a plug holds 32 requests, 64 of several queues (5.15)")
     hctx_drain: bool = _rule(
         "5.10+", "hardware queues whose last CPU goes offline are drained first (5.8)"

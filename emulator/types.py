@@ -180,7 +180,7 @@ OP_IO_SUBMIT = (
     2  #: (OP_IO_SUBMIT, iocbs)        io_submit(); iocb = (data, rw, file, offset, length)
 )
 OP_IO_GETEVENTS = 3  #: (OP_IO_GETEVENTS, min_nr, nr)   io_getevents(), no timeout
-OP_RW = 4  #: (OP_RW, rw, file, offset, length)   pread()/pwrite() with O_DIRECT
+OP_RW = 4  #: (OP_RW, rw, file, offset, length[, hipri])   pread()/pwrite() with O_DIRECT
 OP_YIELD = 5  #: (OP_YIELD,)                      sched_yield()
 OP_EXIT = 6  #: (OP_EXIT,)                        exit()
 OP_SLEEP_JIFFIES = (
@@ -208,8 +208,8 @@ OP_CANCEL_WORK = 32
 OP_SETAFFINITY = 14  #: (OP_SETAFFINITY, mask)       sched_setaffinity() of itself
 #: (OP_FSYNC, file, datasync)   fsync(), or fdatasync() if ``datasync``; returns 0
 OP_FSYNC = 17
-#: (OP_URING_ENTER, sqes)       io_uring_enter() that submits; sqe = (data, rw, file, offset, length);
-#: returns how many were submitted.  The ring is set up by the first one.
+#: (OP_URING_ENTER, sqes[, iopoll])   io_uring_enter() that submits; sqe = (data, rw, file, offset, length);
+#: returns how many were submitted.  The ring is set up by the first one, with IORING_SETUP_IOPOLL or not.
 OP_URING_ENTER = 18
 #: (OP_URING_REAP, min_nr, nr)  take up to nr completions; enters the kernel only if fewer than min_nr
 #: are there, and waits for them; returns a list of (data, res), as OP_IO_GETEVENTS
@@ -358,6 +358,7 @@ class Costs:
     cil_push_ns: int = 5_000  #: a push of the log: a checkpoint formatted into a log buffer
     task_work_ns: int = 300  #: a completion handled by its submitter's task work, dio not counted
     xlog_ioend_ns: int = 2_000  #: the end of a log write, up to the wakeup of who waits for it
+    blk_poll_ns: int = 100  #: one look into the completion queue of a polled hardware queue
     null_dispatch_ns: int = 700  #: as dispatch_ns, with null_blk
     memory_backed_ps_per_byte: int = 100  #: copy of null_blk with memory_backed, inside queue_rq()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from emulator.queue_map import blk_mq_map_queues
+from emulator.config import load_box
+from emulator.queue_map import blk_mq_map_queues, poll_map, queue_map
 
 
 def siblings(nr_cpus: int, groups: list[list[int]]) -> tuple[int, ...]:
@@ -41,3 +42,9 @@ def test_vector_A_2_generic_map(
 
 def test_vector_A_2_generic_map_of_16_cpus_and_8_queues() -> None:
     assert blk_mq_map_queues(16, siblings(16, []), 8) == [*range(8), *range(8)]
+
+
+def test_polled_queues_are_numbered_after_the_others() -> None:
+    spec = load_box("polled-4k").resolve()
+    assert queue_map(spec, 0) == (0, 1, 2, 3)
+    assert poll_map(spec, 0) == (4, 5, 4, 5)

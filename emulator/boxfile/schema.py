@@ -228,6 +228,9 @@ class CostsChoice(BaseModel):
     preset: str = Field("server", description="file name in `config/costs`")
 
 
+_IO_POLL_DELAY = "microseconds that a poller sleeps before it polls, up to 6.1; -1: it does not; 0: half of the mean"
+
+
 class ScsiDebug(_Model):
     """A scsi_debug disk: RAM behind a timer on the submitting CPU; the module's parameter names."""
 
@@ -274,6 +277,10 @@ class NullBlk(_Model):
         False,
         description="copy data in queue_rq(), which may sleep: an elevator's queue is kblockd's",
     )
+    poll_queues: int = Field(
+        0, ge=0, description="hardware queues that are polled, from 5.15 on; see `hipri` of fio"
+    )
+    io_poll_delay: int = Field(-1, ge=-1, le=1_000_000, description=_IO_POLL_DELAY)
     gb: int = Field(250, ge=1, description="size in GiB")
     timeout: Duration = Field(30_000_000_000, description="of a request; whole milliseconds")
     bs: Literal[512, 4096] = Field(512, description="bytes per sector")
@@ -332,6 +339,10 @@ class Nvme(_FlashDisk):
         None, ge=1, description="interrupt vectors for IO; left out: one per CPU"
     )
     depth: int = Field(1023, ge=2, le=4095, description="tags per queue")
+    poll_queues: int = Field(
+        0, ge=0, description="hardware queues that are polled; see `hipri` of fio"
+    )
+    io_poll_delay: int = Field(-1, ge=-1, le=1_000_000, description=_IO_POLL_DELAY)
     coalesce_threshold: int = Field(
         0, ge=0, le=255, description="feature 08h: completions that wait, less one"
     )

@@ -13,7 +13,8 @@ from emulator.boxfile.kernel import did_you_mean
 from emulator.boxfile.problems import Path, Report
 from emulator.device.latency import PROFILES
 from emulator.irq_affinity import group_cpus_evenly
-from emulator.types import NSEC_PER_MSEC, DiskSpec, FilesystemSpec, MachineSpec
+from emulator.rules import VERSIONS, rules_of
+from emulator.types import NSEC_PER_MSEC, NSEC_PER_USEC, DiskSpec, FilesystemSpec, MachineSpec
 
 if TYPE_CHECKING:
     from emulator.boxfile.schema import (
@@ -104,6 +105,8 @@ def resolve_disks(
     disks: list[DiskSpec] = []
     for name, disk in box.disks.items():
         params = disk_params(disk, box.machine.hz)
+        if disk.driver in ("nvme", "null_blk"):
+            params |= _polling(disk, ("disks", name), box, report)
         if disk.driver != "null_blk" and disk.flush:
             params |= {"flush_ns": disk.flush, "fua": int(disk.fua)}
         vectors: tuple[int, ...] = ()
@@ -154,6 +157,24 @@ def resolve_disks(
             )
         )
     return tuple(disks)
+
+
+# What a disk's parameters are besides if it has polled queues.
+def _polling(disk: Nvme | NullBlk, path: Path, box: BoxFile, report: Report) -> dict[str, int]:
+    rules = rules_of(box.kernel.version) if box.kernel.version in VERSIONS else None
+    if disk.io_poll_delay >= 0 and not disk.poll_queues:
+        report.at((*path, "io_poll_delay"), "needs poll_queues")
+    if disk.io_poll_delay >= 0 and rules is not None and rules.poll_classic_only:
+        report.at((*path, "io_poll_delay"), "the kernel has none since 6.4: pollers spin")
+    if not disk.poll_queues:
+        return {}
+    if disk.driver == "null_blk" and rules is not None and not rules.null_blk_polls:
+        report.at((*path, "poll_queues"), "null_blk has none before 5.14")
+    delay = disk.io_poll_delay
+    return {
+        "poll_queues": min(disk.poll_queues, box.machine.cpus),
+        "poll_nsec": delay * NSEC_PER_USEC if delay >= 0 else -1,
+    }
 
 
 def resolve_filesystems(box: BoxFile, report: Report) -> tuple[FilesystemSpec, ...]:

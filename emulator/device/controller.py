@@ -32,6 +32,7 @@ from emulator.device.latency import PROFILES, Draw, Profile
 from emulator.device.timeout import RequestTimer
 from emulator.device.units import Units
 from emulator.faults import EIO, ENODATA, ETIMEDOUT, Fault
+from emulator.messages import POSTED
 from emulator.seeds import seed_stream
 from emulator.types import NEVER, READ, BoxSpec, DiskSpec, cpumask_first, for_each_cpu
 
@@ -129,6 +130,7 @@ class Entry:
     aborted: int = 0
     status: int = 0
     done: bool = False  #: it has an entry in its completion queue
+    polled: int = 0  #: it came through a polled queue: it interrupts nobody
 
     def pack(self) -> list[Any]:
         """Return it as plain data."""
@@ -252,13 +254,13 @@ class Controller:
 
     def arrive(self, source: int, args: tuple[Any, ...]) -> int:
         """Take a request; return when it will be done, 0 if nobody knows."""
-        data, rung_ns, cookie, ctx_cpu, rw, sector, nr_sector, pid, iocb = args
+        data, rung_ns, cookie, ctx_cpu, rw, sector, nr_sector, pid, iocb, polled = args
         start = rung_ns // self.tick_ns
         vector = self.hctx_of[ctx_cpu] if self.disk.vectors else source
         io = [pid, iocb] if pid or iocb else []
         entry = Entry(
             cookie, data, io, ctx_cpu, source, rung_ns, rw, sector, nr_sector, vector,
-            start + self.timeout,
+            start + self.timeout, polled=polled,
         )  # fmt: skip
         self.serial += 1
         self.rung += 1
@@ -283,6 +285,9 @@ class Controller:
         if entry is None or entry.done or (entry.aborted and self.disk.driver != "nvme"):
             self.count("late")
             return
+        if entry.polled:
+            self.post(serial, entry)
+            return
         entry.done = True
         queue = self.completion_queues[entry.vector]
         queue.append(serial)
@@ -293,6 +298,14 @@ class Controller:
                 self.coalesce_at[entry.vector] = done_ns + time_ns
             return
         self.interrupt(entry.vector)
+
+    def post(self, serial: int, entry: Entry) -> None:
+        """An entry in the completion queue of a polled queue: its poller's CPU can see it."""
+        del self.entries[serial]
+        self.attempts.pop(entry.cookie, None)
+        self.count("posted")
+        cpu = self.live(entry.ctx_cpu)
+        self.node.interrupt(cpu, entry.vector, [[entry.data, entry.status]], POSTED)
 
     def interrupt(self, vector: int) -> None:
         """Raise a vector's interrupt: its CPU is given every entry of the completion queue."""

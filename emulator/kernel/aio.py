@@ -15,7 +15,7 @@ With the completion policy ``caller`` the end of a pure overwrite only leaves th
 Departures from the kernel: the event of an IO that ended on a CPU which its submitter has left enters
 the ring when the submitter next looks, behind those of its own CPU since the last look; the reads under
 the ring's mutex cost nothing extra; a submitter's own completions have their effect first and take their
-time afterwards; ``RWF_NOWAIT``, polled IO, eventfd and fsync through AIO are not offered.
+time afterwards; ``RWF_NOWAIT``, eventfd and fsync through AIO are not offered.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from emulator.kernel import (
     blk_flush,
     blk_mq,
     blk_mq_tag,
+    blk_poll,
     buffered,
     core,
     dio_completion,
@@ -136,7 +137,7 @@ def submit_locked(cpu: Cpu, _arg: object) -> None:
 
 def inode_dio_wait(cpu: Cpu, p: Task, file: int, kind: int, left: int) -> None:
     """Sleep until no direct IO of the inode is in flight; look again in the given frame."""
-    if complete_left(cpu, p, kind, None):
+    if complete_left(cpu, p, kind, None) or blk_poll.wait_any(cpu, p, kind, left):
         return
     p.run.wait = WAIT_DIO
     p.run.wait_arg = file
@@ -163,10 +164,13 @@ def submit_bio(cpu: Cpu, _arg: object) -> None:
     if blk_mq.plug_full(q, run.plug):
         flush(cpu, p, facts.disk, "prep")
         return
+    if run.uring is not None and run.uring.iopoll and blk_poll.fails(cpu, q, facts, rw):
+        complete_now(cpu, p, data, -blk_poll.EOPNOTSUPP)
+        return
     if not blk_mq_tag.get_tag(cpu, q):
         if blk_mq.runs_here(cpu, facts.disk):
             blk_mq.dispatch_loop(cpu, [facts.disk, "prep"])  # that may free some
-        else:
+        elif not blk_poll.wait_any(cpu, p, frames.GET_TAG, 0):
             blk_mq_tag.wait_for_tag(cpu, q, p, frames.GET_TAG, None)
         return
     run.dio_count[file] = run.dio_count.get(file, 0) + 1
@@ -178,7 +182,10 @@ def submit_bio(cpu: Cpu, _arg: object) -> None:
     if rw == WRITE and not facts.plain:
         rq.dio = xfs_file.classify(cpu, p, facts, file, rq.iocb, offset, length)
     if run.uring is not None:
-        rq.dio |= xfs_file.IOMAP_DIO_URING
+        if run.uring.iopoll:
+            blk_poll.bio_set_polled(cpu, p, q, facts, rq)
+        else:
+            rq.dio |= xfs_file.IOMAP_DIO_URING
     if rq.dio & xfs_file.IOMAP_DIO_WRITE_FUA and q.write_cache:
         cpu.start(frames.SUBMIT_DONE, 0)
         blk_flush.insert_flush(cpu, q, rq)  # past the plug
@@ -470,9 +477,11 @@ def take_left(p: Task) -> list[list[int]]:
 # -- pread() and pwrite() -----------------------------------------------------------------------
 
 
-def sys_rw(cpu: Cpu, p: Task, rw: int, file: int, offset: int, length: int) -> None:
-    """Start a synchronous direct read or write."""
-    p.run.submit = [[[0, rw, file, offset, length]], 0, 0]
+def sys_rw(
+    cpu: Cpu, p: Task, rw: int, file: int, offset: int, length: int, hipri: bool = False
+) -> None:
+    """Start a synchronous direct read or write; ``hipri``: with RWF_HIPRI."""
+    p.run.submit = [[[int(hipri), rw, file, offset, length]], 0, 0]
     cpu.start(frames.RW_PREP, cpu.costs.syscall_ns + cpu.costs.io_submit_ns)
 
 
@@ -480,7 +489,7 @@ def rw_prep_end(cpu: Cpu, _arg: object) -> None:
     """The synchronous IO has got as far as its request."""
     p = cpu.rq.curr
     run = p.run
-    _data, rw, file, offset, length = run.submit[0][0]
+    hipri, rw, file, offset, length = run.submit[0][0]
     facts = cpu.files[file]
     if rw == WRITE and xfs_file.needs_blocks(p, facts, file, offset, length):
         xfs_file.allocate(p, facts, file, offset, length)
@@ -498,6 +507,8 @@ def rw_prep_end(cpu: Cpu, _arg: object) -> None:
     rq.file = file
     if rw == WRITE and not facts.plain:
         rq.dio = xfs_file.classify(cpu, p, facts, file, -1, offset, length)
+    if hipri and q.poll_queues and not cpu.rq.rules.poll_async_only:
+        blk_poll.bio_set_polled(cpu, p, q, facts, rq)
     run.iocbs[-1] = [1, 0, length, 1, 0]
     run.submit = []
     if rq.dio & xfs_file.IOMAP_DIO_WRITE_FUA and q.write_cache:
@@ -512,6 +523,8 @@ def rw_exit(cpu: Cpu, _arg: object) -> None:
     """``io_schedule()`` until the IO has ended, then return."""
     p = cpu.rq.curr
     if -1 in p.run.iocbs:
+        if blk_poll.rw_waits(cpu, p):
+            return
         p.run.wait = WAIT_RW
         core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.RW_EXIT, cpu.costs.syscall_ns)
         return

@@ -10,7 +10,7 @@ direct write queues its completion work on the CPU where that happens.
 Departures from the kernel: the elevator's queue is kept per CPU (each CPU dispatches what it
 inserted itself, as it nearly always does); an elevator over several hardware queues is run in the
 submitter as over one; merging does not happen (the workloads here never submit adjacent requests
-under one plug); the queue's ``dispatch_busy`` average and polling are left out.
+under one plug); the queue's ``dispatch_busy`` average is left out.  Polling is :mod:`blk_poll`'s.
 """
 
 from __future__ import annotations

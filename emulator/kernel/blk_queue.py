@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 from emulator.kernel import mq_deadline
+from emulator.kernel.blk_stat import PollStats
 from emulator.kernel.part_stat import PartStat
 from emulator.kernel.request import Request
 from emulator.queue_map import queue_map
@@ -53,6 +54,9 @@ class BlockQueue:
         "nr_requests",
         "params",
         "plug_max",
+        "poll_nsec",
+        "poll_queues",
+        "poll_stats",
         "queue_of",
         "restart",
         "ring_at",
@@ -126,6 +130,9 @@ class BlockQueue:
         self.busy: list[Request] = []  # hctx.dispatch: requests that found no driver tag
         self.delayed = False  # hctx.run_work is to be queued by a timer
         self.run_queued = False  # hctx.run_work is pending
+        self.poll_queues = disk.params.get("poll_queues", 0)
+        self.poll_nsec = disk.params.get("poll_nsec", -1)  # -1: classic; 0: adaptive
+        self.poll_stats = PollStats()
         self.stat = PartStat(1_000_000_000 // machine.hz)
         self.doorbells: list[list[int]] = []
         self.rings = 0  # doorbells in all

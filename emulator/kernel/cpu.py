@@ -198,6 +198,8 @@ class Cpu(Execution, Sender, Publisher):
             return aio.needs_mail(self)
         if kind == frames.URING_REAP:
             return io_uring.needs_mail(self)
+        if kind == frames.POLL_LOOK:
+            return bool(self.rq.curr.run.remote_ios)
         if kind == frames.SOFTIRQ_RCU:
             return self.rcu.driven
         if kind in (frames.IRQ_VECTOR, frames.IRQ_THREAD_FN):

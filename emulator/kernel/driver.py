@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import blk_mq, blk_softirq, dio_completion, frames
+from emulator.kernel import blk_mq, blk_poll, blk_softirq, dio_completion, frames
 from emulator.kernel.blk_queue import BlockQueue, irq_number
-from emulator.kernel.request import PAGES, REQ_FLUSHING, WB_PAGES, Request
+from emulator.kernel.request import PAGES, REQ_FLUSHING, REQ_HIPRI, WB_PAGES, Request
 from emulator.types import DOORBELL_PERIOD_NS, NEVER, SCHEDULE_REQUESTS, Message
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ TIMER_FUNCTIONS = {
 def queue_rq(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
     """The driver takes the request: its timer starts, or it ends at once."""
     blk_mq.trace_request(cpu, tp.BLOCK_RQ_ISSUE, rq)
+    if rq.dio & REQ_HIPRI and q.driver == "null_blk":
+        blk_poll.posted(cpu, rq)  # its poll_list: whoever looks finds it done
+        return
     if q.carries:
         send_request(cpu, q, rq)
         return
@@ -106,10 +109,11 @@ def send_request(cpu: Cpu, q: BlockQueue, rq: Request) -> None:
     if mailed and not rq.remote:
         dio_completion.send_away(cpu, rq)
     told = (rq.pid, rq.iocb) if mailed else (0, rq.nr_sector >> 3 if rq.what == WB_PAGES else 0)
+    polls = int(bool(rq.dio & REQ_HIPRI))
     cpu.send(
         cpu.device_nodes[q.index],
         messages.REQUEST,
-        (rq.pack(), cpu.now, rq.cookie, rq.ctx_cpu, rq.rw, *blk_mq.extent(rq), *told),
+        (rq.pack(), cpu.now, rq.cookie, rq.ctx_cpu, rq.rw, *blk_mq.extent(rq), *told, polls),
         cpu.now + cpu.costs.coherence_ns,
         cpu.costs.coherence_ns,
     )

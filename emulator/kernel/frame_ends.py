@@ -9,6 +9,7 @@ from emulator.kernel import (
     aio,
     blk_mq,
     blk_mq_tag,
+    blk_poll,
     blk_softirq,
     buffered,
     core,
@@ -105,6 +106,9 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.SOFTIRQ_DONE] = softirq.round_done
     table[frames.SETAFFINITY] = syscall.setaffinity
     table[frames.URING_REAP] = io_uring.reap_end
+    table[frames.POLL_LOOK] = blk_poll.look
+    table[frames.POLL_END] = blk_poll.end_entry
+    table[frames.POLL_ENDED] = blk_poll.ended
     table[frames.TASK_WORK] = io_uring.task_work_end
     table[frames.SUBMIT_DONE] = aio.submit_done
     table[frames.FSYNC] = fsync.file_fsync

@@ -127,6 +127,11 @@ WB_PREP = 89  # write_cache_pages(): pages up to their bios
 WB_SUBMIT = 90  # submit_bio() of them, after the wakeup with a tag
 WB_WOKEN = 91  # fsync(): after the wakeup by the last page
 
+# Polled IO.
+POLL_LOOK = 98  # blk_poll(): one look into the completion queue
+POLL_SPIN = 99  # blk_poll(): looks again and again
+POLL_END = 100  # blk_poll(): one entry that was found, up to the end of its request
+POLL_ENDED = 101  # the same, after the wakeups that made
 
 #: Argument of USER: the code watches its CPU clock, which goes on while the CPU is without the host.
 BURNING = 1
@@ -144,7 +149,7 @@ CLOCK_EVENTS = frozenset((IRQ_HRTIMER, IRQ_TICK, IRQ_DEVICE, IRQ_DONE))
 SWITCHES = frozenset((SCHEDULE, NEWIDLE_DONE))
 
 #: Kinds at whose end a bio may end, so that a completion policy looks at other CPUs.
-COMPLETING = frozenset((DISPATCH, IRQ_HRTIMER, IRQ_IPI, IRQ_DEVICE, BLOCK_END))
+COMPLETING = frozenset((DISPATCH, IRQ_HRTIMER, IRQ_IPI, IRQ_DEVICE, BLOCK_END, POLL_END))
 
 #: Kinds whose end may look at what other nodes published.
 READS = COMPLETING | frozenset(
@@ -166,8 +171,9 @@ READS = COMPLETING | frozenset(
         IRQ_VECTOR,
         IRQ_THREAD_FN,
         URING_REAP,
+        POLL_LOOK,
     )
 )
 
 #: One more than the highest number; some below it are free.
-NR_KINDS = 98
+NR_KINDS = 102

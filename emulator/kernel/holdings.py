@@ -143,6 +143,11 @@ def all_requests(cpu: Cpu) -> Iterator[tuple[Request, bool]]:
             yield item[3], cpu.queues[item[3].queue].elevator is None
     for message in cpu.inbox:
         yield from requests_in(cpu, message)
+    for message in inbox(cpu):
+        if message[4] == messages.POLL_ENTRY:
+            yield Request.unpack(message[5][2]), True
+    for p in (*cpu.tasks.values(), *(p for m in inbox(cpu) for p in tasks_in(cpu, m))):
+        yield from ((Request.unpack(data), True) for data in p.run.polled)
 
 
 def interrupting(cpu: Cpu) -> Iterator[list[Any]]:

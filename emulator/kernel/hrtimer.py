@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from emulator import tracepoints as tp
 from emulator.kernel import (
     blk_mq,
+    blk_poll,
     blk_timeout,
     buffered,
     core,
@@ -230,6 +231,8 @@ def irq_return(cpu: Cpu) -> None:
             core.preempt_schedule_irq(cpu)
         elif cpu.rq.curr.run.uring is not None:
             io_uring.interrupted(cpu)
+    elif cpu.f_kind == frames.POLL_SPIN:
+        blk_poll.spin_interrupted(cpu)
 
 
 def ipi_end(cpu: Cpu, arg: Any) -> None:

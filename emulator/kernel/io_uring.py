@@ -12,6 +12,9 @@ the end of an interrupt or of a system call, or woken from its wait.  From v6.6 
 (``rules.dio_caller_comp``, IOCB_DIO_CALLER_COMP) that is also how a direct write is completed if it is
 a pure overwrite or was sent with FUA: no worker has to run first (F24).
 
+A ring that is polled (IORING_SETUP_IOPOLL) is :mod:`blk_poll`'s: its submitter waits by looking for
+completions itself, and its entries need no task work.
+
 Departures from the kernel: what would make a submission wait (a tag, the inode's lock) makes the
 submitter wait, where the kernel hands the submission to an io-wq worker; the ring is as large as it
 need be; the IPI that makes a submitter on another CPU look at its task work is neither sent nor charged,
@@ -23,7 +26,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import aio, core, dio_completion, frames, iomap, mail, syscall
+from emulator.kernel import aio, blk_poll, core, dio_completion, frames, iomap, mail, syscall
 from emulator.kernel.process import WAIT_RING, Uring
 from emulator.kernel.xfs_file import NOT_PURE
 from emulator.types import READ
@@ -37,10 +40,10 @@ if TYPE_CHECKING:
 # -- System calls -------------------------------------------------------------------------------
 
 
-def sys_enter(cpu: Cpu, p: Task, sqes: list[Any]) -> None:
+def sys_enter(cpu: Cpu, p: Task, sqes: list[Any], iopoll: bool = False) -> None:
     """Start ``io_uring_enter()`` that submits; the first one finds the ring set up."""
     if p.run.uring is None:
-        p.run.uring = Uring()
+        p.run.uring = Uring(iopoll)
     aio.sys_io_submit(cpu, p, sqes)
 
 
@@ -77,18 +80,25 @@ def reap_end(cpu: Cpu, arg: list[int]) -> None:
         mail.drain(cpu)
     if ring.works:
         run_task_work(cpu, p, [frames.URING_REAP, 0, arg])
-    elif len(ring.cqes) >= min_nr:
+    elif len(ring.cqes) >= min_nr and not (ring.iopoll and must_look(p, arg)):
         taken = ring.cqes[:nr]
         del ring.cqes[:nr]
         syscall.return_to_user(cpu, taken)
     elif not entered:
         ns = cpu.costs.syscall_ns + cpu.costs.io_getevents_ns
         cpu.start(frames.URING_REAP, ns, [min_nr, nr, 1])
+    elif ring.iopoll:
+        blk_poll.poll(cpu, [blk_poll.REAP, max(min_nr, 1), nr])
     else:
         p.run.wait = WAIT_RING
         p.run.wait_arg = min_nr
         left = cpu.costs.io_getevents_ns
         core.block(cpu, p, tp.TASK_INTERRUPTIBLE, frames.URING_REAP, left, arg)
+
+
+def must_look(p: Task, arg: list[int]) -> bool:
+    """Whether fio enters a ring that it polls although it asks for nothing: else it never gets any."""
+    return not (arg[0] or uring_of(p).cqes) and bool(p.run.iocbs)
 
 
 # -- Completion ---------------------------------------------------------------------------------
@@ -145,6 +155,10 @@ def complete(
 ) -> None:
     """``io_complete_rw()``: the IO is over; its entry is written now or by the submitter."""
     ring = uring_of(owner)
+    if ring.iopoll:
+        post_cqe(cpu, owner, data, res, inline)
+        blk_poll.found(cpu, owner)
+        return
     if by != aio.BY_SUBMITTER and cpu.rq.rules.uring_task_work:
         ring.works.append([data, res, 1 + inline])
         notify(cpu, owner, waker)

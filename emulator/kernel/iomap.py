@@ -184,11 +184,7 @@ def send_dio_done(cpu: Cpu, rq: Request, only_iocb: bool = False, deferred: bool
     The owner may never have been here since it submitted, if this CPU took the request over from one
     that died: then the way begins there.
     """
-    moves, target = cpu.forward.get(rq.pid, (-1, -1))
-    if moves <= rq.moves:
-        moves, target = rq.moves, rq.home
-    elif rq.remote or moves - 1 != rq.moves:
-        cpu.unexpect(rq.pid)
+    moves, target = way_to_owner(cpu, rq)
     cpu.send_mail(
         target,
         messages.DIO_DONE,
@@ -204,6 +200,16 @@ def send_dio_done(cpu: Cpu, rq: Request, only_iocb: bool = False, deferred: bool
             DEFERRED if deferred else worker_hints(cpu),
         ),
     )
+
+
+def way_to_owner(cpu: Cpu, rq: Request) -> tuple[int, int]:
+    """Return the residence and the CPU to which mail of an IO goes, whose owner is not here."""
+    moves, target = cpu.forward.get(rq.pid, (-1, -1))
+    if moves <= rq.moves:
+        return rq.moves, rq.home
+    if rq.remote or moves - 1 != rq.moves:
+        cpu.unexpect(rq.pid)
+    return moves, target
 
 
 def worker_hints(cpu: Cpu) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
-from emulator import messages
 from emulator.kernel import (
     iomap,
     smp,
@@ -45,10 +44,15 @@ def handle_dio_done(cpu: Cpu, message: Message) -> None:
         else:
             iomap.dio_done_mail(cpu, owner, args)
         return
+    send_on(cpu, message, pid, moves)
+
+
+def send_on(cpu: Cpu, message: Message, pid: int, moves: int) -> None:
+    """Forward mail of a task that has left, or keep it for one that has not come yet."""
     where = cpu.forward.get(pid)
     if where is not None and where[0] > moves:
         cpu.unexpect(pid)
-        cpu.send_mail(where[1], messages.DIO_DONE, (pid, where[0], *args[2:]), message[0])
+        cpu.send_mail(where[1], message[4], (pid, where[0], *message[5][2:]), message[0])
     else:
         cpu.held.setdefault(pid, []).append(message)
 

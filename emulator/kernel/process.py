@@ -225,20 +225,21 @@ class Uring:
     written.
     """
 
-    __slots__ = ("cqes", "works")
+    __slots__ = ("cqes", "iopoll", "works")
 
-    def __init__(self) -> None:
+    def __init__(self, iopoll: bool = False) -> None:
+        self.iopoll = iopoll  # IORING_SETUP_IOPOLL
         self.cqes: list[tuple[int, int]] = []
         self.works: list[list[int]] = []
 
     def pack(self) -> list[Any]:
         """Return the ring as plain data."""
-        return [pack_ring(self.cqes), [list(work) for work in self.works]]
+        return [pack_ring(self.cqes), [list(work) for work in self.works], self.iopoll]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> Uring:
         """Rebuild what :meth:`pack` returned."""
-        ring = cls()
+        ring = cls(data[2])
         ring.cqes = unpack_ring(data[0])
         ring.works = [list(work) for work in data[1]]
         return ring
@@ -262,6 +263,8 @@ class TaskRun:
         "left",
         "pipes",
         "plug",
+        "poll_list",
+        "polled",
         "program",
         "refill_ns",
         "remote_ios",
@@ -289,8 +292,8 @@ class TaskRun:
         self.ctx: Kioctx | None = None
         #: file -> direct IOs in flight (inode->i_dio_count)
         self.dio_count: dict[int, int] = {}
-        #: iocb number -> [references, data, result, 1 while its IO is outstanding, 1 if it ended
-        #: without a worker]; the number of pread()'s and pwrite()'s is -1
+        #: iocb number -> [references, data, result, 1 while its IO is outstanding (2: its
+        #: entry is in ``polled``), 1 if it ended without a worker]; the number of pread()'s and pwrite()'s is -1
         self.iocbs: dict[int, list[int]] = {}
         #: file -> its inode, if it is not plain; iocb -> [file, flags, offset, length, flags of what
         #: its submitter has still to do] of writes that change one, or are to be synced
@@ -311,6 +314,10 @@ class TaskRun:
         self.work_at = 0
         self.item: list[Any] = []  # of an unbound worker: the item it executes, packed
         self.uring: Uring | None = None
+        #: polled requests that are not over: [cookie, disk, bucket, whether it has slept for it]; those
+        #: of them, packed, whose completions are there to be found
+        self.poll_list: list[list[int]] = []
+        self.polled: list[list[int]] = []
         self.tag_cpu = -1  # where it last slept for a tag of one of several hardware queues
         #: what it has made dirty (buffered.D_*); [] until it first does
         self.dirtier: list[int] = []
@@ -319,8 +326,8 @@ class TaskRun:
         self.timer: list[int] = []
 
     def outstanding(self) -> int:
-        """Return how many IOs are outstanding."""
-        return sum(state[3] for state in self.iocbs.values())
+        """Return how many IOs are outstanding that will end elsewhere once their task has moved."""
+        return sum(state[3] == 1 for state in self.iocbs.values())
 
     def pack(self) -> list[Any]:
         """Return everything as plain data; the program packs itself."""
@@ -352,6 +359,8 @@ class TaskRun:
             self.work_at,
             self.tag_cpu,
             self.dirtier,
+            [list(entry) for entry in self.poll_list],
+            [list(data) for data in self.polled],
         ]
 
     @classmethod
@@ -386,7 +395,11 @@ class TaskRun:
             run.work_at,
             run.tag_cpu,
             run.dirtier,
+            poll_list,
+            polled,
         ) = data
+        run.poll_list = [list(entry) for entry in poll_list]
+        run.polled = [list(packed) for packed in polled]
         run.uring = None if uring is None else Uring.unpack(uring)
         run.inodes = {file: Inode.unpack(inode) for file, inode in inodes}
         run.inode_io = {iocb: io for iocb, *io in inode_io}

@@ -65,6 +65,10 @@ SENDING = frozenset(
         frames.IRQ_THREAD_FN,
         frames.IRQ_THREAD_BH,
         frames.IRQ_QUEUE,
+        frames.POLL_LOOK,
+        frames.POLL_SPIN,
+        frames.POLL_END,
+        frames.POLL_ENDED,
     )
 )
 #: Frames of a submitter's system calls: what comes after them is its program's to bound.

@@ -16,6 +16,7 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
     blk_mq_tag,
+    blk_poll,
     blk_softirq,
     blk_timeout,
     buffered,
@@ -192,6 +193,12 @@ def handle_schedule(cpu: Cpu, message: Message) -> None:
 def handle_interrupt(cpu: Cpu, message: Message) -> None:
     """A device's vector is raised here."""
     index, vector, entries, polled = message[5]
+    if polled == messages.POSTED:
+        for data, status in entries:
+            rq = Request.unpack(data)
+            rq.error = status
+            blk_poll.posted(cpu, rq)
+        return
     driver.vector_raised(cpu, index, vector, list(entries), polled)
 
 
@@ -294,6 +301,7 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.DETACH: handle_detach,
     messages.DIO_DONE: mail.handle_dio_done,
     messages.NOHZ_KICK: handle_nohz_kick,
+    messages.POLL_ENTRY: blk_poll.handle_entry,
     messages.PIPE_DATA: handle_pipe_data,
     messages.PIPE_WAIT: handle_pipe_wait,
     messages.PUBLISH_DOMAINS: handle_publish_domains,

@@ -19,6 +19,8 @@ REQ_DATA = 256
 REQ_POSTFLUSH = 512
 #: It is out as a flush, without its data.
 REQ_FLUSHING = 1024
+#: It is for a polled queue (blk_poll).
+REQ_HIPRI = 2048
 #: Any of these.
 SEQUENCED = REQ_PREFLUSH | REQ_DATA | REQ_POSTFLUSH | REQ_FLUSHING
 

@@ -189,6 +189,7 @@ def pack_queue(q: BlockQueue) -> list[Any]:
         q.busy_until,
         q.inactive,
         q.delayed,
+        q.poll_stats.pack(),
     ]
 
 
@@ -204,6 +205,7 @@ def unpack_queue(q: BlockQueue, data: list[Any]) -> None:
     q.rq_affinity, q.schedule_asked, q.ring_at = data[12:15]
     q.stat.unpack(data[15])
     q.carries, q.busy_until, q.inactive, q.delayed = data[16:20]
+    q.poll_stats.unpack(data[20])
 
 
 def pack_elevator(queue: mq_deadline.DeadlineQueue) -> list[Any]:

@@ -105,7 +105,7 @@ def next_operation(cpu: Cpu, result: Any) -> None:
     elif code == OP_SETAFFINITY:
         cpu.start(frames.SETAFFINITY, cpu.costs.syscall_ns, op[1])
     elif code == OP_RW:
-        aio.sys_rw(cpu, p, op[1], op[2], op[3], op[4])
+        aio.sys_rw(cpu, p, op[1], op[2], op[3], op[4], len(op) > 5 and op[5])
     elif code == OP_WRITEBACK:
         aio.sys_writeback(cpu, p, op[1], op[2], op[3])
     elif code == OP_YIELD:
@@ -133,7 +133,7 @@ def sys_exit(cpu: Cpu, _p: Task, _op: Op) -> None:
 
 def sys_uring_enter(cpu: Cpu, p: Task, op: Op) -> None:
     """``io_uring_enter()``."""
-    io_uring.sys_enter(cpu, p, op[1])
+    io_uring.sys_enter(cpu, p, op[1], len(op) > 2 and op[2])
 
 
 def sys_uring_reap(cpu: Cpu, p: Task, op: Op) -> None:

@@ -38,7 +38,7 @@ IOMAP_DIO_NEED_SYNC = 4  # generic_write_sync()
 IOMAP_DIO_WRITE_FUA = 8  # the bios carry REQ_FUA
 IOMAP_DIO_DIRTY = 16  # the log holds changes of the inode: a sync forces it (IOMAP_F_DIRTY)
 IOMAP_DIO_WAIT = 32  # the submitter waits for it
-IOMAP_DIO_URING = 64  # submitted through an io_uring (IOCB_DIO_CALLER_COMP)
+IOMAP_DIO_URING = 64  # submitted through an io_uring that is not polled (IOCB_DIO_CALLER_COMP)
 TRANSACTION = IOMAP_DIO_UNWRITTEN | IOMAP_DIO_EXTENDS
 #: What keeps a write from being a pure overwrite, to be completed without a worker.
 NOT_PURE = TRANSACTION | IOMAP_DIO_NEED_SYNC

@@ -260,14 +260,16 @@ class FioProgram:
             self.pc = PC_RW
             if job.buffered:
                 return (OP_WRITE, file, offset, length)
-            return (OP_RW, rw, file, offset, length)
+            return (OP_RW, rw, file, offset, length, job.hipri)
         if len(units.queued) >= job.batch_submit:
             return self._commit()
         return self._reap_if_full(now_ns)
 
     def _commit(self) -> Op:
         self.pc = PC_SUBMITTED
-        return (OP_URING_ENTER if self.job.uring else OP_IO_SUBMIT, self.units.batch())
+        if self.job.uring:
+            return (OP_URING_ENTER, self.units.batch(), self.job.hipri)
+        return (OP_IO_SUBMIT, self.units.batch())
 
     def _submitted(self, now_ns: int, nr: int) -> Op:
         if nr < 0:

@@ -34,7 +34,7 @@ Include = Callable[[str, str], tuple[str, str] | None]
 
 READ_MIX_DEFAULT = 50
 LOG_KINDS = ("bw", "lat", "iops")
-SYNC_ENGINES = frozenset({"psync", "sync", "pvsync"})
+SYNC_ENGINES = frozenset({"psync", "sync", "pvsync", "pvsync2"})
 _DIRECTIONS = {
     "read": (100, True),
     "write": (0, True),
@@ -116,6 +116,7 @@ class FioJob:
     block_sizes: tuple[int | None, int | None] = (None, None)
     direct: bool = False
     buffered: bool | None = None
+    hipri: bool = False
     iodepth: int = 1
     iodepth_batch: int = 1
     iodepth_batch_complete_min: int = 1
@@ -420,6 +421,10 @@ def _impossible(job: FioJob) -> list[tuple[str, str]]:
             found.append((at, f"buffered writes of {job.ioengine} are not emulated; psync's are"))
         elif job.sync:
             found.append((at, "buffered writes of O_SYNC files are not emulated"))
+    if "hipri" in job.section.options and job.ioengine not in ("io_uring", "pvsync2"):
+        found.append(("hipri", f"{job.ioengine} cannot poll: io_uring and pvsync2 can"))
+    elif job.hipri and not job.is_direct:
+        found.append(("hipri", "only direct IO is polled"))
     if job.time_based and not job.runtime_ns:
         found.append(("time_based", "a time_based job needs a runtime"))
     if job.thinktime_spin_ns > job.thinktime_ns:

@@ -173,7 +173,7 @@ def _sync(text: str) -> str:
 
 
 _RW = ("read", "write", "randread", "randwrite", "rw", "readwrite", "randrw")
-_ENGINES = ("libaio", "io_uring", "psync", "sync", "pvsync")
+_ENGINES = ("libaio", "io_uring", "psync", "sync", "pvsync", "pvsync2")
 _FALLOCATE = ("none", "native", "posix", "keep", "truncate", "0", "1")
 
 #: Every option that is acted upon: the attribute of FioJob that it sets, how its value is read.
@@ -187,6 +187,7 @@ OPTIONS: dict[str, tuple[str, Callable[[str], object]]] = {
     "rwmixread": ("rwmixread", _integer(0, 100)),
     "rwmixwrite": ("rwmixwrite", _integer(0, 100)),
     "bs": ("block_sizes", _pair(1, 1 << 30)),
+    "hipri": ("hipri", _boolean),
     "iodepth": ("iodepth", _integer(1, _BIG)),
     "iodepth_batch": ("iodepth_batch", _integer(0, _BIG)),
     "iodepth_batch_complete_min": ("iodepth_batch_complete_min", _integer(0, _BIG)),
@@ -296,7 +297,7 @@ def read_ignored(name: str, text: str) -> None:
 #: Options that mean yes when they stand alone in their line.
 FLAGS = frozenset(
     {"time_based", "norandommap", "group_reporting", "stonewall", "new_group"}
-    | {"thread", "zero_buffers", "write_bw_log", "write_lat_log", "write_iops_log"}
+    | {"hipri", "thread", "zero_buffers", "write_bw_log", "write_lat_log", "write_iops_log"}
 )
 
 #: fio's other names for the same option.

@@ -56,6 +56,7 @@ FIO_PARAMS: dict[str, Any] = {
     "eof": -1,
     "open_sync": "none",
     "direct": 1,
+    "hipri": False,
     "thinktime_issued": False,
     "thinktime_iotime_ns": 0,
     "thinktime_blocks_set": True,
@@ -76,7 +77,7 @@ _DIRECTIONS = {
     "randrw": (-1, False),
 }
 _NO_VERIFY = ("", "none", "0", None)
-SYNC_ENGINES = ("psync", "sync", "pvsync")
+SYNC_ENGINES = ("psync", "sync", "pvsync", "pvsync2")
 ENGINES = ("libaio", "io_uring", *SYNC_ENGINES)
 
 # How the next file of several is chosen: FioJob.service.
@@ -136,6 +137,7 @@ class FioJob(NamedTuple):
     think_blocks_set: bool
     seek_ns: int  #: lseek() before an IO that does not continue the last one
     uring: bool
+    hipri: bool  #: its IO is polled
     buffered: bool  #: through write(), of files without O_DIRECT
     percentiles: list[float]
     logs: bool  #: each IO is kept for bandwidth and latency logs
@@ -236,6 +238,7 @@ def resolve_job(params: dict[str, Any], costs: Costs, seed: int) -> FioJob:
         think_blocks_set=bool(option["thinktime_blocks_set"]),
         seek_ns=costs.syscall_ns if option["ioengine"] == "sync" else 0,
         uring=option["ioengine"] == "io_uring",
+        hipri=bool(option["hipri"]),
         buffered=not option["direct"],
         percentiles=list(option["percentiles"] or PERCENTILES),
         logs=option["logs"],

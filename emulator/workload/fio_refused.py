@@ -70,7 +70,14 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("cgroup_nodelete", "uid", "gid", "exec_prerun", "exec_postrun", "profile", "write_hint"),
     ),
     "the engine's own variants are not emulated": (
-        *("userspace_reap", "hipri", "fixedbufs", "registerfiles", "sqthread_poll", "cmdprio"),
+        *(
+            "userspace_reap",
+            "hipri_percentage",
+            "fixedbufs",
+            "registerfiles",
+            "sqthread_poll",
+            "cmdprio",
+        ),
         *("sqthread_poll_cpu", "nonvectored", "uncached", "nowait", "force_async", "cmd_type"),
         *("cmdprio_percentage", "cmdprio_class", "cmdprio_bssplit"),
     ),

@@ -10,6 +10,7 @@ from emulator.config import load_box
 from emulator.device.controller import Controller
 from emulator.device.timeout import RequestTimer, round_jiffies_up
 from emulator.faults import EIO, ENODATA, ETIMEDOUT, parse_fault
+from emulator.messages import POSTED
 from emulator.types import NEVER, READ, WRITE, BoxSpec
 
 US = 1_000
@@ -65,8 +66,9 @@ def ring(
     rw: int = WRITE,
     sector: int = 0,
     nr: int = 8,
+    polled: int = 0,
 ) -> int:
-    return one.arrive(cpu, ([cookie], at_ns, cookie, cpu, rw, sector, nr, 7, cookie))
+    return one.arrive(cpu, ([cookie], at_ns, cookie, cpu, rw, sector, nr, 7, cookie, polled))
 
 
 def strike(one: Controller, line: str) -> None:
@@ -328,3 +330,15 @@ def test_a_device_is_restored_in_the_middle_of_everything(driver: str) -> None:
     assert recorder.interrupts == twin_recorder.interrupts != []
     assert one.next_ns() == twin.next_ns()
     assert one.next_ns() < NEVER
+
+
+def test_a_polled_request_leaves_an_entry_and_raises_no_vector() -> None:
+    spec = box("nvme", coalesce_threshold=3, coalesce_time_ns=100 * US)
+    one, recorder = device(spec)
+    done_ns = ring(one, 0, 1, cpu=1, polled=1)
+    run(one, recorder, S)
+    # Coalescing holds nothing up; POSTED says that it is no interrupt.
+    assert [(at, cpu, polled) for at, cpu, _, _, polled in recorder.interrupts] == [
+        (done_ns, 1, POSTED)
+    ]
+    assert not one.entries

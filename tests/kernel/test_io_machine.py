@@ -20,6 +20,8 @@ from emulator.types import (
     OP_IO_SUBMIT,
     OP_RUN,
     OP_SLEEP,
+    OP_URING_ENTER,
+    OP_URING_REAP,
     READ,
     WRITE,
     DiskSpec,
@@ -94,6 +96,11 @@ def disk_of(kind: str, rq_affinity: int) -> DiskSpec:
     """Return a small disk of each kind."""
     disk = DiskSpec("sda", kind, FLASH, "none", rq_affinity, DEPTH, preset="generic")
     deadline = replace(disk, scheduler="mq-deadline", nr_requests=2 * DEPTH)
+    if kind == "polled":
+        polling = {"poll_queues": 1, "poll_nsec": 0, "submit_queues": 2}
+        vectors = (0b011, 0b100)
+        params = FLASH | polling
+        return replace(disk, driver="nvme", params=params, vectors=vectors, managed=True)
     if kind == "nvme":
         coalesce = {"coalesce_threshold": 2, "coalesce_time_ns": 100_000, "submit_queues": 2}
         return replace(disk, params=FLASH | coalesce, vectors=(0b011, 0b100), managed=True)
@@ -106,7 +113,7 @@ def disk_of(kind: str, rq_affinity: int) -> DiskSpec:
     return replace(deadline, driver="scsi_debug", params=SCSI, carries=kind == "carried")
 
 
-KINDS = ("nvme", "virtio_blk", "sata_ssd", "null_blk", "scsi_debug", "carried")
+KINDS = ("nvme", "virtio_blk", "sata_ssd", "null_blk", "scsi_debug", "carried", "polled")
 
 
 class IoMachine(RuleBasedStateMachine):
@@ -122,6 +129,7 @@ class IoMachine(RuleBasedStateMachine):
         """Build the box: each submitter with a queue of operations to do."""
         self.todo: list[deque[Op]] = [deque(), deque()]
         self.now = 0
+        self.polled = kind == "polled"
         self.ending = False
         self.submitted = 0
         self.faults: list[tuple[int, int, int, int]] = []  # (time, first, last sector, status)
@@ -148,11 +156,15 @@ class IoMachine(RuleBasedStateMachine):
                 while self.todo[number]:
                     yield self.todo[number].popleft()
                 if self.ending:
-                    yield (OP_IO_GETEVENTS, 0, 128)
+                    yield self.reaping(128)
                 asked_ns = self.box.script(number).calls[-1][0]
                 yield (OP_SLEEP, asked_ns + (100 * MS if self.ending else 100 * US))
 
         return steps
+
+    def reaping(self, nr: int) -> Op:
+        """Return the operation that takes up to so many completions."""
+        return (OP_URING_REAP if self.polled else OP_IO_GETEVENTS, 0, nr)
 
     # -- What happens -------------------------------------------------------------------------------
 
@@ -166,13 +178,13 @@ class IoMachine(RuleBasedStateMachine):
         first = self.submitted
         self.submitted += nr
         ios = [(one, rw, job, one * BLOCK, BLOCK) for one in range(first, first + nr)]
-        self.todo[job].append((OP_IO_SUBMIT, ios))
+        self.todo[job].append((OP_URING_ENTER, ios, True) if self.polled else (OP_IO_SUBMIT, ios))
 
     @rule(job=st.integers(0, 1), least=st.integers(0, 1))
     def reap(self, job: int, least: int) -> None:
         """Reap, and perhaps wait."""
         if least == 0 or self.submitted:
-            self.todo[job].append((OP_IO_GETEVENTS, 0, 64))
+            self.todo[job].append(self.reaping(64))
         self.todo[job].append((OP_RUN, 20 * US))
 
     @rule(ns=st.one_of(st.integers(1, 100 * US), st.integers(1, 5 * MS)))

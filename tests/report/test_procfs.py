@@ -672,3 +672,12 @@ def test_F_15_attributes_of_a_sysfs_workqueue(
     missing = "pool_ids" if "affinity_scope" in files else "affinity_scope"
     with pytest.raises(NoFileError, match="writeback/ has"):
         read_file(view, f"{place}/{missing}")
+
+
+def test_polled_queues_are_hardware_queues_too() -> None:
+    view = View(load_box("polled-4k").resolve(), [], 0)
+    place = "/sys/block/nvme0n1"
+    assert read_file(view, f"{place}/queue/io_poll") == "1\n"
+    assert read_file(view, f"{place}/queue/io_poll_delay") == "-1\n"
+    assert read_file(view, f"{place}/mq/1/cpu_list") == "1\n"
+    assert read_file(view, f"{place}/mq/5/cpu_list") == "1, 3\n"

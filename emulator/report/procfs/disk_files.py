@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from emulator.queue_map import queue_map
+from emulator.queue_map import poll_map, queue_map
 from emulator.report.procfs.disks import STAT_DISCARD, STAT_FLUSH, STAT_READ, STAT_WRITE, DiskCounts
 from emulator.report.procfs.view import SD_MAJOR, SD_MINORS, NoFileError, View
 from emulator.types import DiskSpec
@@ -94,13 +94,17 @@ def _sector_size(disk: DiskSpec) -> int:
     return disk.params.get("sector_size", disk.params.get("bs", 512))
 
 
+def _io_poll_delay(poll_nsec: int) -> int:
+    return poll_nsec if poll_nsec < 0 else poll_nsec // 1000
+
+
 #: Further files of ``queue/``.
 QUEUE_FILES: dict[str, Callable[[DiskSpec], int | str]] = {
     "add_random": lambda _disk: 0,
     "fua": lambda disk: disk.params.get("fua", 0),
     "hw_sector_size": _sector_size,
-    "io_poll": lambda _disk: 0,
-    "io_poll_delay": lambda _disk: -1,
+    "io_poll": lambda disk: int(disk.params.get("poll_queues", 0) > 0),
+    "io_poll_delay": lambda disk: _io_poll_delay(disk.params.get("poll_nsec", -1)),
     "io_timeout": lambda disk: disk.params.get("timeout_ms", 30_000),
     "iostats": lambda _disk: 1,
     "minimum_io_size": _sector_size,
@@ -124,8 +128,9 @@ def queue_file(view: View, disk: str, name: str) -> str:
 
 
 def nr_queues(view: View, disk: str) -> int:
-    """Return how many hardware queues a disk has."""
-    return _spec(view, disk).params.get("submit_queues", 1)
+    """Return how many hardware queues a disk has, polled ones included."""
+    params = _spec(view, disk).params
+    return params.get("submit_queues", 1) + params.get("poll_queues", 0)
 
 
 def hctx_cpus(view: View, disk: str, hctx: int) -> list[int]:
@@ -133,7 +138,8 @@ def hctx_cpus(view: View, disk: str, hctx: int) -> list[int]:
     count = nr_queues(view, disk)
     if hctx >= count:
         raise NoFileError(f"{disk} has the hardware queues 0-{count - 1}, not {hctx}")
-    mapped = queue_map(view.spec, view.disk_index(disk))
+    polled = hctx >= _spec(view, disk).params.get("submit_queues", 1)
+    mapped = (poll_map if polled else queue_map)(view.spec, view.disk_index(disk))
     return [cpu for cpu, queue in enumerate(mapped) if queue == hctx]
 
 
