@@ -176,11 +176,15 @@ class Rebalancer:
     def came_from_boot(self, balanced_ago: Sequence[int]) -> None:
         """Let the domains have been balanced before the start, each CPU's at a time of its own.
 
-        A box that has booted does not have all its CPUs due in one jiffy, as new domains have.
+        A box that has booted does not have all its CPUs due in one jiffy, as new domains have.  Its
+        last pass at LLC level found CPUs with little to do, and let wakeups scan all of them.
         """
         for cpu, ago in enumerate(balanced_ago):
             for sd in self.domains.sd[cpu]:
                 sd.last_balance -= ago % get_sd_balance_interval(sd, False, self.limits)
+            llc = sd_llc(self.domains.sd[cpu])
+            if self.sis_util and llc is not None:
+                self.nr_idle_scan[cpu] = llc.span_weight
         self.note_due(range(len(balanced_ago)))
 
     def use_domains(self, domains: SchedDomains) -> None:

@@ -83,6 +83,7 @@ def box_spec(
     rules: Rules = Rules(),
     features: dict[str, bool] | None = None,
     sysctls: dict[str, int] | None = None,
+    balanced_ago: tuple[int, ...] = (),
 ) -> BoxSpec:
     """Return a box of this machine and nothing else."""
     numbers: dict[str, Any] = {f.name: 0 for f in fields(Costs) if f.type == "int"}
@@ -92,7 +93,8 @@ def box_spec(
         "coherence_ns": coherence_ns,
     }
     kernel = KernelSpec("5.4", {"UTIL_EST": True} | (features or {}), sysctls or {}, rules=rules)
-    return BoxSpec("test", 1, 10**9, 0, spec, kernel, Costs(**numbers), (), (), ())
+    costs = Costs(**numbers)
+    return BoxSpec("test", 1, 10**9, 0, spec, kernel, costs, (), (), (), balanced_ago=balanced_ago)
 
 
 def rq_facts(

@@ -440,6 +440,12 @@ def test_nr_idle_scan_is_no_newly_idle_cpus_to_set_and_belongs_to_the_feature() 
     assert column(box, BAL_NR_IDLE_SCAN) == [0] * 4
 
 
+def test_nr_idle_scan_of_a_box_that_has_booted_is_that_of_an_idle_cache() -> None:
+    for features, scan in [({"SIS_UTIL": True}, 4), ({"SIS_UTIL": False}, 0)]:
+        box = FakeBox(machine(8, llc=4), rules=V61, features=features, balanced_ago=(0,) * 8)
+        assert column(box, BAL_NR_IDLE_SCAN) == [scan] * 8
+
+
 def test_the_cost_of_a_newly_idle_pass_is_published_and_decays() -> None:
     box = FakeBox(machine(4), pass_ns=12_000, rules=V61)
     ask(box, 100 * MS, 1, BALANCE_NEWIDLE, CPU_NEWLY_IDLE)
