@@ -114,7 +114,13 @@ def _run_processes(job: Job) -> RunOutcome:
 def _run_inline(job: Job) -> RunOutcome:
     machine = job.spec.machine
     if machine.take_turns:
-        return run_turns(plan_of(job), job.on_progress, strict=job.strict, turn_ns=machine.turn_ns)
+        return run_turns(
+            plan_of(job),
+            job.on_progress,
+            strict=job.strict,
+            turn_ns=machine.turn_ns,
+            seed=job.spec.seed,
+        )
     return run_inline(plan_of(job), job.on_progress, strict=job.strict)
 
 

@@ -9,19 +9,26 @@ lost it, and its due timers wait.  The holder gives the host up
 * when it halts,
 * when a timer of any CPU expires,
 * when it arms a timer earlier than all that are pending,
-* when its slice is over: the time until the next timer of any CPU, as it was when the round began,
-  divided by the number of CPUs.
+* when its slice is over: the time until the next timer of any CPU, divided by the number of CPUs.
 
-The next holder is the next CPU in order that is not halted or has a timer due; a round begins with
-the lowest, and anew whenever a timer has expired.  While nobody else wants the host, giving it up at
-the end of a slice changes nothing, so the slices are counted only once somebody does
-(:meth:`TurnsBox._count_slices`).  A disk has no timers here: its completions are known ahead.
+The next holder is the next CPU in order that is not halted or has a timer due. The slice is
+reckoned when a round begins, with the lowest CPU, and holds for the round. But a timer that
+expires, or that is armed earlier than all, *kicks* every CPU: the kicked ones are not let in
+without a new look at the clock, so for each of them, once, the slice is reckoned anew
+(``_kicked``). So of CPUs whose ticks fall together each gets its slice of what is left until the
+next tick, not of the instant in which no timer was pending. While nobody else wants the host,
+giving it up at the end of a slice changes nothing, so the slices are counted only once somebody
+does (:meth:`TurnsBox._count_slices`). A disk has no timers here: its completions are known ahead.
 
 With ``turn_ns`` there is one timer more, which interrupts no CPU: it keeps the slices short where
-several CPUs are busy.  Some of the measurements had such a one.  Without it, of several busy CPUs
-whose ticks fall together the last has the host from tick to tick, every time: the first to set its
-next tick ends an instant in which no timer was pending, and the round goes on with slices that have
-no end.  There it depends on how each CPU's timer happens to be rounded whether that is so.
+several CPUs are busy. Some of the measurements had such a one.
+
+The rules are those of ``rr_cpu_thread_fn()`` and ``icount_percpu_budget()``, QEMU 10.0. Departure:
+timers expire at the very nanosecond. There each CPU's are rounded to a step of 16 ns of its local
+timer, from when it was programmed; so of two for one instant the one armed later may be the earlier
+one. Here ``timer_early_ns`` says by how much a CPU's timers come before what they are programmed
+for, when such two are compared; :func:`timer_early_of` draws it with the seed, since it hangs on
+every instruction from the boot on.
 
 A message makes no turn.  What it does to a runqueue it does at its stamp, host or no host; an
 interrupt that it raises waits for the host.
@@ -39,10 +46,15 @@ from emulator.engine.board import HistoryBoard
 from emulator.engine.inline import InlineBox, OnProgress, RunOutcome, run_box
 from emulator.engine.node import Latencies, Node
 from emulator.engine.plan import Plan
+from emulator.seeds import seed_stream, splitmix64
 from emulator.types import NEVER
 
-#: The longest time that the emulator lets pass until it looks again (INT32_MAX ns).
-DEADLINE_MAX_NS = (1 << 31) - 1
+#: The longest time that the emulator lets pass until it looks again (``TCG_KICK_PERIOD``).
+DEADLINE_MAX_NS = 100_000_000
+
+#: A step of a CPU's local timer.
+TIMER_STEP_NS = 16
+TIMER_STREAM = 3
 
 
 class TurnCpu(Node, Protocol):
@@ -76,6 +88,7 @@ def run_turns(
     *,
     strict: bool = False,
     turn_ns: int = 0,
+    seed: int = 0,
 ) -> RunOutcome:
     """Build and run a box whose CPUs take turns, in this process."""
 
@@ -84,9 +97,16 @@ def run_turns(
     ) -> TurnsBox:
         box = TurnsBox(nodes, nr_cpus, boards, latencies)
         box.turn_ns = turn_ns
+        box.timer_early_ns = timer_early_of(seed, nr_cpus)
         return box
 
     return run_box(plan, make_box, on_progress, strict=strict)
+
+
+def timer_early_of(seed: int, nr_cpus: int) -> list[int]:
+    """Return by how much the rounding lets each CPU's timers expire early, in ns."""
+    drawn = (splitmix64(seed_stream(seed, TIMER_STREAM, cpu))[1] for cpu in range(nr_cpus))
+    return [bits % TIMER_STEP_NS for bits in drawn]
 
 
 class TurnsBox(InlineBox):
@@ -95,13 +115,16 @@ class TurnsBox(InlineBox):
     __slots__ = (
         "_alone",
         "_cpus",
+        "_deadline_early_ns",
         "_deadline_ns",
         "_holder",
+        "_kicked",
         "_last",
         "_round_ns",
         "_slice_end_ns",
         "_slice_ns",
         "handovers",
+        "timer_early_ns",
         "turn_ns",
     )
 
@@ -115,13 +138,16 @@ class TurnsBox(InlineBox):
         self._cpus = [cast(TurnCpu, node) for node in nodes[:nr_cpus]]
         self._holder = -1  # the CPU that has the host
         self._last = nr_cpus - 1  # the one that had it last: the search begins after it
+        self._kicked = 0  # CPUs for which the slice must be reckoned anew
         self._slice_end_ns = 0
-        self._slice_ns = 1  # of this round
-        self._round_ns = 0  # when it began
+        self._slice_ns = 1  # of this round, or since a kick
+        self._round_ns = 0  # when that slice was reckoned
         self._alone = False  # nobody but the holder wants the host
         self._deadline_ns = 0
+        self._deadline_early_ns = 0  # of the CPU whose timer that is
         self.handovers = 0
         self.turn_ns = 0  #: period of a timer beside the CPUs' own, 0: none
+        self.timer_early_ns = [0] * nr_cpus
         for cpu in self._cpus:
             cpu.timer_watch_ns = -1
             cpu.stall(0)
@@ -174,9 +200,22 @@ class TurnsBox(InlineBox):
             return now_ns
         cpu = self._cpus[holder]
         now_ns = max(now_ns, cpu.now)
-        if cpu.is_halted() or now_ns < cpu.next_timer_ns() < self._deadline_ns:
+        earlier = self._comes_first(holder, now_ns)
+        if earlier:
+            self._kicked = self._everybody() & ~(1 << holder)
+        if earlier or cpu.is_halted():
             self._release_host(now_ns)
         return now_ns
+
+    def _comes_first(self, holder: int, now_ns: int) -> bool:
+        # Whether the holder has armed a timer that comes before all others.
+        timer_ns = self._cpus[holder].next_timer_ns()
+        if timer_ns == self._deadline_ns:
+            return self.timer_early_ns[holder] > self._deadline_early_ns
+        return now_ns < timer_ns < self._deadline_ns
+
+    def _everybody(self) -> int:
+        return (1 << len(self._cpus)) - 1
 
     def _take_host(self, now_ns: int) -> None:
         nr_cpus = len(self._cpus)
@@ -186,22 +225,27 @@ class TurnsBox(InlineBox):
             for cpu, timer_ns in zip(self._cpus, timers, strict=True)
         ]
         if True not in wants:
+            self._last = nr_cpus - 1  # all have been asked in vain: a round is over
             return
         candidate = (self._last + 1) % nr_cpus
+        asked = 1 << candidate
         while not wants[candidate]:
             candidate = (candidate + 1) % nr_cpus
+            asked |= 1 << candidate
         cpu = self._cpus[candidate]
         self.handovers += candidate != self._last
         self._deadline_ns = self._next_deadline_ns(now_ns, timers)
         if self._alone and candidate > self._last:
             self._count_slices(now_ns - 1)  # the round goes on with the slices of its kind
-        if candidate <= self._last:
+        reckon = candidate <= self._last or bool(self._kicked & asked)
+        if reckon:
             self._slice_ns = max((self._deadline_ns - now_ns) // nr_cpus, 1)
             self._round_ns = now_ns
-        self._alone = candidate <= self._last and wants.count(True) == 1
+        self._kicked &= ~asked
+        self._alone = reckon and wants.count(True) == 1
         self._holder = self._last = candidate
         self._slice_end_ns = NEVER if self._alone else now_ns + self._slice_ns
-        cpu.timer_watch_ns = self._deadline_ns
+        cpu.timer_watch_ns = self._deadline_ns + 1
         cpu.resume(now_ns)
         self._times[self._position[candidate]] = cpu.next_event_ns()
 
@@ -215,6 +259,8 @@ class TurnsBox(InlineBox):
         # The holder was alone since the round began: rounds of one slice each, the last one goes on.
         end_ns = self._round_ns
         while end_ns <= now_ns:
+            if end_ns > self._round_ns:
+                self._kicked = 0  # a round has gone by
             self._slice_ns = max((self._deadline_ns - end_ns) // len(self._cpus), 1)
             end_ns += self._slice_ns
         self._slice_end_ns = end_ns
@@ -222,6 +268,7 @@ class TurnsBox(InlineBox):
 
     def _release_host(self, now_ns: int) -> None:
         if self._holder < 0:
+            self._kicked = self._everybody()
             return
         cpu = self._cpus[self._holder]
         cpu.timer_watch_ns = -1
@@ -229,14 +276,16 @@ class TurnsBox(InlineBox):
         self._times[self._position[self._holder]] = cpu.next_event_ns()
         if now_ns >= self._deadline_ns:
             self._last = len(self._cpus) - 1  # expired timers are looked at between two rounds
+            self._kicked = self._everybody()
         self._holder = -1
 
     def _next_deadline_ns(self, now_ns: int, timers: list[int]) -> int:
         # Timers that are due already have fired: they wait for their CPU to get the host.
-        deadline = now_ns + DEADLINE_MAX_NS
+        deadline, early_ns = now_ns + DEADLINE_MAX_NS, 0
         if self.turn_ns:
             deadline = (now_ns // self.turn_ns + 1) * self.turn_ns
-        for timer_ns in timers:
-            if now_ns < timer_ns < deadline:
-                deadline = timer_ns
+        for timer_ns, step_ns in zip(timers, self.timer_early_ns, strict=True):
+            if now_ns < timer_ns and (timer_ns, -step_ns) < (deadline, -early_ns):
+                deadline, early_ns = timer_ns, step_ns
+        self._deadline_early_ns = early_ns
         return deadline

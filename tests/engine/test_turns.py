@@ -5,7 +5,7 @@ from typing import Any
 from emulator import messages
 from emulator.engine.board import HistoryBoard
 from emulator.engine.node import CLASSES, Latencies, Promise
-from emulator.engine.turns import TurnsBox
+from emulator.engine.turns import TIMER_STEP_NS, TurnsBox, timer_early_of
 from emulator.nodebase import NodeBase
 from emulator.types import NEVER, Message
 
@@ -155,9 +155,19 @@ def test_a_timer_that_serves_nobody_shortens_the_slices() -> None:
     box, cpus = turns([(600, "halt", 0)], [(600, "halt", 0)])
     box.turn_ns = 400
     box.run(10_000)
-    # Without it CPU 0 would run to its end; now slices of 200, 100 … until the timer, then anew.
-    assert 1_000 < cpus[0].done[0][0] <= 1_200
+    # Slices of 200 until 400, of 200, 100, 50, 50 until 800 (the timer kicks CPU 1 too), of 150.
+    assert cpus[0].done == [(950, "halt")]
     assert cpus[1].done == [(1_200, "halt")]
+
+
+def test_of_cpus_whose_ticks_fall_together_each_gets_its_share_of_the_time_to_the_next() -> None:
+    tick: list[tuple[int, str, int]] = [(5, "arm", 4_405), (3_000, "halt", 0)]
+    box, cpus = turns(list(tick), list(tick))
+    box.run(10_000)
+    # CPU 0 arms at 5 and kicks; CPU 1 gets half of what is left until 4405, so until 2205, not
+    # half of an instant without timers.  Then slices of 1100: CPU 1 is through before the tick.
+    assert cpus[1].done[:2] == [(10, "arm"), (4_110, "halt")]
+    assert cpus[0].done == [(5, "arm"), (4_405, "timer"), (6_020, "halt")]
 
 
 def test_arming_a_timer_earlier_than_all_others_gives_up_the_host() -> None:
@@ -166,6 +176,21 @@ def test_arming_a_timer_earlier_than_all_others_gives_up_the_host() -> None:
     assert cpus[0].done[0] == (100, "arm")
     assert cpus[1].done == [(150, "halt")]
     assert cpus[0].done[1] == (450, "halt")
+
+
+def test_of_two_timers_for_one_instant_rounding_decides_which_comes_first() -> None:
+    for early_ns, resumed_ns in [([9, 2], 2_205), ([2, 9], 10)]:
+        tick: list[tuple[int, str, int]] = [(5, "arm", 4_405), (90, "x", 0), (3_000, "halt", 0)]
+        box, cpus = turns(list(tick), list(tick))
+        box.timer_early_ns = early_ns
+        box.run(10_000)
+        # Where CPU 1's comes first it has armed the first timer of all, and gives up the host.
+        assert cpus[0].done[1] == (resumed_ns + 90, "x")
+
+
+def test_rounding_hangs_on_the_seed() -> None:
+    assert timer_early_of(1, 4) == timer_early_of(1, 4) != timer_early_of(2, 4)
+    assert all(0 <= early_ns < TIMER_STEP_NS for early_ns in timer_early_of(3, 64))
 
 
 def test_a_message_makes_no_turn_but_a_halted_cpu_gets_its_turn_for_it() -> None:
