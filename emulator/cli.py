@@ -37,6 +37,7 @@ for command in (
     boxes.lab,
     boxes.policies,
     running.run,
+    running.resume,
     live.ctl,
     live.replay_run,
     reading.logs,

@@ -253,6 +253,8 @@ def _resolved(model: BoxFile, dirty: frozenset[str], file: FilePath, report: Rep
         events=events,
         trace_off=tuple(model.trace.off),
         balanced_ago=balanced_ago(model.seed, cpus),
+        on_crash=model.on_crash,
+        checkpoint_ns=model.checkpoint,
     )
     return Box(spec, str(file), model.description, model.machine.host_cpus, expect)
 

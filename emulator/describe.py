@@ -9,7 +9,7 @@ from dataclasses import asdict, fields, is_dataclass
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
 from emulator.boxfile.yaml_file import dump_plain
-from emulator.config import Box
+from emulator.config import Box, Expectation
 from emulator.types import BoxSpec, cpulist_format, cpulist_parse
 
 #: Per CPU, the mask of the CPUs that it shares something with.
@@ -28,6 +28,17 @@ def describe(box: Box) -> str:
         workload["cpus_allowed"] = cpulist_format(workload["cpus_allowed"])
     plain["expect"] = expectations(box)
     return dump_plain(_listed(plain))
+
+
+def box_of(plain: Mapping[str, Any], path: str) -> Box:
+    """Return the whole box of what :func:`describe` wrote, as :func:`spec_of` does its spec."""
+    host_cpus = plain["machine"].get("host_cpus")
+    limits = ("min", "max", "equals")
+    expect = (
+        Expectation(one["figure"], *(one.get(limit) for limit in limits)) for one in plain["expect"]
+    )
+    mask = None if host_cpus is None else cpulist_parse(str(host_cpus))
+    return Box(spec_of(plain), path, plain["description"], mask, tuple(expect))
 
 
 def spec_of(plain: Mapping[str, Any]) -> BoxSpec:

@@ -51,6 +51,15 @@ MACHINE = Parts()
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """From where a killed run goes on."""
+
+    checkpoint: str  #: path
+    killed: tuple[int, ...]  #: nodes whose processes had been killed by command
+    commands: tuple[tuple[int, list[Any]], ...]  #: that it had been given: (time, words)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """What to run, where its run directory is, and whom to tell how far it is."""
 
@@ -62,6 +71,7 @@ class Job:
     paused: bool = False  #: processes alone: stand still at 0 until a command lets it go on
     parts: Parts = MACHINE
     until_ns: int | None = None  #: end there, None: when the box's duration is over
+    resume: Resume | None = None  #: None: from the start
 
 
 def run(engine: str, job: Job) -> RunOutcome:
@@ -87,7 +97,29 @@ def plan_of(job: Job) -> Plan:
         watch=job.parts.watch,
         paused=job.paused,
         shared=resolve(job.parts.shared)(spec) >= 0,
+        checkpoint_ns=spec.checkpoint_ns,
+        crash_commands=crash_commands(spec),
+        resume=job.resume.checkpoint if job.resume else "",
+        retired=job.resume.killed if job.resume else (),
+        recorded=job.resume.commands if job.resume else (),
     )
+
+
+def crash_commands(spec: BoxSpec) -> tuple[tuple[str, ...], ...]:
+    """Return what a box is told when a process dies: for each CPU, then for each disk.
+
+    () is nothing, for one; nothing at all where a death ends the run.
+    """
+    if spec.on_crash == "abort":
+        return ()
+    cpus = [
+        ("cpu", "offline", str(cpu)) if spec.on_crash == "offline" else ()
+        for cpu in range(spec.machine.nr_cpus)
+    ]
+    disks = [
+        ("disk", disk.name, "reset") if disk.on_crash == "reset" else () for disk in spec.disks
+    ]
+    return (*cpus, *disks)
 
 
 def commands_of(spec: BoxSpec, parts: Parts) -> tuple[Command, ...]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from emulator.latency import ANSWERED_AT_ONCE, COORDINATOR, Lookahead, class_of
 from emulator.messages import PASSIVE_OPS_END
-from emulator.types import CLASSES, TO_BALANCER, Latencies, Message, Promise
+from emulator.types import CLASSES, TO_BALANCER, Latencies, Message, Promise, TraceSink
 
 
 class NodeBase:
@@ -45,6 +45,7 @@ class NodeBase:
         "read_ns",
         "reply_ns",
         "seq",
+        "sink",
         "view_ns",
         "wants_view",
     )
@@ -66,6 +67,7 @@ class NodeBase:
         self.wants_view = False
         self.reply_ns = [0] * CLASSES
         self.view_ns = 0  #: from an effect elsewhere until it can be read here
+        self.sink: TraceSink | None = None  #: its ring; None: what it does others record
 
     # -- what a concrete node says about itself --------------------------------------------------
 
@@ -156,6 +158,15 @@ class NodeBase:
         else:
             stop = self.limit_ns
         self.reached_ns = max(self.reached_ns, self.clock_ns, stop)
+
+    def ring_position(self) -> int:
+        """Return how many records the node has written."""
+        return 0 if self.sink is None else self.sink.position
+
+    def take_ring_back(self, position: int) -> None:
+        """Make the ring what it was when it held ``position`` records."""
+        if self.sink is not None:
+            self.sink.truncate_to(position)
 
     def take_mail(self, now_ns: int) -> None:
         """Handle all mail stamped at or before ``now_ns``: an event that reads looks at it."""

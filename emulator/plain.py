@@ -44,6 +44,8 @@ def spec_to_plain(spec: BoxSpec) -> list[Any]:
         list(spec.trace_off),
         spec.ring_bytes_max,
         list(spec.balanced_ago),
+        spec.on_crash,
+        spec.checkpoint_ns,
     ]
     assert len(plain) == len(fields(BoxSpec)), "BoxSpec has a field that plain.py forgets"
     return plain
@@ -67,6 +69,8 @@ def spec_from_plain(plain: list[Any]) -> BoxSpec:
         trace_off=tuple(plain[11]),
         ring_bytes_max=plain[12],
         balanced_ago=tuple(plain[13]),
+        on_crash=plain[14],
+        checkpoint_ns=plain[15],
     )
 
 
@@ -199,6 +203,7 @@ def _disk_to_plain(disk: DiskSpec) -> list[Any]:
         disk.managed,
         disk.preset,
         disk.carries,
+        disk.on_crash,
     ]
     assert len(plain) == len(fields(DiskSpec)), "DiskSpec has a field that plain.py forgets"
     return plain

@@ -18,6 +18,7 @@ What lies inside:
 ``commands.yaml``      commands with the emulated time at which they took effect
 ``programs.json``      what the programs measured, whole: per pid the books of each CPU
 ``fio.json``           what fio would have written of its jobs with ``--output-format=json``
+``checkpoint``         from where the run can be resumed; there until it is complete
 ``results.json``       figures, checks and the verdict; written last, whole or not at all
 =====================  ==========================================================================
 
@@ -43,6 +44,7 @@ PROGRAMS = "programs.json"
 FIO = "fio.json"
 RESULTS = "results.json"
 CONTROL = "control"
+CHECKPOINT = "checkpoint"
 LATEST = "latest"
 
 #: Runs of one box that start in the same second get a number; more than this is a mistake.
@@ -94,6 +96,10 @@ class RunDirectory:
             return cast(dict[str, Any], json.loads((self.path / name).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
             raise RunDirError(f"{self.path / name}: {_reason(error)}") from error
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
 
     def hold(self) -> None:
         """Say that this process runs the box, until :meth:`release` or its end."""

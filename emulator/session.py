@@ -11,8 +11,6 @@ last.
 The first Ctrl-C or SIGTERM asks the engine to stop where it is; the second one is Python's own.
 """
 
-import json
-import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +30,7 @@ from emulator.agents.host import host_facts
 from emulator.build import figure_pids
 from emulator.config import Box, load_box
 from emulator.describe import describe, expectations
+from emulator.engine.commands import commands_text
 from emulator.engine.inline import RunOutcome
 from emulator.engine.plan import CommandError
 from emulator.engines import INLINE, PROCESSES
@@ -45,6 +44,7 @@ from emulator.report.render import render
 from emulator.report.results import build_results, check_expectations, exit_status
 from emulator.rundir import (
     BOX,
+    CHECKPOINT,
     COMMANDS,
     FIO,
     PROGRAMS,
@@ -114,11 +114,11 @@ def run_box(request: Request, runs: Path) -> int:
     check_events(spec, request.parts)
     check_host(spec)
     directory = create_run_directory(spec.name, datetime.now(UTC), runs, request.out)
-    with _host_errors(directory.path):
+    with host_errors(directory.path):
         write_start(directory, request, box, spec, engine)
         directory.hold()
         try:
-            clocked = _run_engine(request, box, spec, directory, engine)
+            clocked = run_engine(request, box, spec, directory, engine)
             results = judge(box, spec, directory, clocked)
             finish(directory, spec, results, clocked, request)
         finally:
@@ -157,7 +157,7 @@ def check_host(spec: BoxSpec) -> None:
 
 
 @contextmanager
-def _host_errors(path: Path) -> Iterator[None]:
+def host_errors(path: Path) -> Iterator[None]:
     # What the host refuses is one line, not a traceback; an engine tells of its own.
     try:
         yield
@@ -208,9 +208,16 @@ def versions() -> dict[str, str]:
 # -- The run ------------------------------------------------------------------------------------
 
 
-def _run_engine(
-    request: Request, box: Box, spec: BoxSpec, directory: RunDirectory, engine: str
+def run_engine(
+    request: Request,
+    box: Box,
+    spec: BoxSpec,
+    directory: RunDirectory,
+    engine: str,
+    resume: engines.Resume | None = None,
 ) -> Clocked:
+    """Run a box as it was asked for, until it ends or is told to."""
+
     def job(on_progress: engines.OnProgress) -> engines.Job:
         return engines.Job(
             spec,
@@ -220,6 +227,7 @@ def _run_engine(
             request.strict,
             request.paused,
             request.parts,
+            resume=resume,
         )
 
     if request.paused and not request.quiet:
@@ -306,6 +314,7 @@ def judge(box: Box, spec: BoxSpec, directory: RunDirectory, clocked: Clocked) ->
         {"at_ns": at_ns, "do": " ".join(map(str, words)), "answer": answer}
         for at_ns, words, answer in outcome.commands
     ]
+    results["faults"] = outcome.faults
     return results
 
 
@@ -340,6 +349,8 @@ def finish(
             write_logs(directory, spec)
     finally:
         directory.write_json(RESULTS, results)
+        if results["complete"]:
+            directory.remove(CHECKPOINT)
         show(directory, results, clocked, request)
 
 
@@ -357,12 +368,7 @@ def show(
 
 def write_commands(directory: RunDirectory, outcome: RunOutcome) -> None:
     """Write every command with the emulated time at which it took effect; replays read this."""
-    # A JSON list is a YAML list too, and each line is a command.
-    lines = [
-        json.dumps({"at": f"{at_ns}ns", "do": shlex.join(map(str, words)), "answer": answer})
-        for at_ns, words, answer in outcome.commands
-    ]
-    directory.write_text(COMMANDS, "".join(f"- {line}\n" for line in lines) or "[]\n")
+    directory.write_text(COMMANDS, commands_text(outcome.commands))
 
 
 def write_programs(directory: RunDirectory, spec: BoxSpec, outcome: RunOutcome) -> None:

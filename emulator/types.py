@@ -103,6 +103,15 @@ class Board(Protocol):
 class TraceSink(Protocol):
     """Where a node writes its trace events; see :mod:`emulator.tracepoints` for the events."""
 
+    @property
+    def position(self) -> int:
+        """How many records have been written."""
+        ...
+
+    def truncate_to(self, position: int) -> None:
+        """Take the ring back to ``position``: later records and names are as never written."""
+        ...
+
     def emit(
         self,
         time_ns: int,
@@ -434,6 +443,7 @@ class DiskSpec:
     managed: bool = False  #: vectors belong to hardware queues and are never moved
     preset: str = ""  #: latency profile or mechanics by name
     carries: bool = False  #: each request is asked for from the start, with all that it is
+    on_crash: str = "continue"  #: when its process is killed: continue or reset
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,6 +508,8 @@ class BoxSpec:
     ring_bytes_max: int = 1 << 30  #: per CPU; the oldest segments go beyond it
     #: Per CPU, how many jiffies before the start its domains were last balanced; empty: at the start.
     balanced_ago: tuple[int, ...] = ()
+    on_crash: str = "offline"  #: when a CPU's process is killed: offline, respawn or abort
+    checkpoint_ns: int = 100_000_000  #: emulated time between two checkpoints
 
     @property
     def realtime(self) -> bool:

@@ -12,9 +12,13 @@ answered to its client when all of them have answered.  ``cpu kill N`` ends, aft
 what the command asks of it, with :meth:`Coordinator.retire`: the node goes on here and its process
 is killed.
 
+A process that a signal ends is replaced and catches up (:mod:`emulator.agents.recovery`).  Every now
+and then the box stands still for a checkpoint (:mod:`emulator.engine.checkpoint`), which cuts the logs that
+this needs, and goes to the run directory, so that a run whose coordinator died can be resumed.
+
 A run ends with an OUTCOME frame to the supervisor, whatever happened: books of all nodes, or the
-text of what went wrong.  A lost connection is often the first sign that an agent has died; the
-OUTCOME names it, and the supervisor, whose child it is, says how it died.
+text of what went wrong.  Where a death is to end the run, a lost connection is often its first sign;
+the OUTCOME names it, and the supervisor, whose child it is, says how it died.
 """
 
 from __future__ import annotations
@@ -27,20 +31,26 @@ from emulator import messages, wire
 from emulator.agents import frames, host, shapes
 from emulator.agents.control import VERBS, Control, moment
 from emulator.agents.link import Hub, LinkError, peer_name
+from emulator.agents.recovery import AgentFault, DiedTwiceError, Recovery, signal_name
 from emulator.agents.shapes import AGENT, CLIENT, SUPERVISOR, Refusals
+from emulator.agents.store import read_checkpoint, write_checkpoint, write_commands
 from emulator.engine.board import HistoryBoard
+from emulator.engine.checkpoint import Checkpoint, CheckpointError
 from emulator.engine.commands import Commands, has_taken_down
 from emulator.engine.conservation import audit_books, pids_owned
 from emulator.engine.inline import RunOutcome
 from emulator.engine.node import Node
 from emulator.engine.plan import COORDINATOR_NAME, CommandError, Plan
-from emulator.engine.seat import finish, run_local, settle_in
+from emulator.engine.seat import finish, run_local, settle_in, take_over, take_state
 from emulator.engine.windows import Grant, Windows
 from emulator.hosterrors import host_error
 from emulator.types import NSEC_PER_MSEC, Message
 
 #: After so long without a frame, the supervisor is told who is waited for.
 QUIET_MS = 500
+
+#: Host seconds between two checkpoints on disk, at least.
+STORE_EVERY_S = 1.0
 
 #: Emulated time between two progress frames.
 PROGRESS_NS = 20 * NSEC_PER_MSEC
@@ -60,12 +70,17 @@ class RefusedError(Exception):
     """A peer speaks another protocol."""
 
 
-def main(plan: Plan, hub_address: str, observer_address: str, cpus: tuple[int, ...]) -> int:
-    """Run the box and return the exit status."""
+def main(
+    plan: Plan, hub_address: str, observer_address: str, cpus: tuple[int, ...], heirs_from: int = 0
+) -> int:
+    """Run the box and return the exit status.
+
+    Processes that replace killed ones are numbered from ``heirs_from`` on, which strangers cannot know.
+    """
     host.set_comm(COORDINATOR_NAME)
     cpus = host.pin(cpus)
     hub = Hub(hub_address, observer_address, QUIET_MS)
-    coordinator = Coordinator(plan, hub, cpus)
+    coordinator = Coordinator(plan, hub, cpus, heirs_from)
     try:
         coordinator.run()
         return 0
@@ -77,28 +92,34 @@ class Coordinator:
     """One run, from the first HELLO to the OUTCOME."""
 
     __slots__ = (
+        "_agents",
         "_board",
         "_books",
         "_commands",
         "_control",
         "_core",
         "_cpus",
+        "_dead",
+        "_heirs_from",
         "_hub",
         "_killed",
         "_local",
         "_lost",
         "_names",
+        "_next_checkpoint_ns",
         "_outcome",
         "_peers",
         "_plan",
+        "_recovery",
         "_refusals",
         "_reported_ns",
         "_states",
+        "_stored_s",
         "_supervisor",
         "_unheard",
     )
 
-    def __init__(self, plan: Plan, hub: Hub, cpus: tuple[int, ...]) -> None:
+    def __init__(self, plan: Plan, hub: Hub, cpus: tuple[int, ...], heirs_from: int = 0) -> None:
         self._plan, self._hub, self._cpus = plan, hub, cpus
         self._board = HistoryBoard(plan.nr_nodes)
         self._core = Windows(
@@ -111,7 +132,13 @@ class Coordinator:
         self._supervisor = b""
         self._commands = Commands()
         self._control = Control(self._core, plan.watch_for, plan.paused)
-        self._states: dict[int, list[Any]] = {}
+        self._heirs_from = heirs_from
+        self._agents = {plan.name(node).encode() for node in plan.remote_nodes()}
+        self._dead: set[bytes] = set()  # identities of processes that were replaced
+        self._recovery = Recovery.of(self._peers)
+        self._states: dict[int, bytes | None] = {}  # asked of nodes; None: not there yet
+        self._next_checkpoint_ns = 0
+        self._stored_s = -STORE_EVERY_S
         self._books: dict[int, dict[str, Any]] = {}
         self._killed: set[int] = set()
         self._lost = ""  # name of an agent that is not there any more
@@ -124,6 +151,7 @@ class Coordinator:
         outcome = self._outcome
         try:
             self._gather()
+            self._checkpoint()
             self._simulate()
             self._close_books()
         except AgentFailedError as error:
@@ -131,8 +159,10 @@ class Coordinator:
         except LinkError as error:
             outcome.status, outcome.error = 2, str(error)
             self._lost = _name(error.peer)
-        except (HostError, RefusedError) as error:
+        except (CheckpointError, HostError, RefusedError) as error:
             outcome.status, outcome.error = 2, str(error)
+        except DiedTwiceError as error:
+            outcome.status, outcome.error = 1, f"{error}\n{self._core.story()}"
         except Exception as error:
             # Our own failure, a node's in this process, or a broken invariant of the engine.
             refused = host_error(error)
@@ -145,17 +175,20 @@ class Coordinator:
 
         The node must not have a grant.  Nothing that the nodes can notice happens.
         """
-        self._send(node_id, [frames.SNAPSHOT])
-        while node_id not in self._states:
-            self._take_next()
+        state = self._ask_states([node_id])[node_id]
         # Dead before its successor is built, which takes over its ring.
         self._hub.send(self._supervisor, wire.pack([frames.KILL, node_id]))
         while node_id not in self._killed:
             self._take_next()
+        self._seat(node_id, state)
+        self._recovery.forget(node_id)
+
+    def _seat(self, node_id: int, state: bytes) -> None:
+        # Makes a node of a run that is under way one that lives here.
         self._board.muted = True
         node = self._plan.build(node_id, self._board)
         self._board.muted = False
-        node.restore(self._states.pop(node_id))
+        take_over(node, None, state)
         settle_in(node, self._plan.latencies)
         self._local[node_id] = node
         self._core.local.add(node_id)
@@ -163,22 +196,42 @@ class Coordinator:
     # -- from HELLO to the first grant -----------------------------------------------------------
 
     def _gather(self) -> None:
-        for node_id in self._plan.local_nodes():
-            node = self._plan.build(node_id, self._board)
-            settle_in(node, self._plan.latencies)
-            self._local[node_id] = node
-            self._core.local.add(node_id)
-            self._core.hello(node_id, node.promise(), [])
-            self._core.noted(node_id)
+        if self._plan.resume:
+            self._go_on(read_checkpoint(self._plan.resume))
+        else:
+            for node_id in self._plan.local_nodes():
+                node = self._plan.build(node_id, self._board)
+                settle_in(node, self._plan.latencies)
+                self._local[node_id] = node
+                self._core.local.add(node_id)
+                self._core.hello(node_id, node.promise(), [])
+                self._core.noted(node_id)
         while self._unheard or not self._supervisor:
             self._take_next()
         self._board.started = True
-        for message in self._commands.give_timed(self._plan.commands):
-            self._core.post(message)
+        if not self._plan.resume:
+            for message in self._commands.give_timed(self._plan.commands):
+                self._core.post(message)
+
+    def _go_on(self, checkpoint: Checkpoint) -> None:
+        # Makes the box what it was; its agents are told when they say that they are back.
+        self._core.unpack(checkpoint.windows)
+        self._commands.unpack(checkpoint.commands)
+        self._board.started = True
+        for node_id, state in checkpoint.states.items():
+            if node_id in checkpoint.local:
+                self._seat(node_id, state)
+            else:
+                self._recovery.logs[node_id].state = state
+        for at_ns, words in self._commands.unknown(self._plan.recorded):
+            for message in self._commands.give(at_ns, self._plan.targets(words), words):
+                self._core.post(message)
 
     def _hello(self, identity: bytes, frame: list[Any]) -> None:
         _, protocol, digest, node_id, _, promise, publications = frame
         _check_protocol(identity, protocol, digest)
+        if node_id not in self._unheard and self._recovery.faults:
+            return  # it had said so before it died
         if self._peers.get(node_id) != identity or node_id not in self._unheard:
             raise RefusedError(f"{peer_name(identity)} says that it is node {node_id}")
         self._unheard.discard(node_id)
@@ -190,7 +243,7 @@ class Coordinator:
     def _simulate(self) -> None:
         core = self._core
         while True:
-            core.limit_ns = min(core.until_ns, self._control.limit_ns)
+            self._set_limit()
             granted = core.grants()
             for grant in granted:
                 self._give(grant)
@@ -199,7 +252,10 @@ class Coordinator:
             elif not granted and core.at_rest():
                 if core.limit_ns >= core.until_ns:
                     return
-                self._stand_still()
+                if core.limit_ns >= self._next_checkpoint_ns:
+                    self._checkpoint()
+                else:
+                    self._stand_still()
             elif not any(grant.node in self._local for grant in granted):
                 # All that can be given is given: only a frame changes that.
                 self._take_next()
@@ -232,9 +288,12 @@ class Coordinator:
             run_local(node, self._core, grant)
         else:
             floor_ns = self._core.read_floor_ns()
-            self._hub.send(
-                self._peers[grant.node], frames.pack_grant(frames.GRANT, grant, floor_ns)
-            )
+            self._ask(grant.node, frames.pack_grant(frames.GRANT, grant, floor_ns))
+
+    def _ask(self, node_id: int, frame: bytes) -> None:
+        # What the node's process does not live to answer, its successor will.
+        self._recovery.told(node_id, frame)
+        self._send(node_id, frame)
 
     def _open(self, grant: Grant) -> None:
         # The balancer only passes tasks on; a node that has come here opens them.
@@ -248,18 +307,21 @@ class Coordinator:
             self._send_progress()
             return
         identity, data = received
+        if identity in self._dead:
+            return
         frame = self._admit(identity, data)
         if frame is None:
             return
         if frame[0] == frames.REPLY:
             reply = frames.reply_of(frame)
             node_id = self._names[identity]
+            self._recovery.answered(node_id, data)
             self._core.reply(node_id, reply.promise, reply.outbox, reply.publications)
         else:
             self._take_rare(identity, frame)
 
     def _admit(self, identity: bytes, data: bytes) -> list[Any] | None:
-        sender = AGENT if identity in self._names else CLIENT
+        sender = AGENT if identity in self._names or self._succeeds(identity) else CLIENT
         if identity == _identity(SUPERVISOR_NAME):
             sender = SUPERVISOR
         try:
@@ -279,6 +341,10 @@ class Coordinator:
                 _check_protocol(identity, frame[1], frame[2])
             case frames.COMMAND:
                 self._take_command(identity, frame)
+            case frames.BACK:
+                self._take_back(identity, frame)
+            case frames.REBUILT:
+                self._recovery.rebuilt(self._names[identity], host.now_ns())
             case frames.STOP:
                 self._stop()
             case frames.STATE:
@@ -297,7 +363,85 @@ class Coordinator:
 
     def _stop(self) -> None:
         self._control.end()
-        self._core.limit_ns = self._core.until_ns = min(self._core.until_ns, self._core.stamp_ns())
+        self._core.until_ns = min(self._core.until_ns, self._core.stamp_ns())
+        self._set_limit()
+
+    # -- deaths and checkpoints ------------------------------------------------------------------
+
+    def _succeeds(self, identity: bytes) -> bool:
+        # Whether a peer is a further process of a node.
+        name, _, number = identity.rpartition(b".")
+        return number.isdigit() and int(number) >= self._heirs_from and name in self._agents
+
+    def _take_back(self, identity: bytes, frame: list[Any]) -> None:
+        # A new process of a node: the old one was killed, or the whole run was.
+        _, protocol, digest, node_id, pid, signal, noticed_ns = frame
+        _check_protocol(identity, protocol, digest)
+        if node_id in self._local:
+            return  # it was to be killed anyway
+        before = self._peers[node_id]
+        if before != identity:
+            self._dead.add(before)
+            self._names.pop(before, None)
+        self._peers[node_id] = identity
+        self._names[identity] = node_id
+        at_ns = self._core.stamp_ns()
+        if signal:
+            name = signal_name(signal)
+            fault = AgentFault(_name(identity), pid, name, at_ns, 0, False, noticed_ns)
+            self._recovery.died(node_id, fault)
+            self._suffer(node_id, fault)
+        if self._recovery.logs[node_id].state:
+            self._unheard.discard(node_id)
+        self._hub.send(identity, self._recovery.restore_frame(node_id))
+        if node_id in self._states and self._states[node_id] is None:
+            self._send(node_id, wire.pack([frames.SNAPSHOT]))
+
+    def _suffer(self, node_id: int, fault: AgentFault) -> None:
+        # What the machine feels of the death.
+        words = list(self._plan.crash_command(node_id))
+        if not words or fault.at_ns >= self._core.until_ns:
+            return
+        fault.command = " ".join(words)
+        for message in self._commands.give(fault.at_ns, self._plan.targets(words), words):
+            self._core.post(message)
+        self._tell_record()
+
+    def _checkpoint(self) -> None:
+        # The box stands still: whatever happens from now on, this is where it can go on.
+        core = self._core
+        remote = [node for node in self._peers if node not in self._local]
+        states = self._ask_states(
+            [node for node in remote if not (log := self._recovery.logs[node]).state or log.frames]
+        )
+        for node_id, state in states.items():
+            self._recovery.logs[node_id].cut(state)
+        self._next_checkpoint_ns = core.next_ns() + self._plan.checkpoint_ns
+        if self._plan.run_dir and host.now_ns() / 1e9 - self._stored_s >= STORE_EVERY_S:
+            for node_id in remote:
+                states[node_id] = self._recovery.logs[node_id].state
+            for node_id, node in self._local.items():
+                states[node_id] = take_state(node, None)
+            checkpoint = Checkpoint(
+                core.floor_ns(), core.pack(), self._commands.pack(), states, sorted(self._local)
+            )
+            write_checkpoint(self._plan.run_dir, checkpoint)
+            self._stored_s = host.now_ns() / 1e9
+
+    def _set_limit(self) -> None:
+        core = self._core
+        core.limit_ns = min(core.until_ns, self._control.limit_ns, self._next_checkpoint_ns)
+
+    def _ask_states(self, nodes: list[int]) -> dict[int, bytes]:
+        # Nobody has a grant, and nobody is given one until all have answered.
+        for node_id in nodes:
+            self._states[node_id] = None
+            self._send(node_id, wire.pack([frames.SNAPSHOT]))
+        while None in self._states.values():
+            self._take_next()
+        states = {node: state for node, state in self._states.items() if state is not None}
+        self._states.clear()
+        return states
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -354,8 +498,10 @@ class Coordinator:
             self._tell_record()
 
     def _tell_record(self) -> None:
-        # The supervisor keeps it: a stranger's SIGKILL leaves no time to ask.
+        # The supervisor keeps it, and the run directory: a stranger's SIGKILL leaves no time to ask.
         record = self._commands.record(self._core.stamp_ns() + 1)
+        if self._plan.run_dir:
+            write_commands(self._plan.run_dir, record)
         self._try_send(self._supervisor, wire.pack([frames.RECORD, record]))
 
     def _answer(self, client: bytes, text: str) -> None:
@@ -376,7 +522,7 @@ class Coordinator:
             node = self._local.get(node_id)
             if node is None:
                 data = frames.pack_grant(frames.FINISH, grant, core.read_floor_ns())
-                self._hub.send(self._peers[node_id], data)
+                self._ask(node_id, data)
             else:
                 self._open(grant)
                 finish(node, self._board, grant)
@@ -417,6 +563,7 @@ class Coordinator:
                 outcome.books,
                 self._commands.record(core.until_ns),
                 outcome.agents,
+                [fault.plain() for fault in self._recovery.faults],
                 self._lost,
             ]
         )
@@ -428,6 +575,9 @@ class Coordinator:
     def _report(self) -> None:
         if self._core.floor_ns() - self._reported_ns >= PROGRESS_NS:
             self._send_progress()
+            if self._recovery.overfull():
+                self._next_checkpoint_ns = self._core.stamp_ns()
+                self._set_limit()
 
     def _send_progress(self) -> None:
         core = self._core
@@ -441,8 +591,13 @@ class Coordinator:
         nodes = self._core.waiting_for() or sorted(self._unheard)
         return [self._plan.name(node) for node in nodes]
 
-    def _send(self, node_id: int, frame: list[Any]) -> None:
-        self._hub.send(self._peers[node_id], wire.pack(frame))
+    def _send(self, node_id: int, frame: bytes) -> None:
+        try:
+            self._hub.send(self._peers[node_id], frame)
+        except LinkError:
+            if not self._plan.crash_commands:
+                raise
+            # It has died, and its successor will be told.
 
     def _try_send(self, identity: bytes, data: bytes) -> None:
         if not identity:

@@ -13,7 +13,12 @@ REPLY      agent → coordinator       promise, messages, publications
 FINISH     coordinator → agent       as GRANT; nothing may come of it
 BOOKS      agent → coordinator       the node's books, the agent's host facts
 SNAPSHOT   coordinator → agent       -
-STATE      agent → coordinator       the node's snapshot
+STATE      agent → coordinator       the state of the node's seat, as bytes
+BACK       agent → coordinator       protocol, digest, node, pid, signal that killed its predecessor
+                                     (0: the run is resumed), host time at which that was noticed
+RESTORE    coordinator → agent       state (b"": build it anew), frames since, sums of the answers
+                                     that have come
+REBUILT    agent → coordinator       -: the answers that were missing follow
 FAILED     agent → coordinator       traceback, what the host refused it: an agent's last frame
 QUIT       coordinator → agent       -
 WATCH      supervisor → coordinator  protocol, digest: here I am
@@ -23,8 +28,8 @@ KILLED     supervisor → coordinator  node
 PROGRESS   coordinator → all         reached, windows, messages, names of those waited for
 RECORD     coordinator → supervisor  commands given so far, should the run end with nobody to tell
 OUTCOME    coordinator → supervisor  status, error, reached, windows, messages, bytes, books,
-                                     commands, host facts by agent, name of an agent to which
-                                     the connection is lost
+                                     commands, host facts by agent, faults, name of an agent to
+                                     which the connection is lost
 COMMAND    client → coordinator      protocol, words
 ANSWER     coordinator → client      text
 =========  ========================  ==============================================================
@@ -61,7 +66,10 @@ from emulator.types import Message
     COMMAND,
     ANSWER,
     RECORD,
-) = range(1, 19)
+    BACK,
+    RESTORE,
+    REBUILT,
+) = range(1, 22)
 
 
 def promise_items(promise: Promise) -> list[Any]:

@@ -40,6 +40,11 @@ def pin(cpus: tuple[int, ...]) -> tuple[int, ...]:
     return cpus
 
 
+def now_ns() -> int:
+    """Return the host's monotonic clock, the same for all processes of the host."""
+    return time.monotonic_ns()
+
+
 def set_comm(name: str) -> None:
     """Name this process for the host's tools, as far as the host lets us."""
     try:

@@ -60,7 +60,7 @@ SHAPES: dict[int, Shape] = {
     frames.FINISH: Shape("FINISH", COORDINATOR, (int, int, int, int, int, list, list)),
     frames.BOOKS: Shape("BOOKS", AGENT, (dict, dict)),
     frames.SNAPSHOT: Shape("SNAPSHOT", COORDINATOR, ()),
-    frames.STATE: Shape("STATE", AGENT, (list,)),
+    frames.STATE: Shape("STATE", AGENT, (bytes,)),
     frames.FAILED: Shape("FAILED", AGENT, (str, str)),
     frames.QUIT: Shape("QUIT", COORDINATOR, ()),
     frames.WATCH: Shape("WATCH", SUPERVISOR, (int, str)),
@@ -70,10 +70,13 @@ SHAPES: dict[int, Shape] = {
     frames.PROGRESS: Shape("PROGRESS", COORDINATOR, (int, int, int, list)),
     frames.RECORD: Shape("RECORD", COORDINATOR, (list,)),
     frames.OUTCOME: Shape(
-        "OUTCOME", COORDINATOR, (int, str, int, int, int, int, dict, list, dict, str)
+        "OUTCOME", COORDINATOR, (int, str, int, int, int, int, dict, list, dict, list, str)
     ),
     frames.COMMAND: Shape("COMMAND", CLIENT, (int, list)),
     frames.ANSWER: Shape("ANSWER", COORDINATOR, (str,)),
+    frames.BACK: Shape("BACK", AGENT, (int, str, int, int, int, int)),
+    frames.RESTORE: Shape("RESTORE", COORDINATOR, (bytes, list, list)),
+    frames.REBUILT: Shape("REBUILT", AGENT, ()),
 }
 
 _PROMISE = [int, int, list, int, bool, bool, bool]

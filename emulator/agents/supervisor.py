@@ -4,9 +4,11 @@ Theory of operation
 -------------------
 Processes start through a forkserver that has everything an agent needs imported already and that
 never had a ZeroMQ context, so that a start costs a fork.  The supervisor waits for frames of the
-coordinator and for the sentinels of all processes, in one call.  A process that ends unasked ends
-the run: by a signal, at once and with status 2; by its own exception, with the traceback that it
-sent and status 1.  Its connection may be lost before its end is seen: what ends the run is its death.
+coordinator and for the sentinels of all processes, in one call.  A node's process that a signal ends is
+replaced at once, unless the plan says that a death ends the run; its successor is made what it was
+(:mod:`emulator.agents.recovery`).  The coordinator's death ends the run with status 2: from its last
+checkpoint it can be resumed.  A process that ends by its own exception ends the run with the traceback that
+it sent and status 1.  Its connection may be lost before its end is seen: what counts is its death.
 Silence ends nothing, since a stopped process is not dead.  Whatever happens,
 at the end every process is gone: told to quit, or killed, and reaped.
 
@@ -74,8 +76,10 @@ class Supervisor:
     """The processes of one run."""
 
     __slots__ = (
+        "_cpus",
         "_directory",
         "_expected",
+        "_heirs",
         "_link",
         "_on_progress",
         "_plan",
@@ -90,6 +94,9 @@ class Supervisor:
         self._directory = SocketDirectory()
         self._processes: dict[str, Any] = {}
         self._expected: set[str] = set()  # names of processes that were killed by command
+        # The next process that replaces another has this number, by which it is known to be ours.
+        self._heirs = int.from_bytes(os.urandom(7)) + 2
+        self._cpus: dict[str, tuple[int, ...]] = {}  # host CPUs of each process
         self._link: Link | None = None
         self._progress: tuple[int, str] = (0, "")
         self._record: list[Any] = []  # commands given so far
@@ -135,11 +142,21 @@ class Supervisor:
         hub, observers = self._directory.hub(), self._directory.observers()
         with _without_main():
             # The coordinator is not pinned to one CPU: it answers whoever is quickest.
-            self._launch(context, COORDINATOR_NAME, coordinator.main, (plan, hub, observers, cpus))
+            self._launch(
+                context,
+                COORDINATOR_NAME,
+                coordinator.main,
+                (plan, hub, observers, cpus, self._heirs),
+            )
             for place, node_id in enumerate(plan.remote_nodes()):
-                own = (cpus[place % len(cpus)],)
-                arguments = (plan, node_id, hub, own)
-                self._launch(context, plan.name(node_id), node_agent.main, arguments)
+                if node_id not in plan.retired:
+                    self._cpus[plan.name(node_id)] = (cpus[place % len(cpus)],)
+                    self._launch_node(node_id, node_agent.Birth(restored=bool(plan.resume)))
+
+    def _launch_node(self, node_id: int, birth: node_agent.Birth) -> None:
+        plan, name = self._plan, self._plan.name(node_id)
+        arguments = (plan, node_id, self._directory.hub(), self._cpus[name], birth)
+        self._launch(multiprocess.get_context("forkserver"), name, node_agent.main, arguments)
 
     def _launch(
         self, context: Any, name: str, target: Callable[..., int], arguments: tuple[Any, ...]
@@ -159,9 +176,11 @@ class Supervisor:
                 if name not in self._expected
             }
             fired = link.wait(sentinels, ASK_MS)
+            noticed_ns = host.now_ns()
             outcome = self._drain(link, 0)
-            if outcome is None and fired:
-                outcome = self._death(link, [sentinels[sentinel] for sentinel in fired])
+            for sentinel in fired:
+                if outcome is None:
+                    outcome = self._death(link, sentinels[sentinel], noticed_ns)
             if outcome is not None:
                 return outcome
             self._ask(link)
@@ -188,19 +207,33 @@ class Supervisor:
         self._processes[name].join()
         link.send(wire.pack([frames.KILLED, node_id]))
 
-    def _death(self, link: Link, names: list[str]) -> RunOutcome:
+    def _death(self, link: Link, name: str, noticed_ns: int) -> RunOutcome | None:
         # Somebody died unasked.  Last words may be under way if it was not a signal.
-        name = names[0]
+        if name in self._expected:
+            return None
         process = self._processes[name]
         process.join()
         if process.exitcode >= 0:
             outcome = self._drain(link, LAST_WORDS_MS)
             if outcome is not None:
                 return outcome
+        elif name != COORDINATOR_NAME and self._plan.crash_commands:
+            self._replace(name, noticed_ns)
+            return None
         commands = [(at_ns, words, answer) for at_ns, words, answer in self._record]
         outcome = RunOutcome(reached_ns=self._progress[0], commands=commands)
         self._tell_death(outcome, name)
         return outcome
+
+    def _replace(self, name: str, noticed_ns: int) -> None:
+        # Somebody was killed by a signal; its successor is told what it was.
+        process = self._processes[name]
+        number, birth = -process.exitcode, self._heirs
+        self._heirs += 1
+        process.close()
+        node_id = next(n for n in self._plan.remote_nodes() if self._plan.name(n) == name)
+        with _without_main():
+            self._launch_node(node_id, node_agent.Birth(birth, True, number, noticed_ns))
 
     def _tell_death(self, outcome: RunOutcome, name: str) -> None:
         process = self._processes[name]
@@ -209,6 +242,8 @@ class Supervisor:
             f"{name} (pid {process.pid}) {_manner(process.exitcode)} unasked, about "
             f"{self._progress[0] / NSEC_PER_SEC:.4g} s of emulated time; the run ends"
         )
+        if name == COORDINATOR_NAME and process.exitcode < 0 and self._plan.run_dir:
+            outcome.error += f".  To go on from its last checkpoint: resume {self._plan.run_dir}"
 
     def _ending(self, frame: list[Any]) -> RunOutcome:
         # The coordinator has the last word, but for how an agent died that it has only missed.
@@ -289,7 +324,7 @@ def _manner(exitcode: int) -> str:
 
 
 def _outcome_of(frame: list[Any]) -> RunOutcome:
-    _, status, error, reached, windows, messages, nr_bytes, books, commands, agents = frame
+    _, status, error, reached, windows, messages, nr_bytes, books, commands, agents, faults = frame
     return RunOutcome(
         status=status,
         error=error,
@@ -300,4 +335,5 @@ def _outcome_of(frame: list[Any]) -> RunOutcome:
         books=books,
         commands=[(at_ns, words, answer) for at_ns, words, answer in commands],
         agents=agents,
+        faults=faults,
     )

@@ -89,18 +89,17 @@ class Balancer(NodeBase):
         "rb",
         "runs",
         "totals",
-        "trace",
         "warm",
         "warmup",
         "warmup_ns",
     )
 
-    def __init__(self, spec: BoxSpec, board: Board, trace: TraceSink) -> None:
+    def __init__(self, spec: BoxSpec, board: Board, sink: TraceSink) -> None:
         machine = spec.machine
         super().__init__(machine.nr_cpus, machine.nr_cpus)
         self.machine = machine
         self.board = board
-        self.trace = trace
+        self.sink: TraceSink = sink
         self.coherence_ns = spec.costs.coherence_ns
         self.runs: dict[int, Run] = {}  # by the CPU that asked
         self.asking = -1  # whose run waits for a DETACHED, -1: none does
@@ -263,7 +262,7 @@ class Balancer(NodeBase):
 
     def imbalance_found(self, run: Run, env: LbEnv) -> None:
         """Record the busiest group that a pass found: it is the cause of all that the pass does."""
-        record = self.trace.emit(
+        record = self.sink.emit(
             self.clock_ns,
             BOX_LB_IMBALANCE,
             0,
@@ -280,7 +279,7 @@ class Balancer(NodeBase):
 
     def pass_over(self, run: Run, env: LbEnv) -> None:
         """Record a pass, and kick the source's stopper if the pass ended so."""
-        record = self.trace.emit(
+        record = self.sink.emit(
             self.clock_ns,
             BOX_LOAD_BALANCE,
             0,

@@ -231,7 +231,15 @@ class CostsChoice(BaseModel):
 _IO_POLL_DELAY = "microseconds that a poller sleeps before it polls, up to 6.1; -1: it does not; 0: half of the mean"
 
 
-class ScsiDebug(_Model):
+class _Disk(_Model):
+    on_crash: Literal["continue", "reset"] = Field(
+        "continue",
+        description="when a stranger kills the disk's process: its successor goes on with what was in "
+        "flight, or the driver resets the disk, as `disk NAME reset` does",
+    )
+
+
+class ScsiDebug(_Disk):
     """A scsi_debug disk: RAM behind a timer on the submitting CPU; the module's parameter names."""
 
     driver: Literal["scsi_debug"]
@@ -264,7 +272,7 @@ class ScsiDebug(_Model):
     schedules: bool = Field(True, description="announce service times ahead; same results")
 
 
-class NullBlk(_Model):
+class NullBlk(_Disk):
     """A null_blk disk; the module's parameter names."""
 
     driver: Literal["null_blk"]
@@ -294,7 +302,7 @@ class NullBlk(_Model):
     schedules: bool = Field(True, description="announce service times ahead; same results")
 
 
-class _VectorDisk(_Model):
+class _VectorDisk(_Disk):
     size_gb: int = Field(256, ge=1, description="size in GiB")
     scheduler: Literal["mq-deadline", "none"] | None = Field(
         None, description="elevator; left out: mq-deadline with one hardware queue, else none"
@@ -503,6 +511,18 @@ class BoxFile(_Model):
     events: list[Event] = Field(default_factory=list, description="what happens on the way")
     expect: list[Expect] = Field(default_factory=list, description="what must come out")
     trace: Trace = Field(default_factory=lambda: Trace.model_validate({}))
+    on_crash: Literal["offline", "respawn", "abort"] = Field(
+        "offline",
+        description="when a stranger kills a CPU's process (SIGKILL and the like): a new process is made "
+        "what it was and the CPU goes offline (CPU 0 cannot, and goes on), or goes on as if nothing had "
+        "happened; or the run ends with status 2, also where a disk's process is killed",
+    )
+    checkpoint: Duration = Field(
+        100_000_000,
+        gt=0,
+        description="emulated time between two checkpoints, from which a killed process is made again and "
+        "a killed run resumed",
+    )
 
 
 # -- Checking -------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from emulator.boxfile.kernel import did_you_mean
 from emulator.boxfile.problems import Path, Report
 from emulator.device.latency import PROFILES
 from emulator.irq_affinity import group_cpus_evenly
+from emulator.kernel.blk_queue import service_time
 from emulator.rules import VERSIONS, rules_of
 from emulator.types import NSEC_PER_MSEC, NSEC_PER_USEC, DiskSpec, FilesystemSpec, MachineSpec
 
@@ -136,6 +137,11 @@ def resolve_disks(
         if scheduler == "none" and requests > depth:
             message = f"without an elevator there are no more than the driver's {depth} tags"
             report.at((*path, "nr_requests"), message)
+        timed = vectors or service_time(disk.driver, params)
+        if disk.on_crash == "reset" and not timed:
+            report.at(
+                (*path, "on_crash"), "a disk that ends requests in queue_rq() has none to lose"
+            )
         schedules, preset = False, ""
         if disk.driver == "scsi_debug" or disk.driver == "null_blk":
             schedules = disk.schedules
@@ -154,6 +160,7 @@ def resolve_disks(
                 managed=disk.driver == "nvme",
                 preset=preset,
                 carries=bool(params.get("opts")),
+                on_crash=disk.on_crash,
             )
         )
     return tuple(disks)

@@ -50,3 +50,22 @@ def run(
     with mistakes_of(BoxError, RunDirError, SessionError):
         status = run_box(request, RUNS)
     sys.exit(status)
+
+
+@click.command(short_help="Let a run that was killed go on to its end.")
+@click.argument("run_word", metavar="RUN")
+@click.option("--quiet", is_flag=True, help="No progress and no result on the terminal.")
+@click.option("--logs/--no-logs", default=True, help="Render cpuN.log when the run is over.")
+def resume(run_word: str, quiet: bool, logs: bool) -> None:
+    """Let a run that was killed, or stopped by Ctrl-C, go on from its last checkpoint to its end.
+
+    The rings and figures become those of a run that nobody disturbed.  RUN is a run directory, a box
+    name (its latest run) or `latest`.
+    """
+    from emulator.resume import ResumeError, resume_run
+    from emulator.rundir import RunDirError
+    from emulator.session import SessionError
+
+    with mistakes_of(ResumeError, RunDirError, SessionError):
+        status = resume_run(run_word, RUNS, quiet=quiet, logs=logs)
+    sys.exit(status)

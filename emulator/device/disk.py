@@ -74,7 +74,6 @@ class Disk(NodeBase):
         "rung",
         "rung_by",
         "service_ns",
-        "sink",
         "tag_maps",
     )
 
@@ -108,7 +107,7 @@ class Disk(NodeBase):
         self.seq = OTHERS_SEQ
         self.announces = disk.schedules and not disk.carries
         self.announced_to = list(range(nr_cpus)) if self.announces else []  # CPUs with a schedule
-        self.sink = sink
+        self.sink: TraceSink = sink
         self.log: list[tuple[int, ...]] = []  # heap of doorbells that are not recorded yet
         self.rung_by = [0] * nr_cpus  # doorbells seen, per CPU
         self.rung = 0  # doorbells recorded

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
+from typing import Any
 
 from emulator.types import NEVER
 
@@ -105,6 +106,17 @@ class HistoryBoard:
             times.append(time_ns)
             known.append(facts)
 
+    def pack(self) -> list[Any]:
+        """Return the whole board as plain data; nothing on it may still be fresh."""
+        assert not self._fresh, self._fresh
+        facts = [[list(entry) for entry in known] for known in self._facts]
+        return [self._times, facts, self._base, self.floor_ns]
+
+    def unpack(self, data: list[Any]) -> None:
+        """Make this board what :meth:`pack` saw."""
+        self._times, facts, self._base, self.floor_ns = data
+        self._facts = [[tuple(entry) for entry in known] for known in facts]
+
     def count(self, node: int) -> int:
         """Return how many publications of ``node`` there have been."""
         return self._base[node] + len(self._times[node])
@@ -144,6 +156,15 @@ class ViewFeed:
         self._changed: OrderedDict[int, int] = OrderedDict()
         self._seen = [0] * nr_nodes  # per reader: the turn up to which it is told
         self._told = [[0] * nr_nodes for _ in range(nr_nodes)]  # per reader and publisher: count
+
+    def pack(self) -> list[Any]:
+        """Return what the readers have been told as plain data."""
+        return [self._turn, [list(pair) for pair in self._changed.items()], self._seen, self._told]
+
+    def unpack(self, data: list[Any]) -> None:
+        """Take over what :meth:`pack` returned; the board is what it was then."""
+        self._turn, changed, self._seen, self._told = data
+        self._changed = OrderedDict((publisher, turn) for publisher, turn in changed)
 
     def note(self, node: int) -> None:
         """Remember that ``node`` has published."""

@@ -8,6 +8,9 @@ be repeated.
 
 from __future__ import annotations
 
+import json
+import shlex
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -100,9 +103,52 @@ class Commands:
         """Return every command, in the order in which they were given."""
         return list(self._given)
 
+    def pack(self) -> list[Any]:
+        """Return all commands as plain data; those who gave them and still wait are forgotten."""
+        places = {id(one): place for place, one in enumerate(self._given)}
+        return [
+            self._seq,
+            [[p.at_ns, p.words, sorted(p.waits), p.answers] for p in self._given],
+            [places[id(one)] for one in self._pending],
+        ]
+
+    def unpack(self, data: list[Any]) -> None:
+        """Take over what :meth:`pack` returned."""
+        self._seq, given, pending = data
+        self._given = [
+            Pending(at_ns, words, set(waits), answers=answers)
+            for at_ns, words, waits, answers in given
+        ]
+        self._pending = [self._given[place] for place in pending]
+
+    def unknown(self, record: Iterable[tuple[int, list[Any]]]) -> list[tuple[int, list[Any]]]:
+        """Return those of a record that have not been given here: (time, words) each."""
+        known = Counter((p.at_ns, _line(p.words)) for p in self._given)
+        found: list[tuple[int, list[Any]]] = []
+        for at_ns, words in record:
+            if known[at_ns, _line(words)] > 0:
+                known[at_ns, _line(words)] -= 1
+            else:
+                found.append((at_ns, words))
+        return found
+
     def unanswered(self) -> list[Pending]:
         """Return the commands that not all nodes have answered."""
         return list(self._pending)
+
+
+def commands_text(record: Iterable[tuple[int, list[Any], Any]]) -> str:
+    """Return commands as YAML: a list with the time, the line and the answer of each."""
+    # A JSON list is a YAML list too, and each line is a command.
+    lines = [
+        json.dumps({"at": f"{at_ns}ns", "do": _line(words), "answer": answer})
+        for at_ns, words, answer in record
+    ]
+    return "".join(f"- {line}\n" for line in lines) or "[]\n"
+
+
+def _line(words: list[Any]) -> str:
+    return shlex.join(map(str, words))
 
 
 def answers_for(message: Message) -> int:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from emulator import messages
+from emulator.messages import message_from_list
 from emulator.types import Message
 
 
@@ -115,6 +116,21 @@ class Ledger:
             for m in self._stories.get(pid, [])
         ]
         return f"task {pid}: " + ("; ".join(legs) or "never travelled")
+
+    def pack(self) -> list[Any]:
+        """Return the ledger as plain data."""
+        return [
+            list(self.owner.items()),
+            [[pid, list(flight)] for pid, flight in self.flights.items()],
+            [[pid, [list(leg) for leg in legs]] for pid, legs in self._stories.items()],
+        ]
+
+    def unpack(self, data: list[Any]) -> None:
+        """Take over what :meth:`pack` returned."""
+        owners, flights, stories = data
+        self.owner = dict(owners)
+        self.flights = {pid: (source, seq) for pid, (source, seq) in flights}
+        self._stories = {pid: [message_from_list(leg) for leg in legs] for pid, legs in stories}
 
     def _depart(self, pid: int, message: Message) -> None:
         source = message[1]

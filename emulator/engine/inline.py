@@ -52,6 +52,8 @@ class RunOutcome:
     commands: list[tuple[int, list[Any], Any]] = field(default_factory=list)
     #: Per agent name: host CPU, real CPU seconds, involuntary switches.
     agents: dict[str, dict[str, Any]] = field(default_factory=dict)
+    #: Processes that died unasked, and what came of each.
+    faults: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run_inline(

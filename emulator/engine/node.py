@@ -81,6 +81,14 @@ class Node(Protocol):
         """Take over a state that :meth:`snapshot` returned, replacing what was there."""
         ...
 
+    def ring_position(self) -> int:
+        """Return how many records the node has written into its ring."""
+        ...
+
+    def take_ring_back(self, position: int) -> None:
+        """Make the ring what it was when it held ``position`` records."""
+        ...
+
     def books(self) -> dict[str, Any]:
         """Return what this node owns (tasks, IOs, tags) and its counters, for checks and results."""
         ...

@@ -9,11 +9,15 @@ from typing import Any
 
 from emulator.engine.board import HistoryBoard
 from emulator.engine.node import Latencies, Node
+from emulator.types import NSEC_PER_MSEC
 
 #: (emulated time, target node, words of the command line).
 Command = tuple[int, int, list[Any]]
 
 COORDINATOR_NAME = "emucoord"
+
+#: Emulated time between two checkpoints, where a plan says nothing else.
+CHECKPOINT_NS = 100 * NSEC_PER_MSEC
 
 
 class CommandError(ValueError):
@@ -45,6 +49,13 @@ class Plan:
     watch: str = ""
     paused: bool = False  #: the box stands still at 0 until a client lets it go on
     shared: bool = False  #: there is a node for the objects of no CPU, after the devices
+    checkpoint_ns: int = CHECKPOINT_NS  #: emulated time between two checkpoints
+    #: Per remote node what the box is told when its process has died, () for nothing; none at all:
+    #: a death ends the run.
+    crash_commands: tuple[tuple[str, ...], ...] = ()
+    resume: str = ""  #: path of the checkpoint to go on from, "": from the start
+    retired: tuple[int, ...] = ()  #: nodes whose processes were killed by command before it
+    recorded: tuple[tuple[int, list[Any]], ...] = ()  #: commands of the resumed run: (time, words)
 
     @property
     def nr_nodes(self) -> int:
@@ -62,6 +73,10 @@ class Plan:
     def local_nodes(self) -> list[int]:
         """Return the nodes that live in the coordinator: the balancer, and the shared-state node."""
         return [self.nr_cpus, self.nr_nodes - 1] if self.shared else [self.nr_cpus]
+
+    def crash_command(self, node_id: int) -> tuple[str, ...]:
+        """Return what the box is told when the process of a node has died, () for nothing."""
+        return self.crash_commands[self.remote_nodes().index(node_id)]
 
     def remote_nodes(self) -> list[int]:
         """Return the nodes that have a process of their own."""

@@ -1,13 +1,15 @@
 """A node in its seat: what happens between a grant and the reply to it, wherever the node lives.
 
-The same few lines serve an agent process, the balancer in the coordinator, and the tests' box that
+The same few lines serve an agent process, the nodes in the coordinator, and the tests' box that
 runs windows in one process.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from emulator import wire
 from emulator.engine.board import HistoryBoard, Publication
 from emulator.engine.node import Latencies, Node, Promise
 from emulator.engine.windows import Grant, Windows
@@ -57,6 +59,28 @@ def finish(node: Node, board: HistoryBoard, grant: Grant) -> None:
         board.absorb(publisher, publications)
     outbox = _advance(node, grant)
     assert not outbox, f"node {node.node_id} sends at the end of time: {outbox}"
+
+
+def take_state(node: Node, board: HistoryBoard | None) -> bytes:
+    """Return all that a successor of this node needs, between two grants.
+
+    ``board`` is the node's own; None if it shares the coordinator's, which keeps that.
+    """
+    own = None if board is None else board.pack()
+    return wire.pack([node.snapshot(), own, node.ring_position()])
+
+
+def take_over(node: Node, board: HistoryBoard | None, state: bytes) -> None:
+    """Make a newly built node what :func:`take_state` saw, and its ring what it was then.
+
+    The node was built with a muted board; what its predecessor wrote since, it will write again.
+    """
+    own: list[Any]
+    snapshot, own, position = wire.unpack(state)
+    node.restore(snapshot)
+    node.take_ring_back(position)
+    if board is not None:
+        board.unpack(own)
 
 
 def _advance(node: Node, grant: Grant) -> list[Message]:

@@ -33,6 +33,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappush
+from typing import Any
 
 from emulator import messages
 from emulator.engine.board import BOOT_NS, HistoryBoard, Publication, View, ViewFeed
@@ -40,6 +41,7 @@ from emulator.engine.conservation import Ledger
 from emulator.engine.node import TO_BALANCER, Latencies, Promise
 from emulator.engine.outlook import Outlook
 from emulator.latency import ANSWERED_AT_ONCE, COORDINATOR
+from emulator.messages import message_from_list
 from emulator.types import NEVER, NSEC_PER_MSEC, Message
 
 #: How far a bound may lie beyond the least next event of all nodes.
@@ -226,6 +228,10 @@ class Windows:
         outlook.compare()
         return min(min(outlook.low[node], outlook.bound(node)[0]) for node in nodes)
 
+    def next_ns(self) -> int:
+        """Return the time of the next thing that anybody has to do, ``until_ns`` at most."""
+        return min(*self._outlook.low, self.until_ns)
+
     def read_floor_ns(self) -> int:
         """Return the time of which, or of a later one, every read to come will ask."""
         return self.floor_ns() - self._coherence_ns
@@ -233,6 +239,45 @@ class Windows:
     def waiting_for(self) -> list[int]:
         """Return the nodes that have a grant and have not replied yet."""
         return [node for node, running in enumerate(self._running) if running]
+
+    def pack(self) -> list[Any]:
+        """Return all that is known of the nodes as plain data, while the box stands still."""
+        assert not self.answers
+        assert not any(self._running)
+        assert self._urgent < 0
+        return [
+            [
+                [
+                    p.reached_ns,
+                    p.next_ns,
+                    p.send_ns,
+                    p.mail_ns,
+                    p.wants_view,
+                    p.mail_sends,
+                    p.halted,
+                ]
+                for p in self._promise
+            ],
+            [[list(m) for m in held] for held in self._held],
+            [[list(m) for m in held] for held in self._held_mail],
+            [self.windows, self.turns, self.messages, self.granted_ns, self._replies],
+            self.ledger.pack(),
+            self.board.pack(),
+            self._feed.pack(),
+        ]
+
+    def unpack(self, data: list[Any]) -> None:
+        """Take over what :meth:`pack` returned, the board included."""
+        promises, held, mail, counts, ledger, board, feed = data
+        self._promise = [Promise(*items) for items in promises]
+        self._held = [[message_from_list(m) for m in box] for box in held]
+        self._held_mail = [[message_from_list(m) for m in box] for box in mail]
+        self.windows, self.turns, self.messages, self.granted_ns, self._replies = counts
+        self.ledger.unpack(ledger)
+        self.board.unpack(board)
+        self._feed.unpack(feed)
+        for node in range(len(self._promise)):
+            self._refresh(node)
 
     def story(self) -> str:
         """Return one line per node: what it promised, what waits for it."""

@@ -239,3 +239,11 @@ class Cpu(Execution, Sender, Publisher):
     def restore(self, state: list[Any]) -> None:
         """Take over a state that :meth:`snapshot` returned."""
         snapshot.unpack(self, state)
+
+    def ring_position(self) -> int:
+        """Return how many records this CPU has written."""
+        return self.sink.position
+
+    def take_ring_back(self, position: int) -> None:
+        """Make the ring what it was when it held ``position`` records."""
+        self.sink.truncate_to(position)

@@ -37,6 +37,7 @@ SUBMITTERS_MAX = 6
 CHECKS_MAX = 8
 LOOPS_MAX = 4
 COMMANDS_MAX = 16
+FAULTS_MAX = 4
 
 #: A submitter that moves less often than this stays where it is.
 STAYS_PER_S = 3.0
@@ -88,6 +89,8 @@ def render(results: Mapping[str, Any], console: Console, directory: Path | None 
     _print_wrapped(console, io_line(figures))
     if where := completion_line(figures):
         _print_wrapped(console, where)
+    for line in fault_lines(results.get("faults", ())):
+        _print_wrapped(console, line)
     if results.get("commands"):
         _print_wrapped(console, commands_line(results["commands"]))
     console.print()
@@ -289,6 +292,18 @@ def commands_line(commands: Sequence[Mapping[str, Any]]) -> str:
         parts.append(part.replace(" ", NO_BREAK))
     more = len(commands) - COMMANDS_MAX
     return "commands: " + " · ".join(parts) + (f" · and {more} more" if more > 0 else "")
+
+
+def fault_lines(faults: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each process that was killed by a stranger: when, and what came of it."""
+    lines = [
+        f"{one['agent']} was killed by {one['signal']} at {one['at_ns'] / NSEC_PER_SEC:.4g} s and "
+        f"replaced within {one['recovered_ms']:.3g} ms"
+        + (f", for which the box was told: {one['command']}" if one["command"] else "")
+        for one in faults[:FAULTS_MAX]
+    ]
+    more = len(faults) - FAULTS_MAX
+    return [*lines, f"and {more} processes more were killed"] if more > 0 else lines
 
 
 # -- In figures ---------------------------------------------------------------------------------

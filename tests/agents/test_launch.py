@@ -145,9 +145,10 @@ def test_a_box_that_changes_under_its_load_leaves_the_same_rings_in_every_engine
 # -- Deaths and the end --------------------------------------------------------------------------
 
 
-def test_a_strangers_sigkill_ends_the_run_at_once_with_a_clear_error(tmp_path: Path) -> None:
+def test_a_strangers_sigkill_ends_the_run_at_once_where_the_box_says_so(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    with running(out, "hotplug-and-load", "--for", "60s", "--engine", "processes") as process:
+    box = ("hotplug-and-load", "--set", "on_crash=abort", "--for", "60s")
+    with running(out, *box, "--engine", "processes") as process:
         agents = up(process, out)
         agents["emucpu/3"].kill()
         stdout, stderr = process.communicate(timeout=30)
@@ -159,6 +160,69 @@ def test_a_strangers_sigkill_ends_the_run_at_once_with_a_clear_error(tmp_path: P
     assert results["valid"] is None
     assert "SIGKILL" in results["error"]
     assert not (out / "control").exists()
+
+
+def again_inline(out: Path, *words: str) -> Path:
+    """Run a box again in one process, given the commands of a run as events; return where."""
+    commands = yaml.safe_load((out / COMMANDS).read_text(encoding="utf-8"))
+    events = json.dumps([{"at": one["at"], "do": one["do"]} for one in commands])
+    again = out.with_name(f"{out.name}-again")
+    options = ("--engine", "inline", "--no-logs", "--quiet", "--out", str(again))
+    done = launch("run", *words, "--set", f"events={events}", *options)
+    assert done.returncode in (0, 1), done.stderr
+    return again
+
+
+TUNED = ("xfs-aio-4k-tuned", "--for", "1500ms")
+
+
+def test_a_cpu_that_a_stranger_kills_goes_offline_as_if_told_to(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with running(out, *TUNED) as process:
+        agents = up(process, out)
+        agents["emucpu/3"].kill()
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode in (0, 1), stdout + stderr
+    assert "emucpu/3 was killed by SIGKILL" in stdout
+    (command,) = yaml.safe_load((out / COMMANDS).read_text(encoding="utf-8"))
+    assert (command["do"], command["answer"]) == ("cpu offline 3", "done")
+    assert rings(out) == rings(again_inline(out, *TUNED))
+    assert_all_gone(agents)
+
+
+def test_processes_that_are_replaced_leave_the_rings_of_a_run_undisturbed(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with running(out, *TUNED, "--set", "on_crash=respawn") as process:
+        agents = up(process, out)
+        agents["emucpu/1"].kill()
+        agents["emudev/sda"].kill()
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stdout + stderr
+    results = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    assert sorted(one["agent"] for one in results["faults"]) == ["emucpu/1", "emudev/sda"]
+    assert rings(out) == rings(again_inline(out, *TUNED))
+
+
+def test_a_run_whose_coordinator_is_killed_is_resumed_to_the_end_it_would_have_had(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    with running(out, *TUNED) as process:
+        agents = up(process, out)
+        assert ctl(out, "cpu", "load", "2", "--percent", "50") == "0 done"
+        agents["emucoord"].kill()
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2, stdout + stderr
+    assert f"resume {out}" in stderr
+    assert_all_gone(agents)
+    done = launch("resume", str(out))
+    assert done.returncode in (0, 1), done.stderr
+    results = json.loads((out / RESULTS).read_text(encoding="utf-8"))
+    assert results["complete"] is True
+    assert rings(out) == rings(again_inline(out, *TUNED))
+    again = launch("resume", str(out))
+    assert again.returncode == 2
+    assert "has no checkpoint: it is complete" in again.stderr
 
 
 @pytest.mark.parametrize("engine", ["processes", "inline"])

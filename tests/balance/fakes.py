@@ -142,6 +142,10 @@ class FakeTrace:
         self.records: list[tuple[int, ...]] = []
         self.imbalances: list[tuple[int, ...]] = []
 
+    def truncate_to(self, position: int) -> None:
+        """Forget the records from ``position`` on."""
+        del self.records[position:]
+
     def emit(
         self,
         time_ns: int,
