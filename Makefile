@@ -11,6 +11,8 @@ LOCK_HEADER := \# Every package of a checkout, pinned by hash: CPython 3.11-3.13
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYTHONNOUSERSITE := 1
+# Runs are short processes, of which the suite starts hundreds: none is to compile the sources again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help run test check format bench validate schema completions lock wheel prerequisites clean
 
