@@ -22,6 +22,7 @@ from emulator.kernel import (
     iomap,
     irq_thread,
     migration,
+    newidle,
     pipe,
     rcu,
     softirq,
@@ -48,9 +49,9 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.IDLE_ENTRY] = idle.enter
     table[frames.IDLE_EXIT] = idle.idle_exit_end
     table[frames.SCHEDULE] = core.schedule_end
-    table[frames.NEWIDLE] = core.newidle_end
-    table[frames.NEWIDLE_PAY] = core.newidle_paid
-    table[frames.NEWIDLE_DONE] = core.newidle_finished
+    table[frames.NEWIDLE] = newidle.newidle_end
+    table[frames.NEWIDLE_PAY] = newidle.newidle_paid
+    table[frames.NEWIDLE_DONE] = newidle.newidle_finished
     table[frames.SUBMIT_PREP] = aio.submit_prep_end
     table[frames.SUBMIT_LOCKED] = aio.submit_locked
     table[frames.DISPATCH] = blk_mq.dispatch_end

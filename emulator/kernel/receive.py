@@ -23,6 +23,7 @@ from emulator.kernel import (
     command,
     core,
     cpuhp,
+    cpuhp_handover,
     dio_completion,
     driver,
     fair,
@@ -65,7 +66,7 @@ READING = frozenset(
 
 def handle(cpu: Cpu, message: Message) -> None:
     """Let a message take effect now."""
-    if not cpu.online and cpuhp.ghost(cpu, message):
+    if not cpu.online and cpuhp_handover.ghost(cpu, message):
         return
     HANDLERS[message[4]](cpu, message)
 
@@ -77,7 +78,7 @@ def handle_activate(cpu: Cpu, message: Message) -> None:
     load_balance.arrive(cpu, p)
     cpu.cause = cause
     if not (cpu.online and p.cpus_mask >> cpu.node_id & 1):
-        cpuhp.redirect(cpu, p, wake_flags)
+        cpuhp_handover.redirect(cpu, p, wake_flags)
         return
     asked = cpu.rq.need_resched
     if wake_flags & WF_FORK:
@@ -246,7 +247,7 @@ def handle_publish_domains(cpu: Cpu, message: Message) -> None:
 def handle_adopt(cpu: Cpu, message: Message) -> None:
     """What a CPU that goes down leaves to this one."""
     tasks, state = message[5]
-    cpuhp.adopt(cpu, tasks, state)
+    cpuhp_handover.adopt(cpu, tasks, state)
 
 
 def handle_command(cpu: Cpu, message: Message) -> None:

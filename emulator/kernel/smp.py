@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
-from emulator.kernel import blk_softirq, core, cpuhp, frames, idle, softirq
+from emulator.kernel import blk_softirq, core, cpuhp_handover, frames, idle, softirq
 from emulator.types import NOHZ_KICK_MASK
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def handle_ipi(cpu: Cpu, arg: Any) -> None:
         return
     if arg == "adopt":
         cpu.emit(tp.CALL_FUNCTION_SINGLE_ENTRY, CALL_FUNCTION_SINGLE_VECTOR)
-        cpuhp.adopted(cpu)
+        cpuhp_handover.adopted(cpu)
         return
     if arg == "wake" and cpu.rq.rules.ttwu_pending:
         cpu.emit(tp.CALL_FUNCTION_SINGLE_ENTRY, CALL_FUNCTION_SINGLE_VECTOR)

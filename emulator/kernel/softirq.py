@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import blk_softirq, core, frames, hrtimer, rcu, tick
+from emulator.kernel import blk_softirq, core, frames, hrtimer, newidle, rcu, tick
 from emulator.kernel.process import WAIT_WORK
 from emulator.types import (
     BALANCE_NOHZ,
@@ -214,14 +214,14 @@ def ask_balancer(cpu: Cpu, arg: list[int]) -> None:
         messages.BALANCE,
         (kind, value, cpu.rq.avg_idle, cause),
         cpu.now + cpu.costs.request_ns,
-        core.balancer_reply_ns(cpu),
+        newidle.balancer_reply_ns(cpu),
     )
 
 
 def balance_paid(cpu: Cpu, _arg: object) -> None:
     """The time of a further pass or visit is over: the balancer goes on, on the state of now."""
     cpu.wait(frames.SOFTIRQ_SCHED_WAIT)
-    core.send_paid(cpu)
+    newidle.send_paid(cpu)
 
 
 def sched_done(cpu: Cpu, _arg: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emulator import messages
-from emulator.kernel import core, frames, hrtimer, idle, receive, softirq
+from emulator.kernel import core, frames, hrtimer, idle, newidle, receive, softirq
 from emulator.kernel.cpu import Cpu
 from emulator.rules import Rules, rules_of
 from emulator.types import (
@@ -358,7 +358,7 @@ def test_D_10_a_pending_wakeup_ends_it_before_the_idle_stamp_from_5_12_on() -> N
         cpu.rq.clock = 1 * MS
         cpu.rq.idle_stamp = 0
         cpu.wake_list.append([77, 0])
-        assert core.newidle_balance(cpu) is looks
+        assert newidle.newidle_balance(cpu) is looks
         assert cpu.rq.idle_stamp == stamp
         cpu.publish()
         assert cpu.board.read(0, cpu.now)[RQ_FLAGS] & RQF_TTWU_PENDING
