@@ -358,6 +358,21 @@ def _moment(
     return last_ns if at_ns is None else min(at_ns, last_ns)
 
 
+def send_remote(address: str, words: tuple[str, ...], key_file: Path | None) -> str:
+    """Give a command to a box on another machine and return its answer; raise AttachError."""
+    from emulator.agents.keys import ClientKey
+    from emulator.agents.link import ask
+
+    if key_file is None:
+        raise AttachError(f"{address}: over TCP a box takes commands with a key alone: --key FILE")
+    try:
+        key = ClientKey.read(key_file)
+        wait_on = (lambda: True) if words[0] in STOPPING else None
+        return ask(address, list(words), ANSWER_TIMEOUT_MS, wait_on, key)
+    except OSError as error:
+        raise AttachError(f"{address}: {error}") from error
+
+
 def send_command(run: str, words: tuple[str, ...], runs: Path) -> str:
     """Give a command to a running box and return its answer.
 

@@ -40,6 +40,7 @@ for command in (
     running.resume,
     live.ctl,
     live.replay_run,
+    reading.runs,
     reading.logs,
     reading.why,
     reading.cat_file,

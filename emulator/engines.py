@@ -72,6 +72,7 @@ class Job:
     parts: Parts = MACHINE
     until_ns: int | None = None  #: end there, None: when the box's duration is over
     resume: Resume | None = None  #: None: from the start
+    listen: str = ""  #: processes alone: tcp://HOST:PORT for clients with a key
 
 
 def run(engine: str, job: Job) -> RunOutcome:
@@ -96,6 +97,7 @@ def plan_of(job: Job) -> Plan:
         route=job.parts.route,
         watch=job.parts.watch,
         paused=job.paused,
+        listen=job.listen,
         shared=resolve(job.parts.shared)(spec) >= 0,
         checkpoint_ns=spec.checkpoint_ns,
         crash_commands=crash_commands(spec),

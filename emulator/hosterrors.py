@@ -36,6 +36,10 @@ DESCRIPTORS_BASE = 64
 DESCRIPTORS_PER_NODE = 4
 
 
+class UnavailableError(OSError):
+    """What a run needs of the host cannot be had; the text says what."""
+
+
 @contextmanager
 def named_errors(path: str) -> Iterator[None]:
     """Let an OSError name the file: one of a write or a mapping does not do so by itself."""
@@ -47,6 +51,8 @@ def named_errors(path: str) -> Iterator[None]:
 
 def host_error(error: BaseException) -> str:
     """Return in one line what the host refused, or "" if the error is not of the host's making."""
+    if isinstance(error, UnavailableError):
+        return str(error)
     if isinstance(error, MemoryError):
         return f"out of memory ({HINTS[errno.ENOMEM]})"
     if not isinstance(error, OSError) or error.errno not in HINTS:

@@ -31,6 +31,7 @@ People name a run by its directory, by its box (then its latest run is meant) or
 import fcntl
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -129,12 +130,21 @@ class RunDirectory:
 
     def control_address(self) -> str:
         """Return the address of the control socket; raise RunDirError if the run takes no commands."""
+        file = self.path / CONTROL
         try:
-            return (self.path / CONTROL).read_text(encoding="utf-8").strip()
+            address = file.read_text(encoding="utf-8").strip()
         except OSError:
             raise RunDirError(
                 f"{self.path} takes no commands: it is over, or runs with --engine inline"
             ) from None
+        if not self.is_running():
+            # Of no use to anybody, and only its owner can take it away.
+            with suppress(OSError):
+                file.unlink()
+            raise RunDirError(
+                f"{self.path} takes no commands: the run ended without saying so (it was killed)"
+            )
+        return address
 
 
 # -- Making one ---------------------------------------------------------------------------------
@@ -209,6 +219,24 @@ def resolve_run(word: str, runs: Path) -> RunDirectory:
             # The link may move to a newer run while this one is read.
             return RunDirectory(path.resolve())
     raise RunDirError(f"no run is called {word!r}: {_what_there_is(runs)}")
+
+
+def list_runs(runs: Path) -> list[tuple[Path, str]]:
+    """Return every run below ``runs`` with how it goes or ended, by box and time."""
+    found = sorted(
+        {file.parent for file in runs.glob(f"*/*/{RUN}") if not file.parent.is_symlink()}
+    )
+    return [(path, _state(RunDirectory(path))) for path in found]
+
+
+def _state(directory: RunDirectory) -> str:
+    if directory.is_running():
+        return "running"
+    try:
+        valid = directory.read_json(RESULTS)["valid"]
+    except (KeyError, RunDirError):
+        return "ended without saying so"
+    return "no verdict" if valid is None else "passed" if valid else "failed"
 
 
 def _candidates(word: str, runs: Path) -> list[Path]:

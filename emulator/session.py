@@ -84,6 +84,7 @@ class Request:
     logs: bool = True
     paused: bool = False
     parts: engines.Parts = engines.MACHINE
+    listen: str = ""
 
 
 @dataclass(slots=True)
@@ -113,6 +114,7 @@ def run_box(request: Request, runs: Path) -> int:
     engine = choose_engine(request, spec)
     check_events(spec, request.parts)
     check_host(spec)
+    check_listen(request, engine)
     directory = create_run_directory(spec.name, datetime.now(UTC), runs, request.out)
     with host_errors(directory.path):
         write_start(directory, request, box, spec, engine)
@@ -154,6 +156,19 @@ def check_host(spec: BoxSpec) -> None:
     problem = ensure_descriptors(spec.machine.nr_cpus + len(spec.disks) + 2)
     if problem:
         raise SessionError(f"{spec.name}: {problem}")
+
+
+def check_listen(request: Request, engine: str) -> None:
+    """Raise SessionError where the box cannot listen as asked."""
+    if not request.listen:
+        return
+    from emulator.agents.gate import listen_problem
+
+    problem = listen_problem(request.listen)
+    if engine == INLINE:
+        problem = "it is for --engine processes: only those take commands"
+    if problem:
+        raise SessionError(f"--listen: {problem}")
 
 
 @contextmanager
@@ -228,6 +243,7 @@ def run_engine(
             request.paused,
             request.parts,
             resume=resume,
+            listen=request.listen,
         )
 
     if request.paused and not request.quiet:

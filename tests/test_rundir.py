@@ -11,6 +11,7 @@ from emulator.rundir import (
     RunDirectory,
     RunDirError,
     create_run_directory,
+    list_runs,
     resolve_run,
 )
 
@@ -116,11 +117,43 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path, text: str | None) -> 
 
 
 def test_a_run_without_a_control_socket_takes_no_commands(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path)
-    with pytest.raises(RunDirError, match="takes no commands"):
+    directory = _start("tuned", NOON, tmp_path)
+    directory.hold()
+    with pytest.raises(RunDirError, match="takes no commands: it is over"):
         directory.control_address()
-    (tmp_path / CONTROL).write_text("ipc:///tmp/x/ctl\n")
+    (directory.path / CONTROL).write_text("ipc:///tmp/x/ctl\n")
     assert directory.control_address() == "ipc:///tmp/x/ctl"
+    directory.release()
+
+
+def test_the_control_file_of_a_killed_run_is_known_for_what_it_is(tmp_path: Path) -> None:
+    directory = _start("tuned", NOON, tmp_path)
+    (directory.path / CONTROL).write_text("ipc:///tmp/x/ctl\n")
+    with pytest.raises(RunDirError, match=r"the run ended without saying so \(it was killed\)"):
+        directory.control_address()
+    assert not (directory.path / CONTROL).exists()
+
+
+def test_runs_are_listed_with_how_they_ended(tmp_path: Path) -> None:
+    verdicts = {"a": True, "b": False, "c": None}
+    for box, valid in verdicts.items():
+        _start(box, NOON, tmp_path).write_json("results.json", {"valid": valid})
+    _start("d", NOON, tmp_path)
+    _start("e", NOON, tmp_path).write_text("results.json", "{")
+    live = _start("f", NOON, tmp_path)
+    live.hold()
+    (tmp_path / "no-run").mkdir()
+    states = {path.parent.name: state for path, state in list_runs(tmp_path)}
+    assert states == {
+        "a": "passed",
+        "b": "failed",
+        "c": "no verdict",
+        "d": "ended without saying so",
+        "e": "ended without saying so",
+        "f": "running",
+    }
+    live.release()
+    assert list_runs(tmp_path / "none") == []
 
 
 def test_a_run_is_running_while_it_is_held(tmp_path: Path) -> None:

@@ -477,7 +477,10 @@ class Coordinator:
 
     def _take_control(self, client: bytes, words: list[Any]) -> None:
         if words[0] == "status":
-            self._answer(client, self._control.status(self._commands.given(), self._waiting_for()))
+            status = self._control.status(self._commands.given(), self._waiting_for())
+            if self._refusals.count:
+                status += f"\n{self._refusals.count} frames refused: see {shapes.REFUSED_LOG}"
+            self._answer(client, status)
             return
         self._control.command(client, words)
         self._send_answers()

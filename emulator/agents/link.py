@@ -2,9 +2,9 @@
 
 Theory of operation
 -------------------
-One ROUTER in the coordinator, bound in a directory of its own that only its owner may enter and
-whose path is short (a Unix socket's name holds 107 characters); one DEALER in each agent, in the
-supervisor and in each client that gives commands.  A PUB socket beside it tells observers how far
+One ROUTER in the coordinator, bound in a directory that only its owner may enter
+(:mod:`emulator.agents.sockets`); one DEALER in each agent, in the supervisor and in each client that
+gives commands.  Clients on other machines come through the gate (:mod:`emulator.agents.gate`).  A PUB socket beside it tells observers how far
 the run is; it alone may lose mail.
 
 What ZeroMQ would do silently is an error here: the ROUTER refuses mail for a peer that is not
@@ -12,26 +12,19 @@ there (ROUTER_MANDATORY), no queue has a limit at which mail is dropped (the pro
 and one reply in flight per node, and that bounds them), and an identity carries an incarnation, so
 that a successor is never taken for its predecessor.
 
-This is the only file that imports zmq.
+Beside the gate this is the only file that imports zmq.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 
 import zmq
 
 from emulator import wire
 from emulator.agents import frames, shapes
-
-#: Longest path of a Unix socket on Linux, without its terminating zero.
-SOCKET_PATH_MAX = 107
-
-HUB_SOCKET = "hub"
-OBSERVER_SOCKET = "pub"
+from emulator.agents.keys import ClientKey
 
 #: Progress frames an observer may lag behind before it loses some.
 OBSERVER_QUEUE_MAX = 1000
@@ -53,31 +46,6 @@ class LinkError(OSError):
     """A peer is not there; ``peer`` is its identity where it is known."""
 
     peer = b""
-
-
-class SocketDirectory:
-    """The directory of a run's sockets, 0700 and with a short path."""
-
-    __slots__ = ("path",)
-
-    def __init__(self) -> None:
-        base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
-        if len(base) > SOCKET_PATH_MAX // 2 or not os.access(base, os.W_OK):
-            base = "/tmp"  # noqa: S108 - mkdtemp makes a directory that only we may enter
-        self.path = tempfile.mkdtemp(prefix="smpbox-", dir=base)
-        assert len(os.fsencode(self.path)) + len(HUB_SOCKET) < SOCKET_PATH_MAX, self.path
-
-    def hub(self) -> str:
-        """Return the address of the coordinator's socket, for agents and clients."""
-        return f"ipc://{self.path}/{HUB_SOCKET}"
-
-    def observers(self) -> str:
-        """Return the address at which progress is published."""
-        return f"ipc://{self.path}/{OBSERVER_SOCKET}"
-
-    def remove(self) -> None:
-        """Remove the directory and what is in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
 
 
 class Hub:
@@ -140,12 +108,23 @@ class Link:
 
     __slots__ = ("_context", "_socket")
 
-    def __init__(self, hub_address: str, name: str, incarnation: int) -> None:
+    def __init__(
+        self, hub_address: str, name: str, incarnation: int, key: ClientKey | None = None
+    ) -> None:
+        """Connect to the coordinator; with a key, to the gate of its box."""
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.set(zmq.IDENTITY, f"{name}.{incarnation}".encode())
         self._socket.set(zmq.RECONNECT_IVL, RECONNECT_MS)
         _without_limits(self._socket)
+        if key is not None:
+            try:
+                self._socket.set(zmq.CURVE_SERVERKEY, key.server_key.encode())
+                self._socket.set(zmq.CURVE_PUBLICKEY, key.public_key.encode())
+                self._socket.set(zmq.CURVE_SECRETKEY, key.secret_key.encode())
+            except (ValueError, zmq.ZMQError) as error:
+                self.close(0)
+                raise LinkError(f"no key of CURVE: {error}") from error
         self._socket.connect(hub_address)
 
     def send(self, data: bytes) -> None:
@@ -175,13 +154,17 @@ class Link:
 
 
 def ask(
-    address: str, words: list[str], timeout_ms: int, wait_on: Callable[[], bool] | None = None
+    address: str,
+    words: list[str],
+    timeout_ms: int,
+    wait_on: Callable[[], bool] | None = None,
+    key: ClientKey | None = None,
 ) -> str:
     """Give a running box a command and return its answer; raise OSError if it does not answer.
 
     Each time that so long has passed, ``wait_on`` says whether to wait on.
     """
-    link = Link(address, f"ctl-{os.getpid()}", int.from_bytes(os.urandom(4)))
+    link = Link(address, f"ctl-{os.getpid()}", int.from_bytes(os.urandom(4)), key)
     try:
         link.send(wire.pack([frames.COMMAND, wire.PROTOCOL, words]))
         data = link.receive_within(timeout_ms)
@@ -190,7 +173,10 @@ def ask(
     finally:
         link.close(0)
     if data is None:
-        raise LinkError("the run is over" if wait_on else f"no answer within {timeout_ms} ms")
+        silence = f"no answer within {timeout_ms} ms"
+        if key is not None:
+            silence += ": nobody listens there, or the key is not this run's"
+        raise LinkError("the run is over" if wait_on else silence)
     return str(shapes.admit(data, shapes.COORDINATOR)[1])
 
 

@@ -34,7 +34,9 @@ from multiprocess import process as multiprocess_process
 from emulator import wire
 from emulator.agents import coordinator, frames, host, node_agent, shapes
 from emulator.agents.coordinator import SUPERVISOR_NAME
-from emulator.agents.link import Link, SocketDirectory
+from emulator.agents.gate import Gate
+from emulator.agents.link import Link
+from emulator.agents.sockets import SocketDirectory
 from emulator.engine.inline import RunOutcome
 from emulator.engine.plan import COORDINATOR_NAME, Plan
 from emulator.types import NSEC_PER_SEC
@@ -66,9 +68,16 @@ class OnProgress(Protocol):
 def run_processes(plan: Plan, on_progress: OnProgress | None = None) -> RunOutcome:
     """Run a box as processes and return how it ended; no process is left behind."""
     supervisor = Supervisor(plan, on_progress)
+    gate = None
     try:
-        return supervisor.run()
+        gate = supervisor.gate()
+        outcome = supervisor.run()
+        if gate is not None:
+            gate.tell_refused(outcome.agents)
+        return outcome
     finally:
+        if gate is not None:
+            gate.close()
         supervisor.close()
 
 
@@ -112,6 +121,13 @@ class Supervisor:
         if not outcome.status:
             self._join()
         return outcome
+
+    def gate(self) -> Gate | None:
+        """Open the box to clients on other machines, if it is to be; raise GateError."""
+        plan = self._plan
+        if not plan.listen:
+            return None
+        return Gate(plan.listen, self._directory.hub(), self._directory.observers(), plan.run_dir)
 
     def pids(self) -> dict[str, int]:
         """Return the host pids of the agents by name."""

@@ -8,9 +8,13 @@ import click
 from emulator.commands.language import click_help
 from emulator.commands.words import EXIT_FALSE, EXIT_TRUE, RUNS, Failure, mistakes_of
 
+#: How the address of a box on another machine begins.
+TCP = "tcp://"
+
 CTL_HELP = f"""Send a command to a running box: `ctl latest cpu offline 3`.
 
-RUN is a run directory, a box name (its latest run) or `latest`.
+RUN is a run directory, a box name (its latest run), `latest`, or tcp://HOST:PORT of a box that
+runs with --listen; that takes --key.
 
 {click_help()}
 
@@ -23,15 +27,25 @@ Prints the box's answer.  Exit status: 0 done, 1 refused, 2 no such command.
     short_help="Send a command to a running box.",
     context_settings={"ignore_unknown_options": True},
 )
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="client.key of the run directory, for a box on another machine.",
+)
 @click.argument("run_word", metavar="RUN")
 @click.argument("words", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
-def ctl(run_word: str, words: tuple[str, ...]) -> None:
+def ctl(key: Path | None, run_word: str, words: tuple[str, ...]) -> None:
     """Send a command to a running box and print its answer."""
-    from emulator.attach import AttachError, send_command
+    from emulator.attach import AttachError, send_command, send_remote
     from emulator.rundir import RunDirError
 
+    if key is not None and not run_word.startswith(TCP):
+        raise click.UsageError("--key is for a box at tcp://HOST:PORT")
     with mistakes_of(AttachError, RunDirError):
-        answer = send_command(run_word, words, RUNS)
+        if run_word.startswith(TCP):
+            answer = send_remote(run_word, words, key)
+        else:
+            answer = send_command(run_word, words, RUNS)
     if answer.startswith("error"):
         raise Failure(answer)
     click.echo(answer)

@@ -9,6 +9,15 @@ from emulator.commands.words import EXIT_TRUE, RUNS, mistakes_of, time_ns
 from emulator.types import NEVER
 
 
+@click.command(short_help="List the runs there are.")
+def runs() -> None:
+    """List the runs below `runs/`: where each is, and how it goes or ended."""
+    from emulator.rundir import list_runs
+
+    for path, state in list_runs(RUNS):
+        click.echo(f"{state:<24}{path}")
+
+
 @click.command(short_help="Print what one CPU did, live too.")
 @click.argument("run_word", metavar="RUN")
 @click.option("--cpu", type=click.IntRange(min=0), required=True, help="Which emulated CPU.")

@@ -29,6 +29,12 @@ from emulator.commands.words import RUNS, mistakes_of, overriding
 @click.option("--quiet", is_flag=True, help="No progress and no result on the terminal.")
 @click.option("--logs/--no-logs", default=True, help="Render cpuN.log when the run is over.")
 @click.option("--paused", is_flag=True, help="Stand still at 0 until `ctl` lets the box go on.")
+@click.option(
+    "--listen",
+    default="",
+    metavar="tcp://HOST:PORT",
+    help="Take commands over TCP too, of who has client.key of the run directory.",
+)
 def run(
     box: str,
     overrides: tuple[str, ...],
@@ -40,13 +46,16 @@ def run(
     quiet: bool,
     logs: bool,
     paused: bool,
+    listen: str,
 ) -> None:
     """Run BOX (a name that `boxes` lists, or a file) and say what happened and why."""
     from emulator.config import BoxError
     from emulator.rundir import RunDirError
     from emulator.session import Request, SessionError, run_box
 
-    request = Request(box, overrides, seed, duration, engine, strict, out, quiet, logs, paused)
+    request = Request(
+        box, overrides, seed, duration, engine, strict, out, quiet, logs, paused, listen=listen
+    )
     with mistakes_of(BoxError, RunDirError, SessionError):
         status = run_box(request, RUNS)
     sys.exit(status)

@@ -48,6 +48,7 @@ class Plan:
     #: raises ValueError for words that are none.  Empty: nothing can be waited for.
     watch: str = ""
     paused: bool = False  #: the box stands still at 0 until a client lets it go on
+    listen: str = ""  #: tcp://HOST:PORT at which clients with a key are served; empty: nowhere
     shared: bool = False  #: there is a node for the objects of no CPU, after the devices
     checkpoint_ns: int = CHECKPOINT_NS  #: emulated time between two checkpoints
     #: Per remote node what the box is told when its process has died, () for nothing; none at all:
