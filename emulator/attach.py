@@ -360,7 +360,7 @@ def _moment(
 
 def send_remote(address: str, words: tuple[str, ...], key_file: Path | None) -> str:
     """Give a command to a box on another machine and return its answer; raise AttachError."""
-    from emulator.agents.keys import ClientKey
+    from emulator.agents.keys import ClientKey, with_scheme
     from emulator.agents.link import ask
 
     if key_file is None:
@@ -368,7 +368,7 @@ def send_remote(address: str, words: tuple[str, ...], key_file: Path | None) -> 
     try:
         key = ClientKey.read(key_file)
         wait_on = (lambda: True) if words[0] in STOPPING else None
-        return ask(address, list(words), ANSWER_TIMEOUT_MS, wait_on, key)
+        return ask(with_scheme(address), list(words), ANSWER_TIMEOUT_MS, wait_on, key)
     except OSError as error:
         raise AttachError(f"{address}: {error}") from error
 

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-``run --listen tcp://HOST:PORT`` opens two sockets: clients give commands at PORT, observers are told
+``run --listen HOST:PORT`` opens two sockets: clients give commands at PORT, observers are told
 at the next one how far the run is.  Both speak CURVE and nothing else: what passes is encrypted, a
 client knows that it speaks to this box, and the box knows the client.  Keys are made for each run.
 The box's secret never leaves this process; what a client needs is in ``client.key`` of the run
@@ -29,7 +29,7 @@ from zmq.utils import z85
 
 from emulator import wire
 from emulator.agents import frames, shapes
-from emulator.agents.keys import CLIENT_KEY, ClientKey
+from emulator.agents.keys import CLIENT_KEY, TCP, ClientKey, with_scheme
 from emulator.agents.link import peer_name
 from emulator.agents.shapes import CLIENT, CLIENT_BYTES_MAX, Refusals
 from emulator.engine.plan import COORDINATOR_NAME
@@ -58,11 +58,12 @@ class GateError(UnavailableError):
     """The gate cannot be opened; the text says why."""
 
 
-def listen_problem(address: str) -> str:
+def listen_problem(listen: str) -> str:
     """Return what is odd about an address to listen at, or ""."""
-    host, _, port = address.removeprefix("tcp://").rpartition(":")
-    if not address.startswith("tcp://") or not host:
-        return f"{address!r} is not tcp://HOST:PORT"
+    address = with_scheme(listen)
+    host, _, port = address.removeprefix(TCP).rpartition(":")
+    if not address.startswith(TCP) or not host:
+        return f"{address!r} is not HOST:PORT"
     if port != "*" and not (port.isascii() and port.isdigit() and 0 < int(port) < 65535):
         return f"{address!r}: the port is 1 to 65534, and the next one is the observers'"
     if not zmq.has("curve"):
@@ -93,6 +94,7 @@ class Gate:
         problem = listen_problem(listen)
         if problem:
             raise GateError(problem)
+        listen = with_scheme(listen)
         self._hub_address = hub_address
         self._refusals = Refusals(run_dir)
         self._pending: dict[Socket, bytes] = {}  # connection to the coordinator → client

@@ -11,6 +11,15 @@ from pathlib import Path
 CLIENT_KEY = "client.key"
 
 
+#: How an address begins; people need not say it.
+TCP = "tcp://"
+
+
+def with_scheme(address: str) -> str:
+    """Return ``HOST:PORT`` as ZeroMQ takes it."""
+    return address if "://" in address else f"{TCP}{address}"
+
+
 class KeyFileError(OSError):
     """A file is no key; the text says which."""
 

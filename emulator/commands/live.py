@@ -13,8 +13,8 @@ TCP = "tcp://"
 
 CTL_HELP = f"""Send a command to a running box: `ctl latest cpu offline 3`.
 
-RUN is a run directory, a box name (its latest run), `latest`, or tcp://HOST:PORT of a box that
-runs with --listen; that takes --key.
+RUN is a run directory, a box name (its latest run), `latest`, or HOST:PORT of a box that runs
+with --listen; that takes --key.
 
 {click_help()}
 
@@ -39,10 +39,8 @@ def ctl(key: Path | None, run_word: str, words: tuple[str, ...]) -> None:
     from emulator.attach import AttachError, send_command, send_remote
     from emulator.rundir import RunDirError
 
-    if key is not None and not run_word.startswith(TCP):
-        raise click.UsageError("--key is for a box at tcp://HOST:PORT")
     with mistakes_of(AttachError, RunDirError):
-        if run_word.startswith(TCP):
+        if key is not None or run_word.startswith(TCP):
             answer = send_remote(run_word, words, key)
         else:
             answer = send_command(run_word, words, RUNS)

@@ -32,7 +32,7 @@ from emulator.commands.words import RUNS, mistakes_of, overriding
 @click.option(
     "--listen",
     default="",
-    metavar="tcp://HOST:PORT",
+    metavar="HOST:PORT",
     help="Take commands over TCP too, of who has client.key of the run directory.",
 )
 def run(

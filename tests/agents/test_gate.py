@@ -139,9 +139,10 @@ def test_the_key_is_for_its_owner_alone(tmp_path: Path) -> None:
     [
         ("tcp://127.0.0.1:5555", ""),
         ("tcp://*:5555", ""),
+        ("host:5555", ""),
         ("tcp://[::1]:*", ""),
-        ("ipc:///tmp/x", "not tcp://HOST:PORT"),
-        ("tcp://5555", "not tcp://HOST:PORT"),
+        ("ipc:///tmp/x", "not HOST:PORT"),
+        ("tcp://5555", "not HOST:PORT"),
         ("tcp://host:", "the port is 1 to 65534"),
         ("tcp://host:65535", "the port is 1 to 65534"),
         ("tcp://host:²", "the port is 1 to 65534"),
