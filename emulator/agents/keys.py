@@ -35,7 +35,8 @@ class ClientKey:
     secret_key: str
 
     def write(self, path: Path) -> None:
-        """Write the file, which only its owner may read; nobody may have made it before."""
+        """Write the file anew: only its owner may read it, and nobody has it open."""
+        path.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with open(os.open(path, flags, 0o600), "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), 0o600)
