@@ -234,7 +234,16 @@ def _resolved(model: BoxFile, dirty: frozenset[str], file: FilePath, report: Rep
     names = tuple(dict.fromkeys(one.name for one in workloads))
     rules = None if kernel is None else kernel.rules
     driven = None if no_storage else {one.name: one for one in disks}
-    events = resolve_events(model.events, cpus, names, model.duration, report, rules, driven)
+    events = resolve_events(
+        model.events,
+        cpus,
+        names,
+        model.duration,
+        report,
+        rules,
+        driven,
+        model.kernel.threadirqs,
+    )
     expect = tuple(_expectations(model, report))
     _check_trace(model, report)
     if report.problems or machine is None or kernel is None or costs is None:

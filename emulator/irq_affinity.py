@@ -1,4 +1,4 @@
-"""Managed-interrupt spread: ``kernel/irq/affinity.c``, v5.4; ``lib/group_cpus.c`` from v6.3 (A.2).
+"""Numbers of interrupts, and the spread of managed ones: ``kernel/irq/affinity.c``, v5.4; ``lib/group_cpus.c`` from v6.3 (A.2).
 
 CPUs are spread over interrupt vectors (or hardware queues) so that each gets as many as the others,
 nodes are not mixed while there are vectors enough, and SMT siblings share one.
@@ -10,6 +10,20 @@ kernel's sort promises none.
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+#: Number of the first disk's first vector, and how many numbers each disk has to itself.
+FIRST_IRQ = 24
+IRQS_PER_DISK = 64
+
+
+def irq_number(index: int, vector: int) -> int:
+    """Return the interrupt number of a disk's vector; ``index`` is the disk's."""
+    return FIRST_IRQ + IRQS_PER_DISK * index + vector
+
+
+def irq_disk(number: int) -> tuple[int, int]:
+    """Return (index of the disk, vector) of an interrupt number, the inverse of that."""
+    return divmod(number - FIRST_IRQ, IRQS_PER_DISK)
 
 
 def group_cpus_evenly(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from emulator import faults
 from emulator.boxfile.kernel import did_you_mean, sysctl_problem
 from emulator.boxfile.problems import Path, Report
-from emulator.kernel.blk_queue import service_time
+from emulator.irq_affinity import irq_number
+from emulator.kernel.blk_queue import irq_names, service_time
 from emulator.rules import Rules
 from emulator.types import BoxEvent, DiskSpec, cpulist_format, cpulist_parse
 from emulator.units import duration_format
@@ -31,6 +32,7 @@ COMMANDS = (
     "cpu load CPU --percent P",
     "sysctl NAME=VALUE",
     "task affine NAME CPULIST",
+    "irq NUMBER affinity CPULIST",
     *faults.COMMANDS,
 )
 _CPU_VERBS = ("offline", "online", "kill", "load")
@@ -40,7 +42,7 @@ _CPU_VERBS = ("offline", "online", "kill", "load")
 class Command:
     """A command line taken apart; ``cpu`` is -1 where it is named by a task or not at all."""
 
-    verb: str  #: offline, online, kill, load, sysctl, affine, disk
+    verb: str  #: offline, online, kill, load, sysctl, affine, irq, disk
     cpu: int = -1
     of: str = ""
     percent: int = 0
@@ -69,6 +71,8 @@ def parse_command(line: str) -> Command:
             return Command(verb, number, of)
         case ["task", "affine", name, cpulist]:
             return Command("affine", of=name, mask=cpulist_parse(cpulist))
+        case ["irq", number, "affinity", cpulist] if number.isdecimal():
+            return Command("irq", value=int(number), mask=cpulist_parse(cpulist))
         case ["disk", *_]:
             return Command("disk", fault=faults.parse_fault(words))
         case ["cpu", verb, *_] if verb not in _CPU_VERBS:
@@ -98,6 +102,7 @@ class Expected:
     tasks: tuple[str, ...]
     online: dict[int, bool]
     killed: set[int]
+    threadirqs: bool = False
     rules: Rules | None = None  #: of the kernel, None where they are not known
     disks: Mapping[str, DiskSpec] | None = None  #: by name, None where they are not known
 
@@ -110,6 +115,7 @@ def resolve_events(
     report: Report,
     rules: Rules | None = None,
     disks: Mapping[str, DiskSpec] | None = None,
+    threadirqs: bool = False,
 ) -> tuple[BoxEvent, ...]:
     """Return the events in order of time; refuse what cannot be done when it is due.
 
@@ -117,7 +123,7 @@ def resolve_events(
     or not; none where they are not known.
     """
     order = sorted(range(len(events)), key=lambda index: events[index].at)
-    expected = Expected(tasks, dict.fromkeys(range(cpus), True), set(), rules, disks)
+    expected = Expected(tasks, dict.fromkeys(range(cpus), True), set(), threadirqs, rules, disks)
     for index in order:
         event, path = events[index], ("events", index)
         if event.at >= duration_ns:
@@ -135,21 +141,14 @@ def resolve_events(
 def _check(command: Command, expected: Expected, path: Path, report: Report) -> None:
     cpu, verb, online = command.cpu, command.verb, expected.online
     cpus = len(online)
-    if verb == "sysctl":
-        problem = sysctl_problem(command.name, command.value, expected.rules)
-        if problem:
-            report.at(path, f"{command.name}: {problem}")
-        return
-    if command.fault is not None:
-        problem = fault_problem(command.fault, expected.disks)
-        if problem:
-            report.at(path, problem)
-        return
+    problem = _problem(command, expected)
+    if problem:
+        report.at(path, problem)
     if command.mask >> cpus:
         outside = cpulist_format(command.mask >> cpus << cpus)
         report.at(path, f"CPU {outside} is outside the machine (cpus: {cpus})")
     if cpu < 0:
-        if expected.tasks and command.of not in expected.tasks:
+        if command.of and expected.tasks and command.of not in expected.tasks:
             report.at(
                 path, f"no task is called {command.of!r}{did_you_mean(command.of, expected.tasks)}"
             )
@@ -169,6 +168,36 @@ def _check(command: Command, expected: Expected, path: Path, report: Report) -> 
         online[cpu] = verb == "online"
     if verb == "kill":
         expected.killed.add(cpu)
+
+
+# What is wrong with a command that names neither a CPU nor a task; "": nothing, or nobody knows.
+def _problem(command: Command, expected: Expected) -> str:
+    if command.verb == "sysctl":
+        problem = sysctl_problem(command.name, command.value, expected.rules)
+        return f"{command.name}: {problem}" if problem else ""
+    if command.fault is not None:
+        return fault_problem(command.fault, expected.disks)
+    if command.verb == "irq":
+        return irq_problem(command.value, expected.disks, expected.threadirqs)
+    return ""
+
+
+def irq_problem(number: int, disks: Mapping[str, DiskSpec] | None, threadirqs: bool = False) -> str:
+    """Return why an interrupt's affinity cannot be written, "" if it can or nobody knows."""
+    if disks is None:
+        return ""
+    known: list[str] = []
+    for index, disk in enumerate(disks.values()):
+        for vector, name in enumerate(irq_names(disk)):
+            known.append(f"{irq_number(index, vector)} ({name})")
+            if irq_number(index, vector) != number:
+                continue
+            if disk.managed:
+                return f"EIO: interrupt {number} ({name}) is managed, its CPUs are the queue's"
+            if threadirqs:
+                return "with kernel.threadirqs an interrupt cannot be moved here: its thread stays"
+            return ""
+    return f"there is no interrupt {number}; there are {', '.join(known) or 'none of a disk'}"
 
 
 def fault_problem(fault: faults.Fault, disks: Mapping[str, DiskSpec] | None) -> str:

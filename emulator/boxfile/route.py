@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from emulator.boxfile.events import fault_problem, parse_command
+from emulator.boxfile.events import fault_problem, irq_problem, parse_command
 from emulator.boxfile.kernel import sysctl_problem
 from emulator.engine.plan import CommandError
 from emulator.faults import Fault
+from emulator.irq_affinity import irq_disk
 from emulator.plain import spec_from_plain
 from emulator.trace.ftrace import TextStyle
 from emulator.trace.reader import RingError
@@ -39,6 +40,8 @@ def route(words: list[Any], spec_plain: Any) -> list[int]:
         return list(range(nr_cpus + 1))
     if command.mask >> nr_cpus:
         raise CommandError(f"the machine has CPUs 0-{nr_cpus - 1}")
+    if command.verb == "irq":
+        return irq_nodes(command.value, spec)
     if command.of:
         _check_task(command.of, spec)
         return list(range(nr_cpus))
@@ -70,6 +73,15 @@ def disk_nodes(fault: Fault, spec: BoxSpec) -> list[int]:
         raise CommandError(problem)
     nr_cpus = spec.machine.nr_cpus
     return [*range(nr_cpus), nr_cpus + 1 + list(disks).index(fault.disk)]
+
+
+def irq_nodes(number: int, spec: BoxSpec) -> list[int]:
+    """Return the nodes that an interrupt's affinity concerns: its disk's, and CPU 0, which records it."""
+    disks = {disk.name: disk for disk in spec.disks}
+    problem = irq_problem(number, disks, spec.kernel.threadirqs)
+    if problem:
+        raise CommandError(problem)
+    return [0, spec.machine.nr_cpus + 1 + irq_disk(number)[0]]
 
 
 def _check_task(name: str, spec: BoxSpec) -> None:

@@ -37,6 +37,10 @@ VERBS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Disks",
         (
+            (
+                "irq N affinity CPULIST",
+                "a disk's interrupt moves, as /proc/irq/N/smp_affinity_list",
+            ),
             ("disk NAME error OPTIONS", "requests fail"),
             ("disk NAME drop OPTIONS", "requests are never answered"),
             ("disk NAME lose-irq OPTIONS", "interrupts are lost"),

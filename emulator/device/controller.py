@@ -7,7 +7,7 @@ A request comes with its doorbell and is the device's until it goes back in an i
 vector, and the vector's interrupt carries all entries of that queue to the vector's CPU, at once or,
 with coalescing, when there are ``threshold + 1`` or ``time`` after the first (G.4).  A managed vector
 has the CPUs of its mask and none other; one of whose CPUs all are offline is shut down.  Any other is
-moved when its CPU goes.  A driver without vectors (scsi_debug, null_blk) interrupts where the request
+moved when its CPU goes, or with its next interrupt when its affinity is written.  A driver without vectors (scsi_debug, null_blk) interrupts where the request
 was rung.
 
 The queue's timer is kept here too, since the requests are (:mod:`timeout`).  When it expires a CPU is
@@ -158,6 +158,7 @@ class Controller:
 
     __slots__ = (
         "abort_at",
+        "affinity",
         "answer_ns",
         "attempts",
         "coalesce_at",
@@ -172,6 +173,7 @@ class Controller:
         "hctx_of",
         "hz",
         "model",
+        "moving",
         "node",
         "online",
         "rung",
@@ -196,6 +198,8 @@ class Controller:
         self.model = make_model(spec, index, service_ns)
         self.hctx_of = hctx_map(disk, nr_cpus)
         self.online = (1 << nr_cpus) - 1
+        self.affinity = list(disk.vectors)  #: by vector, the CPUs that it may interrupt
+        self.moving = [0] * len(disk.vectors)  #: those that it may from its next interrupt on
         self.serial = 0
         self.entries: dict[int, Entry] = {}  #: by serial number
         self.attempts: dict[int, int] = {}  #: cookie -> times that it was sent again
@@ -319,6 +323,8 @@ class Controller:
             self.count("lost_interrupts")
             return
         self.node.interrupt(cpu, vector, self.take_entries(vector), 0)
+        if self.disk.vectors and self.moving[vector]:
+            self.irq_move(vector)
 
     def take_entries(self, vector: int) -> list[list[Any]]:
         """Take what is in a completion queue: [request, status] each; it is the device's no more."""
@@ -336,10 +342,24 @@ class Controller:
         """Return the CPU that a vector interrupts, -1 if it is shut down."""
         if not self.disk.vectors:
             return self.live(vector)
-        usable = self.disk.vectors[vector] & self.online
+        usable = self.affinity[vector] & self.online
         if usable:
             return cpumask_first(usable)
         return -1 if self.disk.managed else cpumask_first(self.online)
+
+    def set_affinity(self, vector: int, mask: int) -> str:
+        """``/proc/irq/N/smp_affinity`` is written: the vector moves with its next interrupt."""
+        assert not self.disk.managed
+        if not mask & self.online:
+            return "refused: EINVAL, none of these CPUs is online"
+        self.moving[vector] = mask
+        return "done"
+
+    def irq_move(self, vector: int) -> None:
+        """``irq_move_masked_irq()``: what was written is gone by from now on."""
+        mask, self.moving[vector] = self.moving[vector], 0
+        if mask & self.online:
+            self.affinity[vector] = mask
 
     def live(self, cpu: int) -> int:
         """Return a CPU, or the lowest online one if it is not online."""
@@ -350,6 +370,9 @@ class Controller:
         if online:
             self.online |= 1 << cpu
         else:
+            for vector, mask in enumerate(self.moving):
+                if mask and self.vector_cpu(vector) == cpu:
+                    self.irq_move(vector)  # it will not interrupt there any more
             self.online &= ~(1 << cpu)
 
     # -- Timeouts ---------------------------------------------------------------------------------
@@ -501,7 +524,7 @@ class Controller:
         return [
             self.model.pack(),
             self.timer.pack(),
-            self.online.to_bytes((self.online.bit_length() + 7) // 8, "little"),
+            mask_to_plain(self.online),
             [self.serial, self.rung, self.up_ns, self.slow],
             [[serial, *entry.pack()] for serial, entry in self.entries.items()],
             [[cookie, retries] for cookie, retries in self.attempts.items()],
@@ -510,6 +533,7 @@ class Controller:
             self.errors,
             [[name, value] for name, value in self.counters.items()],
             [list(flush) for flush in self.flushes],
+            [mask_to_plain(mask) for mask in (*self.affinity, *self.moving)],
         ]
 
     def unpack(self, data: list[Any]) -> None:
@@ -525,6 +549,13 @@ class Controller:
         self.errors = data[8]
         self.counters = dict(data[9])
         self.flushes = [(at_ns, serial) for at_ns, serial in data[10]]
+        masks = [int.from_bytes(mask, "little") for mask in data[11]]
+        self.affinity, self.moving = masks[: len(masks) // 2], masks[len(masks) // 2 :]
+
+
+def mask_to_plain(mask: int) -> bytes:
+    """Return a mask of CPUs, of whatever size, as bytes."""
+    return mask.to_bytes((mask.bit_length() + 7) // 8, "little")
 
 
 def hctx_map(disk: DiskSpec, nr_cpus: int) -> list[int]:

@@ -32,6 +32,7 @@ from emulator.device import null_blk, scsi_debug
 from emulator.device.controller import Controller
 from emulator.device.tagmap import TagMap
 from emulator.faults import parse_fault
+from emulator.irq_affinity import irq_disk
 from emulator.nodebase import NodeBase
 from emulator.queue_map import queue_map
 from emulator.types import (
@@ -43,6 +44,7 @@ from emulator.types import (
     Message,
     Promise,
     TraceSink,
+    cpulist_parse,
 )
 
 #: driver name -> (service time of a request in ns, tags of a hardware queue); a new driver is a file
@@ -202,7 +204,12 @@ class Disk(NodeBase):
         heappush(self.log, (rung_ns, source, cookie, sector, rw | nr_sector << 1, done_ns))
 
     def command(self, words: list[str]) -> None:
-        """Let a fault strike: from now on every request comes here."""
+        """Move an interrupt, or let a fault strike: from then on every request comes here."""
+        if words[0] == "irq":
+            vector = irq_disk(int(words[1]))[1]
+            answer = self.controller.set_affinity(vector, cpulist_parse(words[3]))
+            self.send(messages.COORDINATOR, messages.COMMAND_DONE, (words, answer), self.clock_ns)
+            return
         self.announces = False
         self.controller.fault(parse_fault(words), self.clock_ns)
         self.send(messages.COORDINATOR, messages.COMMAND_DONE, (words, "done"), self.clock_ns)

@@ -16,10 +16,6 @@ from emulator.queue_map import queue_map
 from emulator.tags import LEASED, SbitmapQueue, initial_lease
 from emulator.types import NEVER, SCHEDULE_REQUESTS, BoxSpec, Costs, DiskSpec
 
-#: Number of the first disk's first vector, and how many numbers each disk has to itself.
-FIRST_IRQ = 24
-IRQS_PER_DISK = 64
-
 
 class BlockQueue:
     """What one CPU has of a disk's queue: its ctx, its part of the elevator, its lease of tags."""
@@ -144,11 +140,6 @@ class BlockQueue:
     def has_work(self) -> bool:
         """Whether anything waits to be dispatched."""
         return bool(self.busy) or (self.elevator is not None and self.elevator.has_work())
-
-
-def irq_number(index: int, vector: int) -> int:
-    """Return the interrupt number of a disk's vector; ``index`` is the disk's."""
-    return FIRST_IRQ + IRQS_PER_DISK * index + vector
 
 
 def irq_names(disk: DiskSpec) -> list[str]:

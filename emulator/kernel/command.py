@@ -106,6 +106,8 @@ def act(cpu: Cpu, words: list[Any], place: int) -> None:
         answer = load(cpu, int(words[-1]))
     elif words[0] == "disk":
         answer = blk_timeout.struck(cpu, [str(word) for word in words])
+    elif words[0] == "irq":
+        answer = ""  # the device answers
     elif verb == "affine":
         answer = affine(cpu, str(words[2]), str(words[3]))
     else:

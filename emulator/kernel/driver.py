@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
+from emulator.irq_affinity import irq_number
 from emulator.kernel import blk_mq, blk_poll, blk_softirq, dio_completion, frames
-from emulator.kernel.blk_queue import BlockQueue, irq_number
+from emulator.kernel.blk_queue import BlockQueue
 from emulator.kernel.request import PAGES, REQ_FLUSHING, REQ_HIPRI, WB_PAGES, Request
 from emulator.types import DOORBELL_PERIOD_NS, NEVER, SCHEDULE_REQUESTS, Message
 

@@ -27,8 +27,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
+from emulator.irq_affinity import irq_number
 from emulator.kernel import core, driver, frames, kthread, rt, softirq
-from emulator.kernel.blk_queue import irq_number
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.sched import KTHREAD_IS_PER_CPU, SCHED_FIFO, Task
 from emulator.types import cpumask_first

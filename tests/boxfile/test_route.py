@@ -59,3 +59,30 @@ def test_a_sysctl_that_the_kernel_does_not_have_is_refused(
     with pytest.raises(CommandError) as refused:
         route(line.split(), spec_to_plain(spec))
     assert why in str(refused.value)
+
+
+def test_an_interrupt_s_affinity_is_the_disk_s_and_cpu_0_records_it() -> None:
+    plain = spec_to_plain(load_box("irq-affinity").resolve())
+    assert route(["irq", "24", "affinity", "0-3"], plain) == [0, 9]
+
+
+@pytest.mark.parametrize(
+    ("box", "line", "why"),
+    [
+        ("irq-affinity", "irq 24 affinity 8", "CPUs 0-7"),
+        ("irq-affinity", "irq 25 affinity 1", "no interrupt 25; there are 24 (virtio0-req.0)"),
+        ("nvme-many-queues", "irq 26 affinity 1", "EIO: interrupt 26 (nvme0q3) is managed"),
+        ("hotplug-and-load", "irq 24 affinity 1", "there are none of a disk"),
+        ("irq-affinity", "irq x affinity 1", "is not one of"),
+    ],
+)
+def test_an_interrupt_that_cannot_be_moved(box: str, line: str, why: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        route(line.split(), spec_to_plain(load_box(box).resolve()))
+    assert why in str(caught.value)
+
+
+def test_with_threadirqs_interrupts_stay() -> None:
+    spec = load_box("irq-affinity", ("kernel.threadirqs=true", "events=[]")).resolve()
+    with pytest.raises(CommandError, match="its thread stays"):
+        route(["irq", "24", "affinity", "1"], spec_to_plain(spec))

@@ -342,3 +342,38 @@ def test_a_polled_request_leaves_an_entry_and_raises_no_vector() -> None:
         (done_ns, 1, POSTED)
     ]
     assert not one.entries
+
+
+# -- Affinity at run time -----------------------------------------------------------------------------
+
+
+def test_smp_affinity_takes_effect_after_the_next_interrupt() -> None:
+    one, recorder = device(box("virtio_blk"))
+    moment = 0
+    for step in range(3):
+        if step == 1:
+            assert one.set_affinity(0, 0b1100000) == "done"
+        moment = ring(one, moment, step)
+        run(one, recorder, moment + 1)
+    # The one that comes first still goes where it was programmed to go.
+    assert [cpu for _, cpu, *_ in recorder.interrupts] == [0, 0, 5]
+    again, heard = device(box("virtio_blk"))
+    again.unpack(wire.unpack(wire.pack(one.pack())))
+    run(again, heard, ring(again, moment, 9) + 1)
+    assert [cpu for _, cpu, *_ in heard.interrupts] == [5]
+
+
+def test_smp_affinity_of_cpus_that_are_offline_is_refused() -> None:
+    one, _ = device(box("virtio_blk"))
+    one.cpu_state(5, 0)
+    assert one.set_affinity(0, 1 << 5).startswith("refused: EINVAL")
+    assert one.set_affinity(0, 0b110000) == "done"
+    assert one.moving == [0b110000]
+
+
+def test_a_cpu_that_goes_offline_moves_its_interrupt_where_it_was_to_go() -> None:
+    one, recorder = device(box("virtio_blk"))
+    one.set_affinity(0, 0b110)
+    one.cpu_state(0, 0)
+    run(one, recorder, ring(one, 0, 1) + 1)
+    assert [cpu for _, cpu, *_ in recorder.interrupts] == [1]

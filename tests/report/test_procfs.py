@@ -681,3 +681,14 @@ def test_polled_queues_are_hardware_queues_too() -> None:
     assert read_file(view, f"{place}/queue/io_poll_delay") == "-1\n"
     assert read_file(view, f"{place}/mq/1/cpu_list") == "1\n"
     assert read_file(view, f"{place}/mq/5/cpu_list") == "1, 3\n"
+
+
+def test_an_interrupt_s_affinity_is_what_was_written_last() -> None:
+    rings = [MemoryRing(f"cpu{cpu}", cpu) for cpu in range(8)]
+    text = rings[0].intern("irq 24 affinity 5-6")
+    rings[0].emit(10 * MS, BOX_COMMAND, 0, FIO, 0, text)
+    view = View(load_box("irq-affinity").resolve(), readers_of(rings), 20 * MS)
+    assert read_file(view, "/proc/irq/24/smp_affinity_list") == "5-6\n"
+    assert read_file(view, "/proc/irq/24/effective_affinity_list") == "5\n"
+    before = View(load_box("irq-affinity").resolve(), readers_of(rings), 5 * MS)
+    assert read_file(before, "/proc/irq/24/smp_affinity_list") == "3\n"

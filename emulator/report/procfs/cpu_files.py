@@ -7,7 +7,8 @@ are left out.  Tasks that wait for IO in libaio or io_uring make no %iowait: tha
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from emulator.kernel.blk_queue import irq_names, irq_number
+from emulator.irq_affinity import irq_disk, irq_number
+from emulator.kernel.blk_queue import irq_names
 from emulator.report.procfs.counts import CpuCounts
 from emulator.report.procfs.view import NoFileError, View
 from emulator.tracepoints import (
@@ -16,7 +17,7 @@ from emulator.tracepoints import (
     TICK_SYSTEM,
     TICK_USER,
 )
-from emulator.types import cpulist_format, cpumask_first
+from emulator.types import cpulist_format, cpulist_parse, cpumask_first
 
 #: What user space counts time in: 10 ms.
 USER_HZ_NS = 10_000_000
@@ -71,9 +72,21 @@ def device_irqs(view: View) -> list[DeviceIrq]:
         for vector, name in enumerate(irq_names(disk)):
             number = irq_number(index, vector)
             found.append(
-                DeviceIrq(number, name, first + vector, disk.vectors[vector], disk.managed)
+                DeviceIrq(number, name, first + vector, _mask_of(view, number), disk.managed)
             )
     return found
+
+
+# What was written last, else what the box says; a mask whose CPUs all are offline was refused.
+def _mask_of(view: View, number: int) -> int:
+    index, vector = irq_disk(number)
+    mask = view.spec.disks[index].vectors[vector]
+    for command in sorted(set(view.counter.commands)):
+        match command.text.split():
+            case ["irq", which, "affinity", cpulist] if int(which) == number:
+                written = cpulist_parse(cpulist)
+                mask = written if written & view.online_mask else mask
+    return mask
 
 
 def smp_affinity_list(view: View, irq: int) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 
-from emulator.kernel.blk_queue import FIRST_IRQ, IRQS_PER_DISK
+from emulator.irq_affinity import irq_disk
 from emulator.kernel.fair_tunables import (
     SYSCTLS,
     sched_proc_update_handler,
@@ -152,7 +152,7 @@ class View:
 
     def irq_cpu(self, irq: int) -> int:
         """Return the CPU that a disk's vector interrupts first, and on which its thread is."""
-        index, vector = divmod(irq - FIRST_IRQ, IRQS_PER_DISK)
+        index, vector = irq_disk(irq)
         return cpumask_first(self.spec.disks[index].vectors[vector])
 
     def cpus_allowed(self, pid: int) -> int:
