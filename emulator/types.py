@@ -186,7 +186,7 @@ Op = tuple[Any, ...]
 OP_RUN = 0  #: (OP_RUN, ns)                       burn user CPU time
 OP_SLEEP = 1  #: (OP_SLEEP, until_ns)             clock_nanosleep(TIMER_ABSTIME); a past time returns at once
 OP_IO_SUBMIT = (
-    2  #: (OP_IO_SUBMIT, iocbs)        io_submit(); iocb = (data, rw, file, offset, length)
+    2  #: (OP_IO_SUBMIT, iocbs[, resfd])   io_submit(); iocb = (data, rw, file, offset, length)
 )
 OP_IO_GETEVENTS = 3  #: (OP_IO_GETEVENTS, min_nr, nr)   io_getevents(), no timeout
 OP_RW = 4  #: (OP_RW, rw, file, offset, length[, hipri])   pread()/pwrite() with O_DIRECT
@@ -226,6 +226,10 @@ OP_URING_REAP = 19
 #: (OP_PIPE_POLL, pipes)        read() of one number from the first of several pipes that has one;
 #: returns it
 OP_PIPE_POLL = 27
+
+OP_EVENTFD_READ = (
+    33  #: (OP_EVENTFD_READ,)   read() of the eventfd that AIO signals; returns its count
+)
 
 OP_SYNC = 23  #: (OP_SYNC,)   sync(): all that is dirty is written; the log is not forced
 OP_WRITE = 22  #: (OP_WRITE, file, offset, length)   write() through the page cache; returns length

@@ -67,13 +67,16 @@ PROGRAMS: dict[str, ProgramRule] = {
     ),
     "flusher": ProgramRule("kworker/u8:0", True, "writes a file back in plugged batches"),
     "writer": ProgramRule("writer", False, "writes a file through the page cache"),
+    "aio_loop": ProgramRule(
+        "aio_loop", False, "an event loop: AIO, a wait for it by an eventfd, work_ns for each IO"
+    ),
     "dbench": ProgramRule(
         "dbench", False, "burns think_ns, writes bs bytes so many times, fsyncs, and so on"
     ),
 }
 
 #: Programs that have a file of their own on some file system.
-OWN_FILE = ("flusher", "writer", "dbench")
+OWN_FILE = ("flusher", "writer", "dbench", "aio_loop")
 
 #: Parameters that are words, and which ones.
 WORDS = {"layout": LAYOUTS}

@@ -15,7 +15,7 @@ With the completion policy ``caller`` the end of a pure overwrite only leaves th
 Departures from the kernel: the event of an IO that ended on a CPU which its submitter has left enters
 the ring when the submitter next looks, behind those of its own CPU since the last look; the reads under
 the ring's mutex cost nothing extra; a submitter's own completions have their effect first and take their
-time afterwards; ``RWF_NOWAIT``, eventfd and fsync through AIO are not offered.
+time afterwards; ``RWF_NOWAIT`` and fsync through AIO are not offered.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from emulator.kernel import (
     buffered,
     core,
     dio_completion,
+    eventfd,
     frames,
     fsync,
     io_uring,
@@ -40,7 +41,7 @@ from emulator.kernel import (
     xfs_file,
     xfs_log,
 )
-from emulator.kernel.process import WAIT_DIO, WAIT_RING, WAIT_RW, Kioctx
+from emulator.kernel.process import WAIT_DIO, WAIT_EVENTFD, WAIT_RING, WAIT_RW, Kioctx
 from emulator.kernel.request import DIO_SYNC, PAGES
 from emulator.types import WRITE
 
@@ -62,8 +63,13 @@ def io_context(p: Task) -> Kioctx:
 # -- io_submit() --------------------------------------------------------------------------------
 
 
-def sys_io_submit(cpu: Cpu, p: Task, iocbs: list[Any]) -> None:
-    """Start ``io_submit()`` of a list of iocbs (data, rw, file, offset, length)."""
+def sys_io_submit(cpu: Cpu, p: Task, iocbs: list[Any], resfd: bool = False) -> None:
+    """Start ``io_submit()`` of a list of iocbs (data, rw, file, offset, length).
+
+    ``resfd``: with IOCB_FLAG_RESFD.
+    """
+    if resfd and io_context(p).eventfd < 0:
+        io_context(p).eventfd = 0
     p.run.submit = [iocbs, 0, 0]
     costs = cpu.costs
     cpu.start(frames.SUBMIT_PREP, costs.syscall_ns + costs.io_submit_ns)
@@ -119,6 +125,8 @@ def complete_now(cpu: Cpu, p: Task, data: int, res: int) -> None:
     if p.run.uring is None:
         io_context(p).complete(cpu.node_id, data, res)
         cpu.emit(tp.BOX_AIO_COMPLETE, p.pid, data, res, 1)
+        if io_context(p).eventfd >= 0:
+            eventfd.eventfd_signal(cpu, p, None)
     else:
         io_uring.complete(cpu, p, data, res, 1, BY_SUBMITTER, None)
     next_iocb(cpu, p)
@@ -356,6 +364,8 @@ def iocb_put(
     ctx = io_context(owner)
     ctx.complete(cpu.node_id, data, res)
     cpu.emit(tp.BOX_AIO_COMPLETE, owner.pid, data, res, inline)
+    if ctx.eventfd >= 0:
+        eventfd.eventfd_signal(cpu, owner, waker)
     if run.wait == WAIT_RING and owner.state != tp.TASK_RUNNING:
         if cpu.rq.rules.aio_wake_min_nr and len(ctx.ring) < run.wait_arg:
             return
@@ -421,7 +431,7 @@ def add_dio(
     if run.wait == WAIT_RING:
         if cpu.rq.rules.aio_wake_min_nr and len(ctx.ring) + len(ctx.works) < run.wait_arg:
             return
-    elif not waits_for_left(owner):
+    elif run.wait != WAIT_EVENTFD and not waits_for_left(owner):
         return
     if waker is None:
         core.wake_up(cpu, owner)

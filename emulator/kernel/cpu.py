@@ -198,7 +198,7 @@ class Cpu(Execution, Sender, Publisher):
             return aio.needs_mail(self)
         if kind == frames.URING_REAP:
             return io_uring.needs_mail(self)
-        if kind == frames.POLL_LOOK:
+        if kind in (frames.POLL_LOOK, frames.EVENTFD_READ):
             return bool(self.rq.curr.run.remote_ios)
         if kind == frames.SOFTIRQ_RCU:
             return self.rcu.driven

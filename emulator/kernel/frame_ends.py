@@ -14,6 +14,7 @@ from emulator.kernel import (
     buffered,
     core,
     dio_completion,
+    eventfd,
     frames,
     fsync,
     hrtimer,
@@ -107,6 +108,7 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.SOFTIRQ_DONE] = softirq.round_done
     table[frames.SETAFFINITY] = syscall.setaffinity
     table[frames.URING_REAP] = io_uring.reap_end
+    table[frames.EVENTFD_READ] = eventfd.eventfd_read
     table[frames.POLL_LOOK] = blk_poll.look
     table[frames.POLL_END] = blk_poll.end_entry
     table[frames.POLL_ENDED] = blk_poll.ended

@@ -133,6 +133,8 @@ POLL_SPIN = 99  # blk_poll(): looks again and again
 POLL_END = 100  # blk_poll(): one entry that was found, up to the end of its request
 POLL_ENDED = 101  # the same, after the wakeups that made
 
+EVENTFD_READ = 103  # read() of an eventfd up to where it looks
+
 #: Argument of USER: the code watches its CPU clock, which goes on while the CPU is without the host.
 BURNING = 1
 
@@ -172,8 +174,9 @@ READS = COMPLETING | frozenset(
         IRQ_THREAD_FN,
         URING_REAP,
         POLL_LOOK,
+        EVENTFD_READ,
     )
 )
 
 #: One more than the highest number; some below it are free.
-NR_KINDS = 102
+NR_KINDS = 104

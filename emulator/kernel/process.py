@@ -42,8 +42,9 @@ WAIT_WORK = 6  # an idle worker, a parked thread
 WAIT_PIPE = 7  # pipe_read(): arg = pipes
 WAIT_PAGES = 8  # wait_on_page_writeback(): wait_arg = file
 WAIT_FLUSH = 9  # flush_workqueue(): wait_arg = answers to come
+WAIT_EVENTFD = 10  # eventfd_read()
 #: Sleeps that mail can end.
-MAIL_WAITS = frozenset((WAIT_RING, WAIT_DIO, WAIT_RW))
+MAIL_WAITS = frozenset((WAIT_RING, WAIT_DIO, WAIT_RW, WAIT_EVENTFD))
 WAIT_NAMES = (
     "nothing",
     "aio ring",
@@ -55,6 +56,7 @@ WAIT_NAMES = (
     "pipe",
     "pages",
     "flush",
+    "eventfd",
 )
 
 
@@ -101,6 +103,7 @@ class Kioctx:
     __slots__ = (
         "completed_events",
         "cpu_credits",
+        "eventfd",
         "nr_events",
         "req_batch",
         "reqs_available",
@@ -122,6 +125,7 @@ class Kioctx:
         self.seen = 0  # events consumed by user space since the last refill
         #: [file, iocb] of dios that their submitter is to complete (the completion policy caller)
         self.works: list[list[int]] = []
+        self.eventfd = -1  # count of the eventfd that its iocbs signal; -1: they signal none
 
     def get_reqs_available(self, cpu: int) -> bool:
         """Take one credit from ``cpu``'s cache, refilling it; False if there is none (EAGAIN)."""
@@ -179,6 +183,7 @@ class Kioctx:
             self.completed_events,
             self.seen,
             [list(work) for work in self.works],
+            self.eventfd,
         ]
 
     @classmethod
@@ -194,6 +199,7 @@ class Kioctx:
             ctx.completed_events,
             ctx.seen,
             works,
+            ctx.eventfd,
         ) = data
         ctx.ring = unpack_ring(ring)
         ctx.works = [list(work) for work in works]

@@ -14,6 +14,7 @@ from emulator.kernel import (
     aio,
     buffered,
     core,
+    eventfd,
     frames,
     fsync,
     hrtimer,
@@ -32,6 +33,7 @@ from emulator.types import (
     NEVER,
     OP_BURN,
     OP_CANCEL_WORK,
+    OP_EVENTFD_READ,
     OP_EXEC,
     OP_EXIT,
     OP_FLUSH_WORKQUEUE,
@@ -88,7 +90,7 @@ def next_operation(cpu: Cpu, result: Any) -> None:
         cpu.start(frames.USER, op[1] + p.run.refill_ns)
         p.run.refill_ns = 0
     elif code == OP_IO_SUBMIT:
-        aio.sys_io_submit(cpu, p, op[1])
+        aio.sys_io_submit(cpu, p, op[1], len(op) > 2 and op[2])
     elif code == OP_IO_GETEVENTS:
         aio.sys_io_getevents(cpu, op[1], op[2])
     elif code == OP_SLEEP:
@@ -146,6 +148,11 @@ def sys_write(cpu: Cpu, p: Task, op: Op) -> None:
     buffered.sys_write(cpu, p, op[1], op[2], op[3])
 
 
+def sys_eventfd_read(cpu: Cpu, _p: Task, _op: Op) -> None:
+    """``read()`` of an eventfd."""
+    eventfd.sys_read(cpu)
+
+
 def sys_sync(cpu: Cpu, p: Task, _op: Op) -> None:
     """``sync()``."""
     buffered.sys_sync(cpu, p)
@@ -191,6 +198,7 @@ def sys_pipe_poll(cpu: Cpu, _p: Task, op: Op) -> None:
 
 #: Further system calls, by operation: what starts each.
 SYSTEM_CALLS: dict[int, Callable[[Cpu, Task, Op], None]] = {
+    OP_EVENTFD_READ: sys_eventfd_read,
     OP_EXIT: sys_exit,
     OP_FSYNC: sys_fsync,
     OP_QUEUE_WORK: queue_works,

@@ -483,6 +483,7 @@ def _programs(books: Mapping[int, Mapping[str, Any]]) -> dict[int, Mapping[str, 
 
 #: What programs measure, besides fio: their names, and those of the figures.
 _PROGRAM_STATS = {
+    "wait_ns": "wait_us",
     "wake_ns": "wake_us",
     "response_ns": "response_us",
     "round_ns": "round_us",

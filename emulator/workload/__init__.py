@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from emulator.types import Books, Costs, Program, WorkloadSpec
+from emulator.workload.aio_loop import AIO_LOOP_PARAMS, AioLoopProgram
 from emulator.workload.dbench import DBENCH_PARAMS, DbenchProgram
 from emulator.workload.execs import EXECS_PARAMS, ExecsProgram
 from emulator.workload.fio import FioProgram
@@ -72,6 +73,7 @@ class ProgramClass(Protocol):
 
 
 PROGRAMS: dict[str, ProgramClass] = {
+    "aio_loop": AioLoopProgram,
     "dbench": DbenchProgram,
     "execs": ExecsProgram,
     "fio": FioProgram,
@@ -89,6 +91,7 @@ PROGRAMS: dict[str, ProgramClass] = {
 
 #: Per program (and per team of them), its parameters and their defaults; None: must be given.
 PARAMS: dict[str, dict[str, Any]] = {
+    "aio_loop": AIO_LOOP_PARAMS,
     "dbench": DBENCH_PARAMS,
     "execs": EXECS_PARAMS,
     "fio": FIO_PARAMS,

@@ -55,6 +55,7 @@ def make(program: str, hz: int = 250, **params: Any) -> BookedProgram:
 
 
 EXAMPLES: dict[str, dict[str, Any]] = {
+    "aio_loop": {"size": 1 << 20, "iodepth": 2, "ios": 6},
     "dbench": {"size": 3 * 4096, "writes_per_fsync": 2, "operations": 4},
     "execs": {"run_ns": MS, "times": 3},
     "fio": {"rw": "randwrite", "size": 1 << 20, "iodepth": 4, "time_based": True},
@@ -89,7 +90,7 @@ def play(program: Program, now_ns: int, result: Any) -> tuple[Op, int, Any]:
         case 2:
             return op, now_ns + 10, len(op[1])
         case 3:
-            assert op[1] == 1
+            assert op[1] <= 1
             return op, now_ns + 10, [(now_ns % 4, 4096)]
         case 7:
             return op, now_ns + op[1] * 4 * MS, now_ns // MS % 3 // 2
