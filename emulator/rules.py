@@ -317,6 +317,12 @@ class Rules:
         "6.12", "polled IO of a queue that cannot be polled fails with EOPNOTSUPP (6.11)"
     )
     null_blk_polls: bool = _rule("5.15+", "null_blk has poll_queues (5.14)")
+    dd_per_prio: bool = _rule(
+        "5.15+", "mq-deadline takes requests of a higher IO priority class first (5.14)"
+    )
+    dd_prio_aging: bool = _rule(
+        "6.1+", "but none waits for more than prio_aging_expire, 10 s (5.16)", "dd_per_prio"
+    )
     plug_32: bool = _rule("5.15+", "a plug holds 32 requests, 64 of several queues (5.15)")
     hctx_drain: bool = _rule(
         "5.10+", "hardware queues whose last CPU goes offline are drained first (5.8)"

@@ -227,9 +227,9 @@ OP_URING_REAP = 19
 #: returns it
 OP_PIPE_POLL = 27
 
-OP_EVENTFD_READ = (
-    33  #: (OP_EVENTFD_READ,)   read() of the eventfd that AIO signals; returns its count
-)
+#: (OP_EVENTFD_READ,)   read() of the eventfd that AIO signals; returns its count
+OP_EVENTFD_READ = 33
+OP_IOPRIO_SET = 34  #: (OP_IOPRIO_SET, ioprio)   ioprio_set() of itself: class << 13 | level
 
 OP_SYNC = 23  #: (OP_SYNC,)   sync(): all that is dirty is written; the log is not forced
 OP_WRITE = 22  #: (OP_WRITE, file, offset, length)   write() through the page cache; returns length

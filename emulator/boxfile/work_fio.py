@@ -283,6 +283,7 @@ def _more_params(job: FioJob, files: list[list[int]]) -> dict[str, Any]:
         "open_sync": (job.sync or "none", "none"),
         "direct": (int(job.is_direct), 1),
         "hipri": (job.hipri, False),
+        "ioprio": (job.ioprio, 0),
     }
     return {name: value for name, (value, default) in found.items() if value != default}
 

@@ -69,6 +69,7 @@ def new_request(cpu: Cpu, p: Task, queue: int, rw: int, offset: int, length: int
     rq.nr_sector = length >> 9
     rq.pid = p.pid
     rq.moves = p.moves
+    rq.ioprio = p.run.ioprio
     rq.home = cpu.node_id
     rq.start_ns = cpu.now
     q = cpu.queues[queue]

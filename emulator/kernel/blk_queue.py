@@ -95,7 +95,9 @@ class BlockQueue:
         self.nr_ctx = [sizes[hctx] for hctx in self.queue_of]  # per CPU, how many its hctx serves
         self.rq_affinity = disk.rq_affinity
         self.nr_requests = disk.nr_requests
-        self.elevator = mq_deadline.DeadlineQueue() if disk.scheduler == "mq-deadline" else None
+        rules = spec.kernel.rules
+        deadline = disk.scheduler == "mq-deadline"
+        self.elevator = mq_deadline.DeadlineQueue.of_rules(rules) if deadline else None
         costs = spec.costs
         self.dispatch_ns = (
             costs.null_dispatch_ns if disk.driver == "null_blk" else costs.dispatch_ns

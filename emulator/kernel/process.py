@@ -264,6 +264,7 @@ class TaskRun:
         "inodes",
         "iocb_seq",
         "iocbs",
+        "ioprio",
         "item",
         "kind",
         "left",
@@ -324,6 +325,7 @@ class TaskRun:
         #: of them, packed, whose completions are there to be found
         self.poll_list: list[list[int]] = []
         self.polled: list[list[int]] = []
+        self.ioprio = 0  # class << 13 | level, as ioprio_set() takes it
         self.tag_cpu = -1  # where it last slept for a tag of one of several hardware queues
         #: what it has made dirty (buffered.D_*); [] until it first does
         self.dirtier: list[int] = []
@@ -367,6 +369,7 @@ class TaskRun:
             self.dirtier,
             [list(entry) for entry in self.poll_list],
             [list(data) for data in self.polled],
+            self.ioprio,
         ]
 
     @classmethod
@@ -403,6 +406,7 @@ class TaskRun:
             run.dirtier,
             poll_list,
             polled,
+            run.ioprio,
         ) = data
         run.poll_list = [list(entry) for entry in poll_list]
         run.polled = [list(packed) for packed in polled]

@@ -43,6 +43,7 @@ class Request:
         "file",
         "home",
         "iocb",
+        "ioprio",
         "moves",
         "nr_sector",
         "pid",
@@ -74,6 +75,7 @@ class Request:
         self.done_ns = 0  # when the device is done with it
         self.start_ns = 0  # when it was allocated: start_time_ns
         self.remote = 0  # 1: its end comes to the owner's residence ``moves`` as mail
+        self.ioprio = 0  # of the task that made it
         self.tag_cpu = 0  # the CPU whose lease its driver tag is of
 
     def pack(self) -> list[int]:
@@ -98,6 +100,7 @@ class Request:
             self.remote,
             self.dio,
             self.tag_cpu,
+            self.ioprio,
         ]
 
     @classmethod
@@ -124,5 +127,6 @@ class Request:
             rq.remote,
             rq.dio,
             rq.tag_cpu,
+            rq.ioprio,
         ) = data
         return rq

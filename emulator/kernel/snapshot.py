@@ -217,16 +217,19 @@ def pack_elevator(queue: mq_deadline.DeadlineQueue) -> list[Any]:
         queue.batching,
         queue.starved,
         queue.sequence,
+        queue.last_dir,
+        queue.per_prio,
+        queue.aging,
     ]
 
 
 def unpack_elevator(data: list[Any]) -> mq_deadline.DeadlineQueue:
     """Rebuild what :func:`pack_elevator` returned."""
-    queue = mq_deadline.DeadlineQueue()
+    queue = mq_deadline.DeadlineQueue(data[7], data[8])
     queue.fifo = [[(d, n) for d, n in fifo] for fifo in data[0]]
     queue.sorted = [[(s, n, Request.unpack(rq)) for s, n, rq in entries] for entries in data[1]]
     queue.next_key = [None if key is None else (key[0], key[1]) for key in data[2]]
-    queue.batching, queue.starved, queue.sequence = data[3:6]
+    queue.batching, queue.starved, queue.sequence, queue.last_dir = data[3:7]
     return queue
 
 

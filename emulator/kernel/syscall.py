@@ -40,6 +40,7 @@ from emulator.types import (
     OP_FSYNC,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
+    OP_IOPRIO_SET,
     OP_PIPE_POLL,
     OP_PIPE_READ,
     OP_PIPE_WRITE,
@@ -153,6 +154,12 @@ def sys_eventfd_read(cpu: Cpu, _p: Task, _op: Op) -> None:
     eventfd.sys_read(cpu)
 
 
+def sys_ioprio_set(cpu: Cpu, p: Task, op: Op) -> None:
+    """``ioprio_set()`` of the task itself: requests that it makes from now on have that priority."""
+    p.run.ioprio = op[1]
+    cpu.start(frames.RET_USER, cpu.costs.syscall_ns, 0)
+
+
 def sys_sync(cpu: Cpu, p: Task, _op: Op) -> None:
     """``sync()``."""
     buffered.sys_sync(cpu, p)
@@ -201,6 +208,7 @@ SYSTEM_CALLS: dict[int, Callable[[Cpu, Task, Op], None]] = {
     OP_EVENTFD_READ: sys_eventfd_read,
     OP_EXIT: sys_exit,
     OP_FSYNC: sys_fsync,
+    OP_IOPRIO_SET: sys_ioprio_set,
     OP_QUEUE_WORK: queue_works,
     OP_FLUSH_WORKQUEUE: flush_workqueue,
     OP_CANCEL_WORK: cancel_work_sync,

@@ -38,6 +38,7 @@ from emulator.types import (
     OP_FSYNC,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
+    OP_IOPRIO_SET,
     OP_RUN,
     OP_RW,
     OP_SLEEP,
@@ -78,6 +79,7 @@ PC_RETRY = 8  # the sleep after EAGAIN
 PC_LEAVING = 9  # what comes after the last IO
 PC_PACED = 10  # the sleep of a rate
 PC_SYNCED = 11  # fsync() or fdatasync()
+PC_NEW = 12  # nothing yet: ioprio_set() comes first
 
 # Why the job waits for events: FioProgram.why.
 WHY_FULL = 0  # no unit is free, or polling
@@ -125,7 +127,7 @@ class FioProgram:
 
     def __init__(self, job: FioJob) -> None:
         self.job = job
-        self.pc = PC_START
+        self.pc = PC_NEW if job.ioprio else PC_START
         self.last_ns = 0  # time of the last call of next()
         self.begin_ns = NEVER  # when what counts begins; set by the first call
         self.deadline_ns = NEVER  # end of the run time; likewise
@@ -172,6 +174,9 @@ class FioProgram:
         if pc == PC_START:
             op = self.ends.begin(now_ns)
             return self._begin(now_ns) if op is None else op
+        if pc == PC_NEW:
+            self.pc = PC_START
+            return (OP_IOPRIO_SET, self.job.ioprio)
         if pc == PC_PAID:
             return self._paid(now_ns)
         if pc == PC_SPUN:

@@ -163,8 +163,16 @@ class FioJob:
     percentile_list: tuple[float, ...] = PERCENTILES
     log_avg_msec: int = 0  #: 0: logs have a line per IO
     nice: int = 0
+    prio: int = 0
+    prioclass: int = 0  #: 0: none
     cpus_allowed: int = 0  #: 0: all
     cpus_allowed_policy: str = "shared"
+
+    @property
+    def ioprio(self) -> int:
+        """Return what fio calls ioprio_set() with; 0: it does not.  Without a class it is best effort."""
+        given = {"prio", "prioclass"} & self.section.options.keys()
+        return (self.prioclass or 2) << 13 | self.prio if given else 0
 
     @property
     def logs(self) -> dict[str, str]:

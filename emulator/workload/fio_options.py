@@ -238,6 +238,8 @@ OPTIONS: dict[str, tuple[str, Callable[[str], object]]] = {
     "write_lat_log": ("", str),
     "write_iops_log": ("", str),
     "log_avg_msec": ("log_avg_msec", _integer(0, _BIG)),
+    "prio": ("prio", _integer(0, 7)),
+    "prioclass": ("prioclass", _integer(0, 3)),
     "nice": ("nice", _integer(-20, 19)),
     "cpus_allowed": ("cpus_allowed", _cpulist),
     "cpumask": ("cpus_allowed", _cpumask),
@@ -261,8 +263,6 @@ IGNORED: dict[str, str] = {
     "buffer_pattern": "contents are not modelled",
     "mem": "memory is not modelled",
     "clocksource": "there is one clock",
-    "prio": "the schedulers that are emulated do not look at IO priorities",
-    "prioclass": "the schedulers that are emulated do not look at IO priorities",
     "disk_util": "is about the report",
     "clat_percentiles": "is about the report",
 }
@@ -284,8 +284,6 @@ IGNORED_VALUES: dict[str, Callable[[str], object]] = {
     "buffer_pattern": _pattern,
     "mem": _one_of(*_MEMORY),
     "clocksource": _one_of("gettimeofday", "clock_gettime", "cpu"),
-    "prio": _integer(0, 7),
-    "prioclass": _integer(0, 3),
 }
 
 

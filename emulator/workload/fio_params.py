@@ -57,6 +57,7 @@ FIO_PARAMS: dict[str, Any] = {
     "open_sync": "none",
     "direct": 1,
     "hipri": False,
+    "ioprio": 0,
     "thinktime_issued": False,
     "thinktime_iotime_ns": 0,
     "thinktime_blocks_set": True,
@@ -138,6 +139,7 @@ class FioJob(NamedTuple):
     seek_ns: int  #: lseek() before an IO that does not continue the last one
     uring: bool
     hipri: bool  #: its IO is polled
+    ioprio: int  #: what it calls ioprio_set() with, 0: it does not
     buffered: bool  #: through write(), of files without O_DIRECT
     percentiles: list[float]
     logs: bool  #: each IO is kept for bandwidth and latency logs
@@ -239,6 +241,7 @@ def resolve_job(params: dict[str, Any], costs: Costs, seed: int) -> FioJob:
         seek_ns=costs.syscall_ns if option["ioengine"] == "sync" else 0,
         uring=option["ioengine"] == "io_uring",
         hipri=bool(option["hipri"]),
+        ioprio=option["ioprio"],
         buffered=not option["direct"],
         percentiles=list(option["percentiles"] or PERCENTILES),
         logs=option["logs"],

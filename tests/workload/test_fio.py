@@ -14,6 +14,7 @@ from emulator.types import (
     OP_EXIT,
     OP_IO_GETEVENTS,
     OP_IO_SUBMIT,
+    OP_IOPRIO_SET,
     OP_RUN,
     OP_RW,
     OP_SLEEP,
@@ -472,3 +473,11 @@ def test_next_is_fast() -> None:
             kernel.in_device.append((now, submit[1][0][0], 4096))
         best = min(best, (time.perf_counter() - begin) / 3000)
     assert best < 20e-6  # about 1 us on an idle machine; a loaded one must not fail the suite
+
+
+def test_ioprio_set_comes_before_everything_else() -> None:
+    params = {"rw": "randread", "size": 1 << 20, "ioprio": 1 << 13 | 3}
+    one = FioProgram.make(params, Setting(costs(), 1, 1000))
+    assert one.next(0, None) == (OP_IOPRIO_SET, 1 << 13 | 3)
+    again = FioProgram.unpack(one.pack())
+    assert again.next(200, 0)[0] == OP_RUN

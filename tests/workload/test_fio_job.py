@@ -311,3 +311,21 @@ def test_any_text_gives_jobs_or_a_list_of_problems(lines: list[str], env: dict[s
             assert job.file_bytes > 0
             assert 0 <= job.read_mix <= 100
     assert all(1 <= one.line <= height and one.column >= 1 for one in problems)
+
+
+@pytest.mark.parametrize(
+    ("lines", "ioprio"),
+    [
+        ("", 0),
+        ("prioclass=1\nprio=3\n", 1 << 13 | 3),
+        ("prio=2\n", 2 << 13 | 2),  # no class: best effort
+        ("prioclass=3\n", 3 << 13),
+        ("prioclass=0\n", 2 << 13),
+    ],
+)
+def test_prio_and_prioclass_are_an_ioprio(lines: str, ioprio: int) -> None:
+    text = f"[j]\nioengine=libaio\ndirect=1\nrw=randread\nsize=1m\n{lines}"
+    sections, problems = parse_sections(text)
+    job, more = read_job(sections[0])
+    assert not problems + more
+    assert job.ioprio == ioprio
