@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BOX ?= xfs-aio-4k-tuned
+SOAK_S ?= 3600
 PYTEST_ARGS ?= -n auto
 LOCK_HEADER := \# Every package of a checkout, pinned by hash: CPython 3.11-3.13, Linux x86_64. Written by `make lock`.
 
@@ -14,7 +15,7 @@ export PYTHONNOUSERSITE := 1
 # Runs are short processes, of which the suite starts hundreds: none is to compile the sources again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run test check format bench validate schema completions lock wheel prerequisites clean
+.PHONY: help run test check format bench validate schema completions soak lock wheel prerequisites clean
 
 help:
 	@echo "make run       run config/boxes/$(BOX).yaml (BOX=name for another one)"
@@ -24,6 +25,7 @@ help:
 	@echo "make validate  compare with the figures of a real kernel"
 	@echo "make schema    write again what is generated: box.schema.json, config/README.md, tables"
 	@echo "make completions  run every completion policy under every load for the table in config/completions.md"
+	@echo "make soak      a box of 8 CPUs for an hour (SOAK_S=seconds): does a process grow, or lose descriptors?"
 	@echo "make clean     remove .venv, caches and build products (runs/ stays)"
 
 run: $(STAMP)
@@ -55,6 +57,9 @@ schema: $(STAMP)
 	$(BIN)/python -m emulator.config schema > config/.new && mv config/.new config/box.schema.json
 	$(BIN)/python -m emulator.config reference > config/.new && mv config/.new config/README.md
 	$(BIN)/python -m tests.readme_tables
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak $(SOAK_S)
 
 completions: $(STAMP)
 	$(BIN)/python -m tests.completion_table

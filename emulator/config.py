@@ -51,6 +51,10 @@ __all__ = ["Box", "BoxError", "Expectation", "find_config_dir", "list_boxes", "l
 # -- The box --------------------------------------------------------------------------------------
 
 
+#: Largest file that is read as a box.
+BOX_BYTES_MAX = 1 << 20
+
+
 @dataclass(frozen=True, slots=True)
 class Expectation:
     """One line of ``expect:``; see :class:`Expect`."""
@@ -141,18 +145,26 @@ def load_costs(preset: str) -> Costs:
 def _find_box(name: str) -> FilePath:
     file = FilePath(name)
     config = find_config_dir()
-    if file.is_file():
+    if _is_file(file):
         return file
     candidates = [config / name, config / f"{name}.yaml"]
     if file.name == name:
         candidates = [config / "boxes" / name, config / "boxes" / f"{name}.yaml"]
     for candidate in candidates:
-        if candidate.is_file():
+        if _is_file(candidate):
             return candidate
     shipped = [one.stem for one in _shipped("boxes")]
     guess = did_you_mean(name, shipped) or "; `boxes` lists those that ship"
     message = f"there is no such box{guess}"
     raise BoxError([Problem(Place(name), "", message)])
+
+
+# A name may be too long for any file, or have a character that none has.
+def _is_file(path: FilePath) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 # The files of one kind that ship, by name.
@@ -261,6 +273,7 @@ def _resolved(model: BoxFile, dirty: frozenset[str], file: FilePath, report: Rep
         workloads=workloads,
         events=events,
         trace_off=tuple(model.trace.off),
+        ring_bytes_max=model.trace.ring,
         balanced_ago=balanced_ago(model.seed, cpus),
         on_crash=model.on_crash,
         checkpoint_ns=model.checkpoint,
@@ -294,7 +307,7 @@ def _job_texts(model: BoxFile, file: FilePath, report: Report) -> dict[int, JobT
         if name is None:
             continue
         candidates = [file.parent / name, find_config_dir() / "jobs" / name]
-        job = next((one for one in candidates if one.is_file()), None)
+        job = next((one for one in candidates if _is_file(one)), None)
         path: Path = ("workloads", index, key)
         if job is None:
             shipped = [one.name for one in (find_config_dir() / "jobs").glob(f"*.{ending}")]
@@ -315,7 +328,7 @@ def _included(job: FilePath, depth: int) -> dict[tuple[str, str], JobText]:
     for line in job.read_text(encoding="utf-8").splitlines() if depth else ():
         name = included_name(line)
         file = job.parent / name if name else job
-        if name and file.is_file():
+        if name and _is_file(file):
             found[_shown(job), name] = JobText(_shown(file), file.read_text(encoding="utf-8"))
             found |= _included(file, depth - 1)
     return found
@@ -356,7 +369,7 @@ def _read_box(file: FilePath, above: tuple[FilePath, ...] = ()) -> tuple[Reader,
     chain = (*above, file.resolve())
     beside = file.parent / like
     try:
-        other = beside if beside.is_file() else _find_box(like)
+        other = beside if _is_file(beside) else _find_box(like)
     except BoxError as error:
         reader.report.at((LIKE,), error.problems[0].message)
         raise BoxError(reader.report.problems) from None
@@ -376,12 +389,13 @@ def _read(file: FilePath) -> tuple[Reader, Any]:
     source = _shown(file)
     reader = Reader(source, compose, Report(source))
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with file.open("rb") as opened:
+            data = opened.read(BOX_BYTES_MAX + 1)
+    except OSError as error:
         problem = Problem(Place(source), "", f"cannot be read: {error}")
         reader.report.problems.append(problem)
         return reader, None
-    return reader, reader.read(text)
+    return reader, reader.read_bytes(data, BOX_BYTES_MAX)
 
 
 def main(words: Sequence[str]) -> int:

@@ -39,14 +39,20 @@ NSEC_PER_SEC = 1_000_000_000
 NR_CPUS_MAX = 1024
 
 
+#: Highest CPU that a cpulist may name: x86-64 kernels have 8192 at most.
+CPULIST_MAX = 8191
+
+
 def cpulist_parse(text: str) -> int:
     """Return the mask of a kernel cpulist such as ``0-3,8``; raise ValueError saying what is odd."""
     mask = 0
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"{part.strip()!r} is not a CPU number or a range like 0-3")
         low, high = int(first), int(last) if dash else int(first)
+        if high > CPULIST_MAX:
+            raise ValueError(f"{part.strip()!r}: no kernel has a CPU beyond {CPULIST_MAX}")
         if high < low:
             raise ValueError(f"the range {part.strip()!r} runs backwards")
         mask |= ((1 << (high - low + 1)) - 1) << low

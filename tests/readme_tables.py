@@ -1,4 +1,4 @@
-"""The generated tables of ``emulator/README.md``: files, messages, hotplug steps, frames.
+"""The generated tables of ``emulator/README.md``: files, messages, hotplug steps, frames, bounds.
 
 Each stands between ``<!-- NAME: generated … -->`` and ``<!-- end -->`` and is made from the code that
 it describes.  ``python -m tests.readme_tables`` writes them again; ``tests/test_docs.py`` fails where
@@ -14,6 +14,7 @@ from emulator.kernel import cpuhp
 from emulator.kernel.cpuhp import FIRST_AT_COMMAND, STEPS
 from emulator.kernel.frame_ends import ENDS
 from emulator.messages import OPS
+from tests import bounds_table
 
 CHECKOUT = Path(__file__).parent.parent
 README = CHECKOUT / "emulator" / "README.md"
@@ -158,11 +159,17 @@ def frame_count() -> int:
     return len(re.findall(r"^[A-Z_]+ = \d+", kinds, re.MULTILINE))
 
 
+def bounds() -> str:
+    """Return a table of everything that is bounded."""
+    return table(("what", "constant", "value", "when it is full"), bounds_table.rows())
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "files": files,
     "messages": messages,
     "hotplug": hotplug,
     "frames": frame_kinds,
+    "bounds": bounds,
 }
 
 

@@ -36,7 +36,7 @@ from emulator.agents.shapes import AGENT, CLIENT, SUPERVISOR, Refusals
 from emulator.agents.store import read_checkpoint, write_checkpoint, write_commands
 from emulator.engine.board import HistoryBoard
 from emulator.engine.checkpoint import Checkpoint, CheckpointError
-from emulator.engine.commands import Commands, has_taken_down
+from emulator.engine.commands import COMMANDS_MAX, Commands, has_taken_down
 from emulator.engine.conservation import audit_books, pids_owned
 from emulator.engine.inline import RunOutcome
 from emulator.engine.node import Node
@@ -463,6 +463,8 @@ class Coordinator:
                 return
             if at_ns >= self._core.until_ns:
                 raise CommandError("the run is over")
+            if self._commands.full():
+                raise CommandError(f"a run takes {COMMANDS_MAX} commands, and has had them")
             targets = self._plan.targets(words)
         except ValueError as error:
             # CommandError, or a number that is none.

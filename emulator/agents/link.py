@@ -9,7 +9,7 @@ the run is; it alone may lose mail.
 
 What ZeroMQ would do silently is an error here: the ROUTER refuses mail for a peer that is not
 there (ROUTER_MANDATORY), no queue has a limit at which mail is dropped (the protocol has one grant
-and one reply in flight per node, and that bounds them), and an identity carries an incarnation, so
+and one reply in flight per node, and that bounds them; a peer that sends too much waits), and an identity carries an incarnation, so
 that a successor is never taken for its predecessor.
 
 Beside the gate this is the only file that imports zmq.
@@ -25,6 +25,10 @@ import zmq
 from emulator import wire
 from emulator.agents import frames, shapes
 from emulator.agents.keys import ClientKey
+
+#: Frames of one peer that wait for the coordinator; further ones wait in the peer, so that nobody fills
+#: its memory.  An agent has two under way at most.
+HUB_QUEUE_MAX = 1000
 
 #: Progress frames an observer may lag behind before it loses some.
 OBSERVER_QUEUE_MAX = 1000
@@ -59,6 +63,7 @@ class Hub:
         self._router = self._context.socket(zmq.ROUTER)
         self._router.set(zmq.ROUTER_MANDATORY, 1)
         _without_limits(self._router)
+        self._router.set(zmq.RCVHWM, HUB_QUEUE_MAX)
         self._router.set(zmq.RCVTIMEO, quiet_ms)
         self._router.bind(hub_address)
         self._observers = self._context.socket(zmq.PUB)

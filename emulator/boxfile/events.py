@@ -58,6 +58,9 @@ def parse_command(line: str) -> Command:
         words = shlex.split(line)
     except ValueError as error:
         raise ValueError(f"{line!r}: {error}") from None
+    if words != line.split():
+        # They would be taken apart in another way by the CPUs.
+        raise ValueError(f"{line!r}: a command is plain words, without quotes and backslashes")
     match words:
         case ["sysctl", assignment]:
             return _sysctl(assignment)

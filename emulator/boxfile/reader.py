@@ -20,6 +20,9 @@ _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)", re.ASCII)
 _FLOAT = re.compile(r"[-+]?[0-9][0-9_]*\.[0-9_]*", re.ASCII)
 _EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+", re.ASCII)
 
+#: Longest number of a box; 64 bits have 20 digits, and a mask of 1024 CPUs has 309.
+DIGITS_MAX = 320
+
 #: Keys whose children are names of others, dots included, in ``--set``.
 _OPEN = (("kernel", "sysctl"), ("kernel", "features"))
 
@@ -70,6 +73,21 @@ class Reader:
     report: Report
     lines: list[str] = field(default_factory=list)
     option: Place | None = None  #: where values come from while an override is laid over
+
+    def read_bytes(self, data: bytes, bytes_max: int) -> Any:
+        """Return UTF-8 text as plain data; None if it is none or too long, which is then reported."""
+        if len(data) > bytes_max:
+            self.report.at((), f"longer than {bytes_max} bytes")
+            return None
+        try:
+            return self.read(data.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            before = data[: error.start].decode("utf-8")
+            line = before.count("\n")
+            place = Place(self.source, line + 1, len(before) - before.rfind("\n"))
+            problem = Problem(place, "", f"not UTF-8: {error.reason}")
+            self.report.problems.append(problem)
+            return None
 
     def read(self, text: str) -> Any:
         """Return the text as plain data; None if it is none, which is then reported."""
@@ -142,6 +160,9 @@ class Reader:
         if tag == "str" and (node.quoted or not _EXPONENT.fullmatch(text)):
             return text
         if node.kind == "scalar" and not node.quoted:
+            if tag in ("int", "float") and len(text) > DIGITS_MAX:
+                self.report.at(path, f"a number of more than {DIGITS_MAX} digits")
+                return REFUSED
             if tag == "int" and _INT.fullmatch(text):
                 return int(text.replace("_", ""))
             if tag == "float" and _FLOAT.fullmatch(text):

@@ -476,10 +476,20 @@ class Expect(_Model):
     equals: int | float | None = Field(None, description="the value")
 
 
+#: Records of a CPU that are kept: two segments of a ring at least, a gigabyte unless a box says otherwise.
+RING_BYTES_MIN = 2 << 20
+RING_BYTES_DEFAULT = 1 << 30
+
+
 class Trace(_Model):
     """What is recorded."""
 
     off: list[str] = Field(default_factory=list, description="events that are not recorded")
+    ring: Size = Field(
+        RING_BYTES_DEFAULT,
+        ge=RING_BYTES_MIN,
+        description="bytes of records kept per CPU; beyond it the oldest go, which is counted",
+    )
 
 
 class BoxFile(_Model):

@@ -24,6 +24,10 @@ from emulator.types import Message
 FIRST_SEQ = 1 << 20
 
 
+#: Commands of one run: each is kept for the record.
+COMMANDS_MAX = 10_000
+
+
 @dataclass(slots=True)
 class Pending:
     """A command under way: when, what, for whom, and which nodes have yet to answer."""
@@ -98,6 +102,10 @@ class Commands:
     def record(self, end_ns: int) -> list[tuple[int, list[Any], Any]]:
         """Return every command that took effect before ``end_ns``: (time, words, answer)."""
         return [(p.at_ns, p.words, p.answer()) for p in self._given if p.at_ns < end_ns]
+
+    def full(self) -> bool:
+        """Return whether the run can take no more commands."""
+        return len(self._given) >= COMMANDS_MAX
 
     def given(self) -> list[Pending]:
         """Return every command, in the order in which they were given."""
