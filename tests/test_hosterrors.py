@@ -2,7 +2,10 @@
 
 import errno
 import os
+import re
 import resource
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,12 +23,13 @@ from emulator.hosterrors import (
 )
 from emulator.rundir import RESULTS, RUN, RunDirectory
 from emulator.session import Request, SessionError, run_box
-from emulator.trace.layout import SEGMENT_BYTES
+from emulator.trace.layout import HEAD_BYTES, SEGMENT_BYTES
 from emulator.trace.reader import RingReader
 from emulator.tracepoints import RECORD_SIZE
 from tests import fulldisk
 from tests.toybox import PARTS, toy_box
 
+CHECKOUT = Path(__file__).parents[1]
 FULL = Parts("tests.fulldisk:build_node", PARTS.route, PARTS.latencies)
 REQUEST = Request("toy", engine="inline", quiet=True, parts=PARTS)
 
@@ -120,6 +124,36 @@ class TestFullDisk:
         assert directory.read_json(RUN)["box"] == "toy"
         assert not [name for name in os.listdir(directory) if "results" in name]
         assert RingReader(directory.cpu_ring(0)).position > 100
+
+
+@pytest.mark.box
+@pytest.mark.timeout(90)
+def test_a_file_that_may_not_grow_ends_a_real_run_in_one_line(tmp_path: Path) -> None:
+    limit = 3 * SEGMENT_BYTES
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    out = tmp_path / "run"
+    words = ["launch.py", "run", "xfs-aio-4k-tuned", "--for", "2s", "--no-logs", "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=CHECKOUT,
+        preexec_fn=limited,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    ring = re.search(r"emucpu/\d+: (\S+\.ring): File too large \(`ulimit -f`", done.stderr)
+    assert ring, done.stderr
+    assert "Traceback" not in done.stderr
+    results = RunDirectory(out).read_json(RESULTS)
+    assert results["valid"] is None
+    assert 0 < results["engine"]["reached_ns"] < 2_000_000_000
+    reader = RingReader(ring[1])
+    assert reader.position >= 2 * ROOM_RECORDS - HEAD_BYTES // RECORD_SIZE
+    assert reader.record(reader.position - 1)[0] > 0
 
 
 def _use(monkeypatch: pytest.MonkeyPatch, box: Box) -> None:
