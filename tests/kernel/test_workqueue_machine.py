@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from emulator.kernel.wq_asked import AskedPools
 from emulator.kernel.wq_pool import WORKER_NOT_RUNNING
 from emulator.kernel.wq_table import ROWS, WQ_NAMES
 from emulator.rules import VERSIONS, rules_of
@@ -189,14 +190,18 @@ class WorkqueueMachine(RuleBasedStateMachine):
         node = getattr(self, "box", NO_BOX).shared
         if node is None:
             return
+        self.asked_pools_count_what_they_hold(node.asked)
+
+    def asked_pools_count_what_they_hold(self, asked: AskedPools) -> None:
+        """Items on the lists and with workers are what ``nr_active`` says, and never too many."""
         held: Counter[tuple[int, int]] = Counter()
-        for pool in node.pools:
+        for pool in asked.pools.values():
             held.update(key for key, _item in pool.worklist)
             held.update(pool.executing.values())
-        assert held == +Counter(node.active)
+        assert held == +Counter(asked.active)
         for key, nr in held.items():
-            assert nr <= node.max_active(key)
-            assert nr == node.max_active(key) or not node.delayed.get(key)
+            assert nr <= asked.limits.max_active(key)
+            assert nr == asked.limits.max_active(key) or not asked.delayed.get(key)
 
     def teardown(self) -> None:
         """In the end every item has been executed once, those of a queue in their order."""

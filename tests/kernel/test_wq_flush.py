@@ -155,4 +155,4 @@ def test_flushers_are_in_the_snapshots() -> None:
     restored = Shared(box.spec)
     restored.restore(wire.unpack(wire.pack(node.snapshot())))
     assert restored.flushers == node.flushers
-    assert restored.pools[0].works == node.pools[0].works
+    assert restored.asked.pools[0].works == node.asked.pools[0].works

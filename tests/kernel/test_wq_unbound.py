@@ -148,12 +148,12 @@ def test_F_5_one_worker_takes_all_items_in_order_and_then_idles() -> None:
     works = [script_work(cpu, WQ_EVENTS_UNBOUND, [((n + 1) * US, 0)]) for n in range(3)]
     box.run(1 * MS)
     assert [e[2]["work"] for e in box.events("workqueue_execute_start")] == works
-    pool = node_of(box).pools[0]
+    pool = node_of(box).asked.pools[0]
     assert (pool.worklist, pool.executing, pool.manager) == ([], {}, 0)
     assert {idler.pid for idler in pool.idle} == {
         p.pid for p in cpu.tasks.values() if p.run.worker >= wq_table.UNBOUND_BASE
     }
-    assert node_of(box).active == {(WQ_EVENTS_UNBOUND, 0): 0}
+    assert node_of(box).asked.active == {(WQ_EVENTS_UNBOUND, 0): 0}
 
 
 def test_F_6_every_item_that_waits_gets_a_worker_although_others_run() -> None:
@@ -176,7 +176,7 @@ def test_F_7_the_last_idle_worker_that_starts_creates_another_first() -> None:
     assert node_of(box).created == 0, "one is idle still"
     script_work(cpu, WQ_EVENTS_UNBOUND, [(1 * US, 0)])
     box.run(START + 25 * US)
-    pool = node_of(box).pools[0]
+    pool = node_of(box).asked.pools[0]
     assert (pool.manager != 0, pool.nr_workers) == (True, 3)
     box.run(1 * MS)
     assert comms(box, "sched_waking", "pid")[:3] == ["kworker/u2:1", "kworker/u2:0", "kworker/u2:2"]
@@ -195,25 +195,25 @@ def test_F_8_max_active_of_an_unbound_queue_counts_per_pool() -> None:
     x = script_work(cpu, WQ_EVENTS_UNBOUND, [(10 * US, 100 * US), (10 * US, 0)])
     y = script_work(cpu, WQ_EVENTS_UNBOUND, [(10 * US, 0)])
     box.run(START + 50 * US)
-    assert [item[0] for _, item in node_of(box).delayed[WQ_EVENTS_UNBOUND, 0]] == [y]
+    assert [item[0] for _, item in node_of(box).asked.delayed[WQ_EVENTS_UNBOUND, 0]] == [y]
     box.run(1 * MS)
     (end_x,) = box.times("workqueue_execute_end", work=x)
     (active_y,) = box.times("workqueue_activate_work", work=y)
     (start_y,) = box.times("workqueue_execute_start", work=y)
     assert end_x < active_y <= start_y
-    assert node_of(box).active[WQ_EVENTS_UNBOUND, 0] == 0
+    assert node_of(box).asked.active[WQ_EVENTS_UNBOUND, 0] == 0
 
 
 def test_F_8_from_6_9_on_nodes_have_shares_of_max_active() -> None:
     spec = spec_of(8, rules_of("6.12"), node=2)
     node = Shared(spec)
-    key = node.key(WQ_EVENTS_UNBOUND, 1, 3)
+    key = node.asked.limits.key(WQ_EVENTS_UNBOUND, 1, 3)
     assert key == (WQ_EVENTS_UNBOUND, 0b1100)
-    assert node.max_active(key) == 512 // 4
+    assert node.asked.limits.max_active(key) == 512 // 4
     node.workqueues[WQ_EVENTS_UNBOUND].max_active = 16
-    assert node.max_active(key) == MIN_ACTIVE
+    assert node.asked.limits.max_active(key) == MIN_ACTIVE
     node.workqueues[WQ_EVENTS_UNBOUND].max_active = 4
-    assert node.max_active(key) == 4
+    assert node.asked.limits.max_active(key) == 4
     # In 6.6 it is every CPU's.
     assert Shared(spec_of(8, rules_of("6.6"), node=2)).key(WQ_EVENTS_UNBOUND, 1, 3)[1] == 3
 
@@ -230,7 +230,7 @@ def six_six(**options: Any) -> dict[str, Any]:
 def test_F_10_a_worker_outside_its_pod_is_brought_back_at_its_wakeup() -> None:
     box = unbound_box(4, **six_six())
     node = node_of(box)
-    pool = node.pools[by_cpu_of(box)[0]]
+    pool = node.asked.pools[by_cpu_of(box)[0]]
     worker = pool.idle[-1]
     owner = box.cpus[worker.cpu]
     p = owner.tasks[worker.pid]
@@ -240,7 +240,7 @@ def test_F_10_a_worker_outside_its_pod_is_brought_back_at_its_wakeup() -> None:
     box.run(1 * MS)
     (start,) = box.events("workqueue_execute_start")
     assert start[2]["on"] in (0, 1)
-    assert node.repatriated == 1
+    assert node.asked.repatriated == 1
     assert p.cpus_mask == 0b1111, "only brought back: it may leave again"
 
 
@@ -291,7 +291,7 @@ def test_the_shared_node_is_what_its_snapshot_says() -> None:
     for _ in range(4):
         script_work(box.cpus[0], WQ_EVENTS_UNBOUND, [(10 * US, 100 * US), (10 * US, 0)])
     box.run(START + 50 * US)
-    assert node.delayed[WQ_EVENTS_UNBOUND, 0]
+    assert node.asked.delayed[WQ_EVENTS_UNBOUND, 0]
     state = wire.pack(node.snapshot())
     restored = Shared(box.spec)
     restored.restore(wire.unpack(state))
