@@ -80,13 +80,14 @@ DOORBELL = _op(52, "doorbell", "cpu", "device", "cookie done_ns")
 TAG_RETURN = _op(53, "tag_return", "cpu", "device", "nr cpu why waiters restart waker_pid cause")
 SCHEDULE_REQUEST = _op(54, "schedule_request", "cpu", "device", "rings")
 RING_DOORBELLS = _op(55, "ring_doorbells", "cpu", "itself", "index")
-# CPU and the shared-state node: unbound workqueues.
+# CPU and the shared-state node, or the node of a CPU that is offline: pools that are asked.
 WQ_QUEUE = _op(70, "wq_queue", "cpu", "shared", "ticket pool cpu item")
 WQ_QUEUED = _op(71, "wq_queued", "shared", "cpu", "ticket work cause activated wakes")
-WQ_FETCH = _op(72, "wq_fetch", "cpu", "shared", "ticket pool pid starts moves since task")
-WQ_WORK = _op(73, "wq_work", "shared", "cpu", "ticket what given starts activated wakes")
+WQ_FETCH = _op(72, "wq_fetch", "cpu", "any", "ticket pool pid starts moves since task")
+WQ_WORK = _op(73, "wq_work", "any", "cpu", "ticket what given starts activated wakes")
 WQ_FLUSH = _op(75, "wq_flush", "cpu", "any", "pid moves queue")
 WQ_FLUSHED = _op(76, "wq_flushed", "any", "cpu", "pid moves nr waker_cpu waker_pid cause")
+WQ_REBIND = _op(77, "wq_rebind", "cpu", "cpu", "pid moves home")
 WQ_WAKE = _op(74, "wq_wake", "cpu", "cpu", "pid moves decision waker_cpu waker_pid cause")
 # Devices that are given each request (device/controller.py).  A request is the device's from its
 # doorbell until an interrupt, or an event (send it again), gives it back.
@@ -189,6 +190,7 @@ __all__ = [
     "WQ_FLUSHED",
     "WQ_QUEUE",
     "WQ_QUEUED",
+    "WQ_REBIND",
     "WQ_WAKE",
     "WQ_WORK",
     "OpSpec",

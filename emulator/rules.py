@@ -374,6 +374,11 @@ class Rules:
     wq_cpu_intensive_auto: bool = _rule(
         "6.6+", "a work item that runs for 10 ms in one go no longer holds its pool up (6.5)"
     )
+    wq_unbind_cpumask: bool = _rule(
+        "6.1+",
+        "workers of a CPU that goes down are let onto the CPUs of unbound work, not onto all (6.0)",
+        "balance_push",
+    )
     wq_node_nr_active: bool = _rule(
         "6.12",
         "max_active of unbound workqueues holds for the system, by shares of the nodes (6.9)",

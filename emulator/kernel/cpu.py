@@ -173,7 +173,7 @@ class Cpu(Execution, Sender, Publisher):
                 if (
                     t >= self.horizon
                     and what == 2
-                    and (inbox[0][4] in receive.READING or not self.online)
+                    and (inbox[0][4] in receive.READING or not self.active)
                 ):
                     self.wants_view = True
                     return t

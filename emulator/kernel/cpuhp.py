@@ -6,25 +6,22 @@ Going down, the states of :data:`STEPS` are walked from the top.  The first ones
 time: the CPU is no longer *active*, so nothing new is placed here, and the domains are rebuilt
 without it.  From 5.11 on the CPU then pushes each task away as it switches to it
 (:func:`migration.balance_push`), and waits until it is empty.  The rest runs in the stopper, where no
-interrupt or softirq is half done: queued tasks (up to 5.10; later only workers are left) are moved one
+interrupt or softirq is half done: queued tasks (up to 5.10; later none is left) are moved one
 by one by the kernel's fallback order, then everything that stays behind asleep, in
 flight or pending is handed to the lowest CPU still online (its *heir*), as the dead callbacks do.
 The stopper then sleeps, the idle task finds the CPU offline, and the command is answered.
 
 From then on the CPU executes nothing.  Its ghost (:func:`cpuhp_handover.ghost`) sends on what is still
 addressed to it: tasks by the fallback order, requests and interrupts to the heir, mail along the way
-that its task took.  Coming up walks the same table the other way.
+that its task took.  For its worker pools it answers (:mod:`wq_hotplug`).  Coming up walks the same table
+the other way.
 
 A sleeping task is not touched: it keeps its previous CPU and its mask, and its next wakeup finds the
 CPU not allowed (``select_task_rq()``).  It is only *owned* by the heir meanwhile.
 
 Departures from the kernel: the steps take no emulated time of their own, the hotplug thread is no
-task, and the other CPUs' stoppers are not held up by ``stop_machine()``.  A pool's workers never leave
-their CPU: where the kernel gives up or widens their mask, they run out what they have here and stay.  The tunables are rescaled when the balancer has rebuilt the
-domains.  The work items of a dead CPU's pools join the pools of the heir, where the kernel lets the
-dead pools' unbound workers run them on any CPU; the workers stay asleep, bound.  An item whose
-function sleeps starts again on the heir with what it has not done.  Scheduler tags are moved with
-the requests; driver tags that nobody uses go back to the device.  A hardware queue is drained of what
+task, and the other CPUs' stoppers are not held up by ``stop_machine()``.  The tunables are rescaled
+when the balancer has rebuilt the domains.  Scheduler tags are moved with the requests; driver tags that nobody uses go back to the device.  A hardware queue is drained of what
 its last CPU allocated, not of what others did that are offline already.
 """
 
@@ -93,15 +90,13 @@ def sched_cpu_activate(cpu: Cpu) -> None:
 
 
 def workqueue_offline_cpu(cpu: Cpu) -> None:
-    """The pools lose their CPU; their items are handed over with the rest."""
-    for pool in cpu.pools:
-        pool.disassociated = True
+    """The pools lose their CPU: their workers go on wherever they may run."""
+    wq_hotplug.unbind_workers(cpu)
 
 
 def workqueue_online_cpu(cpu: Cpu) -> None:
     """The pools are this CPU's again, their workers bound to it."""
-    for pool in cpu.pools:
-        pool.disassociated = False
+    wq_hotplug.rebind_workers(cpu)
 
 
 def smpboot_park_threads(cpu: Cpu) -> None:
@@ -117,7 +112,7 @@ def smpboot_unpark_threads(cpu: Cpu) -> None:
 def sched_cpu_dying(cpu: Cpu) -> None:
     """Drain the wake list; ``migrate_tasks()``: move every queued task but the stopper.
 
-    With balance_push only workers are left, which stay.
+    With balance_push none is left.
     """
     if cpu.wake_list:
         smp.sched_ttwu_pending(cpu)
@@ -332,7 +327,7 @@ def domains_rebuilt(cpu: Cpu, facts: list[Any]) -> None:
 
 
 def migrate_tasks(cpu: Cpu) -> None:
-    """Move queued tasks by ``select_fallback_rq()``; idle workers of the pools stay, asleep."""
+    """Move queued tasks by ``select_fallback_rq()``; rescuers of the pools stay, asleep."""
     rq = cpu.rq
     fair.update_rq_clock(rq, cpu.now)
     rt_bandwidth.rq_offline_rt(cpu)
@@ -345,7 +340,7 @@ def migrate_tasks(cpu: Cpu) -> None:
             irq_thread.park(cpu, p)
             continue
         if p.flags & PF_WQ_WORKER and not wq_pool.is_unbound(p):
-            wq_hotplug.park_worker(cpu, p)
+            wq_hotplug.park_rescuer(cpu, p)
             continue
         target = affinity.select_fallback_rq(cpu, p, cpu.node_id)
         rt.class_of(rq, p).dequeue_task(rq, p, 0)

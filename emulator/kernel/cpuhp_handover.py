@@ -24,9 +24,7 @@ from emulator.kernel import (
     load_balance,
     mail,
     softirq,
-    workqueue,
     wq_hotplug,
-    wq_pool,
 )
 from emulator.kernel.process import MAIL_WAITS, unpack_task
 from emulator.kernel.request import Request
@@ -56,16 +54,13 @@ def hand_over(cpu: Cpu) -> None:
         cpu.depart(p, target, effect_ns)
     for rq, _tagged in holdings.all_requests(cpu):
         readdress(cpu, rq)
-    for item in holdings.items(cpu):
-        if wq_pool.carries_request(item[1]):
-            readdress(cpu, item[3])
     completions = take_completions(cpu)
     for irq in cpu.irqs:
         if irq[0] == frames.IRQ_VECTOR:
             pass_on(cpu, target, messages.INTERRUPT, tuple(irq[1]))
     for interrupt in irq_thread.take_unhandled(cpu):
         pass_on(cpu, target, messages.INTERRUPT, interrupt)
-    items = [wq_hotplug.take_items(cpu, pool) for pool in cpu.pools]
+    wq_hotplug.park_rescuers(cpu)
     done = [*cpu.done_list, *cpu.call_done]
     queues = [take_queue(cpu, index, target) for index in range(len(cpu.queues))]
     state = [
@@ -75,9 +70,7 @@ def hand_over(cpu: Cpu) -> None:
         [[t[0], t[2], t[3]] for t in sorted(cpu.timers, key=lambda t: t[:2]) if outlives(cpu, t)],
         [[t[0], t[2], t[3]] for t in cpu.jiffy_timers],
         [rq.pack() for rq in done],
-        items,
         queues,
-        cpu.flushers,
     ]
     forget(cpu)
     tasks = [[p.pid, p] for p in sleepers]
@@ -88,7 +81,6 @@ def forget(cpu: Cpu) -> None:
     """Nothing of what was handed over is left here."""
     for box in (cpu.inflight, cpu.timers, cpu.jiffy_timers, cpu.done_list, cpu.call_done, cpu.irqs):
         box.clear()
-    cpu.flushers = []
     cpu.rq.rt.period_active = False  # its timer is gone
     cpu.ipis = 0
     cpu.softirq_pending = 0
@@ -170,11 +162,6 @@ def ghost(cpu: Cpu, message: Message) -> bool:
         rq = Request.unpack(args[0])
         readdress(cpu, rq)
         pass_on(cpu, cpu.adopter, op, (rq.pack(), *args[1:]))
-    elif op == messages.QUEUE_WORK:
-        item = wq_pool.unpack_item(args[0])
-        if wq_pool.carries_request(item[1]):
-            readdress(cpu, item[3])
-        pass_on(cpu, cpu.adopter, op, (wq_pool.pack_item(item), *args[1:]))
     elif op in PASSED_ON:
         pass_on(cpu, cpu.adopter, op, args)
     elif op == messages.TAG_GRANT:
@@ -224,7 +211,7 @@ def stop_aborted(cpu: Cpu, push_cpu: int) -> None:
 
 def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
     """Take over what a dead CPU left (at the CPU that runs the dead callbacks)."""
-    dead, completions, requests, timers, wheel, done, items, queues, flushers = state
+    dead, completions, requests, timers, wheel, done, queues = state
     cpu.adopted = True
     cpu.emit(tp.PRINTK, cpu.sink.intern(f"smpboot: CPU {dead} is now offline"))
     for data in requests:
@@ -240,9 +227,6 @@ def adopt(cpu: Cpu, tasks: list[list[Any]], state: list[Any]) -> None:
     for jiffy, kind, arg in wheel:
         hrtimer.add_jiffy_timer(cpu, jiffy, kind, arg)
     cpu.done_list += [Request.unpack(data) for data in done]
-    for index, taken in enumerate(items):
-        wq_hotplug.give_items(cpu, cpu.pools[index], taken)
-    cpu.flushers += [list(flusher) for flusher in flushers]
     cpu.irqs.append((frames.IRQ_IPI, "adopt", cpu.costs.ipi_handler_ns))
     for _pid, data in tasks:
         adopt_sleeper(cpu, unpack_task(data, cpu.make_program))
@@ -278,6 +262,3 @@ def adopted(cpu: Cpu) -> None:
         softirq.raise_softirq(cpu, softirq.BLOCK)
     for q in cpu.queues:
         blk_mq.run_hw_queue_async(cpu, q)
-    for pool in cpu.pools:
-        if wq_pool.need_more_worker(pool):
-            workqueue.wake_up_worker(cpu, pool)

@@ -40,6 +40,7 @@ from emulator.kernel import (
     saturation,
     smp,
     workqueue,
+    wq_hotplug,
     wq_pool,
     wq_table,
 )
@@ -332,6 +333,9 @@ def queue_work_here(cpu: Cpu, message: Message) -> None:
     """A work from another CPU joins this pool's list; its queuer wakes the worker if none runs."""
     data, waker_cpu, waker_pid = message[5]
     pool = cpu.pools[cpu.workqueues[data[2]].pool]
+    if pool.disassociated:
+        wq_hotplug.queue_work_here(cpu, wq_pool.unpack_item(data), (waker_cpu, waker_pid))
+        return
     worker = cpu.tasks[pool.idle[-1]] if pool.idle else None
     if (
         worker is not None

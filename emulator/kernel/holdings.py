@@ -170,9 +170,7 @@ def requests_in(cpu: Cpu, message: Message) -> Iterator[tuple[Request, bool]]:
     elif message[4] == messages.DRIVER_EVENT:
         yield from ((Request.unpack(data), True) for data in message[5][1])
     elif message[4] == messages.ADOPT:
-        _dead, _completions, inflight, _timers, _wheel, done, _items, queues, _flushers = message[
-            5
-        ][1]
+        _dead, _completions, inflight, _timers, _wheel, done, queues = message[5][1]
         yield from ((Request.unpack(data), True) for data in (*inflight, *done))
         for q, (busy, waiting, _tags, _waiters) in zip(cpu.queues, queues, strict=True):
             yield from ((Request.unpack(data), q.elevator is None) for data in busy)
@@ -238,7 +236,7 @@ def pages_in_frame(kind: int, arg: Any) -> int:
 def allocated(cpu: Cpu, index: int, requests: list[tuple[Request, bool]]) -> int:
     """Return by how much the requests counted as allocated here exceed a disk's requests here."""
     told = sum(m[5][4] for m in inbox(cpu) if m[4] == messages.TAG_FREED and m[5][0] == index)
-    moved = sum(m[5][1][7][index][2] for m in cpu.inbox if m[4] == messages.ADOPT)
+    moved = sum(m[5][1][6][index][2] for m in cpu.inbox if m[4] == messages.ADOPT)
     here = sum(rq.queue == index for rq, _tagged in requests)
     counted: int = cpu.queues[index].allocated
     return counted + int(moved) - int(told) - here
@@ -259,7 +257,7 @@ def tag_waiters(cpu: Cpu) -> Iterator[int]:
         if message[4] == messages.TAG_WAKE:
             yield message[5][1]
         elif message[4] == messages.ADOPT:
-            for _busy, _waiting, _moved, waiters in message[5][1][7]:
+            for _busy, _waiting, _moved, waiters in message[5][1][6]:
                 yield from (pid for queue in waiters for pid in queue)
 
 
@@ -293,6 +291,9 @@ def all_items(cpu: Cpu) -> Iterator[tuple[list[Any], Task | None]]:
                 yield item, None
         for pid, item in pool.executing.items():
             yield item, cpu.tasks[pid]
+    if cpu.asked is not None:
+        for data in cpu.asked.waiting():
+            yield wq_pool.unpack_item(data), None
     for worker in (*cpu.tasks.values(), *(p for m in inbox(cpu) for p in tasks_in(cpu, m))):
         if worker.run.item:
             yield wq_pool.unpack_item(worker.run.item), worker
@@ -301,10 +302,6 @@ def all_items(cpu: Cpu) -> Iterator[tuple[list[Any], Task | None]]:
             yield wq_pool.unpack_item(message[5][0]), None
         elif message[4] == messages.WQ_WORK and message[5][1] == FETCHED_ITEM:
             yield wq_pool.unpack_item(message[5][2]), None
-        elif message[4] == messages.ADOPT:
-            for taken in message[5][1][6]:
-                for data in taken:
-                    yield wq_pool.unpack_item(data), None
 
 
 def had_effect(cpu: Cpu, worker: Task) -> bool:

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import core, fair, hrtimer, util_est
+from emulator.kernel import core, fair, frames, hrtimer, util_est, wq_hotplug
 from emulator.kernel.process import MAIL_WAITS, WAIT_TAG, unpack_task
 from emulator.kernel.sched import (
     ENQUEUE_MIGRATED,
     KTHREAD_IS_PER_CPU,
+    PF_WQ_WORKER,
     TASK_WAKING,
     Task,
     is_per_cpu_kthread,
@@ -103,7 +104,11 @@ def held_here(cpu: Cpu, p: Task) -> bool:
     """Whether a delayed task's wakeup is this CPU's to make, or under way: then it stays."""
     if p.state == TASK_WAKING or p.run.wait == WAIT_TAG:
         return True
-    return any(pid == p.pid for pid, _sync in cpu.wakeups)
+    if any(pid == p.pid for pid, _sync in cpu.wakeups):
+        return True
+    executed = [(cpu.f_kind, cpu.f_arg), *((frame[0], frame[2]) for frame in cpu.stack)]
+    ends = [hrtimer.TIMER_SLEEP, [p.pid, p.run.wait_since]]
+    return any(kind == frames.IRQ_HRTIMER and arg == ends for kind, arg in executed)
 
 
 def detach_tasks(cpu: Cpu, env: list[Any]) -> list[Task]:
@@ -237,6 +242,8 @@ def arrive(cpu: Cpu, p: Task) -> None:
     cpu.expect.pop(p.pid, None)  # whatever is still to come is the task's own remote_ios now
     cpu.keep_books(p)
     cpu.sink.comm(p.pid, p.comm)
+    if p.flags & PF_WQ_WORKER:
+        wq_hotplug.worker_arrives(cpu, p)
     if p.sched_delayed:
         hrtimer.give_sleep_timer(cpu, p)
         if p.run.wait in MAIL_WAITS and p.run.remote_ios:

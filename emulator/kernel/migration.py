@@ -159,12 +159,17 @@ def set_cpus_allowed_ptr(cpu: Cpu, p: Task, mask: int) -> str:
         return f"{p.comm} is a real-time task: these are allowed one CPU here"
     if p.cpus_mask == mask:
         return ""
+    do_set_cpus_allowed(cpu, p, mask, cpumask_first(sum(1 << c for c in valid)))
+    return ""
+
+
+def do_set_cpus_allowed(cpu: Cpu, p: Task, mask: int, destination: int) -> None:
+    """``__set_cpus_allowed_ptr()``: give a task a mask; if it may not stay it goes to a CPU of that."""
     p.cpus_mask = mask
     p.nr_cpus_allowed = mask.bit_count()
     p.affinity_broken = 0
     if mask >> p.cpu & 1 or not (p.on_rq or p.state == TASK_WAKING):
-        return ""
-    destination = cpumask_first(sum(1 << c for c in valid))
+        return
     if p.on_cpu or p.state == TASK_WAKING:
         work = [MIGRATION_CPU_STOP, [p.pid, destination, tp.MIGRATE_AFFINITY], cpu.cause]
         asked = cpu.rq.need_resched
@@ -173,4 +178,3 @@ def set_cpus_allowed_ptr(cpu: Cpu, p: Task, mask: int) -> str:
     else:
         way_ns = cpu.costs.ttwu_activate_ns
         move_queued_task(cpu, p, destination, tp.MIGRATE_AFFINITY, way_ns)
-    return ""

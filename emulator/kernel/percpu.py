@@ -33,6 +33,7 @@ from emulator.kernel.names import Names, traced_names
 from emulator.kernel.process import TaskRun
 from emulator.kernel.request import Request
 from emulator.kernel.sched import Rq, Task
+from emulator.kernel.wq_asked import AskedPools
 from emulator.kernel.wq_pool import WorkerPool
 from emulator.topology import DomainMap
 from emulator.types import NEVER, Board, Books, BoxSpec, Message, Program, TraceSink
@@ -70,6 +71,7 @@ class PerCpu:
         "adopted",
         "adopter",
         "arrivals",
+        "asked",
         "asleep",
         "backing",
         "bal_node",
@@ -100,6 +102,7 @@ class PerCpu:
         "f_end",
         "f_kind",
         "files",
+        "first_disassociated",
         "flushers",
         "flushes",
         "forward",
@@ -222,6 +225,9 @@ class PerCpu:
         #: The node of the objects of no CPU, -1: none; unbound pools, and which one each CPU's are.
         self.shared_node = wq_table.shared_node(spec)
         self.unbound_pools, self.pods = wq_table.unbound_pools(spec, self.workqueues)
+        #: Behind them, from this index on, the pools of CPUs that are offline.
+        self.first_disassociated = len(self.unbound_pools)
+        self.unbound_pools += wq_table.disassociated_pools(spec, self.first_disassociated)
         self.wq_watchdog = spec.kernel.workqueue.watchdog_ns // self.tick_ns  # in jiffies
         self.wq_ticket = 0  # questions asked there
         self.wq_rr_cpu = -1  # wq_rr_cpu_last
@@ -362,6 +368,7 @@ class PerCpu:
     def init_io(self) -> None:
         """Workers, block queues, and the IOs under way."""
         self.pools = [WorkerPool(self.node_id, 0), WorkerPool(self.node_id, -20)]
+        self.asked: AskedPools | None = None  # they, from when this CPU goes down
         self.work_seq = 0
         self.works = [0, 0]  # work items queued here, and ended here
         self.completion = dio_completion.policy_of(self.spec.kernel.completion)

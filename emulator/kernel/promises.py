@@ -118,7 +118,7 @@ def halted(cpu: Cpu) -> bool:
 
 def quiet_frames(cpu: Cpu) -> bool:
     """Whether nothing that is being executed now sends by itself."""
-    if cpu.buffered or cpu.waking or cpu.stop_works or cpu.deferred or not cpu.online:
+    if cpu.buffered or cpu.waking or cpu.stop_works or cpu.deferred or cpu.asked is not None:
         return False
     pending = cpu.softirq_pending | cpu.sirq_mask
     if pending >> softirq.RCU & 1 and cpu.rcu.driven:

@@ -36,6 +36,7 @@ from emulator.kernel import (
     smp,
     stop_machine,
     wq_flush,
+    wq_hotplug,
     wq_unbound,
 )
 from emulator.kernel.process import unpack_task
@@ -59,6 +60,7 @@ READING = frozenset(
         messages.TAG_WAKE,
         messages.WQ_FLUSHED,
         messages.WQ_WAKE,
+        messages.WQ_REBIND,
         messages.WB_WAKE,
     )
 )
@@ -316,6 +318,8 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.WQ_QUEUED: wq_unbound.handle_queued,
     messages.WQ_FLUSH: wq_flush.handle_flush,
     messages.WQ_FLUSHED: wq_flush.handle_flushed,
+    messages.WQ_FETCH: wq_hotplug.handle_fetch,
+    messages.WQ_REBIND: wq_hotplug.handle_rebind,
     messages.WQ_WAKE: wq_unbound.handle_wake,
     messages.WQ_WORK: wq_unbound.handle_work,
     messages.WB_ASK: handle_wb_ask,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emulator.kernel import fields, holdings, mq_deadline
+from emulator.kernel import fields, holdings, mq_deadline, wq_hotplug
 from emulator.kernel.irq_thread import IrqThread
 from emulator.kernel.process import plain, unpack_task
 from emulator.kernel.request import Request
@@ -113,6 +113,7 @@ def pack(cpu: Cpu) -> list[Any]:
         cpu.xfs_log.state,
         None if cpu.backing is None else cpu.backing.pack(),
         [[irq, *thread.pack()] for irq, thread in cpu.irq_threads.items()],
+        None if cpu.asked is None else cpu.asked.pack(),
     ]
 
 
@@ -164,6 +165,10 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     if cpu.backing is not None:
         cpu.backing.unpack(data[29])
     cpu.irq_threads = {irq: IrqThread(*thread) for irq, *thread in data[30]}
+    cpu.asked = None
+    if data[31] is not None:
+        cpu.asked = wq_hotplug.asked_pools(cpu)
+        cpu.asked.unpack(data[31])
 
 
 def pack_queue(q: BlockQueue) -> list[Any]:

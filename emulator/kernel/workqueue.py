@@ -63,6 +63,9 @@ def queue_work(cpu: Cpu, wq_id: int, function: int, arg: Any, work: int) -> bool
         WORK_CPU_UNBOUND,
         cpu.node_id,
     )
+    if cpu.asked is not None:
+        wq_unbound.queue_disassociated(cpu, wq.pool, item)
+        return False
     return insert_work(cpu, cpu.pools[wq.pool], item)
 
 

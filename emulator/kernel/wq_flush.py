@@ -44,7 +44,7 @@ def flush(cpu: Cpu, queue: str) -> None:
     """``flush_workqueue()`` of the current task; it returns how many items it has waited for."""
     p = cpu.rq.curr
     wq_id = WQ_NAMES.index(queue)
-    here = [item[0] for item in works_here(cpu, wq_id)]
+    here = works_here(cpu, wq_id)
     if cpu.workqueues[wq_id].unbound:
         wq_unbound.ask(cpu, messages.WQ_FLUSH, (p.pid, p.moves, wq_id))
         answers = 1
@@ -70,18 +70,20 @@ def wait(cpu: Cpu, p: Task, wq_id: int, here: list[int], nr: int, answers: int) 
     core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, frames.RET_USER, 0, 0)
 
 
-def works_here(cpu: Cpu, wq_id: int) -> list[list[Any]]:
-    """Return a bound queue's items of this CPU that have not ended."""
+def works_here(cpu: Cpu, wq_id: int) -> list[int]:
+    """Return a bound queue's works of this CPU's pool that have not ended."""
     pool = cpu.pools[cpu.workqueues[wq_id].pool]
     items = [*pool.executing.values(), *pool.worklist, *pool.delayed.get(wq_id, ())]
-    return [item for item in items if item[2] == wq_id]
+    works = [item[0] for item in items if item[2] == wq_id]
+    works += [work for _where, _moves, queue, work in pool.away.values() if queue == wq_id]
+    return works if cpu.asked is None else works + cpu.asked.works_of(wq_id)
 
 
 def handle_flush(cpu: Cpu, message: Message) -> None:
     """Another CPU flushes a queue: answer now, or when the items that are here have ended."""
     source = message[1]
     pid, moves, wq_id = message[5]
-    here = [item[0] for item in works_here(cpu, wq_id)]
+    here = works_here(cpu, wq_id)
     flusher: Flusher = [wq_id, here, pid, moves, source, len(here)]
     if here:
         cpu.flushers.append(flusher)

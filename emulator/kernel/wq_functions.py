@@ -77,6 +77,8 @@ def start_function(cpu: Cpu, p: Task, item: list[Any]) -> None:
         cpu.start(frames.WORK_BODY, cpu.costs.xlog_ioend_ns)
     elif function == FN_REQUEUE:
         blk_flush.requeue_work(cpu, item)
+        if is_unbound(p):
+            p.run.item = pack_item(item)  # what it carried is in the queue
     elif function == FN_XFS_IOENDS:
         xfs_aops.xfs_end_io(cpu, arg)
     elif function == FN_WB_WORKFN:

@@ -29,8 +29,9 @@ WORKER_IDLE = 4
 WORKER_PREP = 8
 WORKER_CPU_INTENSIVE = 64
 WORKER_UNBOUND = 128
+WORKER_REBOUND = 256
 WORKER_RESCUER = 1 << 10  # in the kernel a pointer of the worker
-WORKER_NOT_RUNNING = WORKER_PREP | WORKER_CPU_INTENSIVE | WORKER_UNBOUND
+WORKER_NOT_RUNNING = WORKER_PREP | WORKER_CPU_INTENSIVE | WORKER_UNBOUND | WORKER_REBOUND
 
 # Work functions.
 FN_DIO_COMPLETE = 1
@@ -65,6 +66,7 @@ FUNCTIONS = {
 FETCHED_NOTHING = 0
 FETCHED_ITEM = 1
 FETCHED_CREATE = 2
+FETCHED_HOME = 3  # its pool is bound to a CPU again, to which it has to go
 
 #: A wakeup to be made: [pid, residence, CPU, since, facts, CPU to go to or -1, cause].
 Wake = list[Any]
@@ -75,6 +77,7 @@ class WorkerPool:
 
     __slots__ = (
         "active",
+        "away",
         "cpu",
         "delayed",
         "disassociated",
@@ -105,6 +108,9 @@ class WorkerPool:
         self.rescuers: dict[int, int] = {}  # workqueue -> pid of its rescuer here
         self.next_id = 0
         self.disassociated = False
+        #: Workers that have not come back to this CPU since it is online again: pid -> [where it asked
+        #: last, its residence then, queue and work of its item or -1 and 0].
+        self.away: dict[int, list[int]] = {}
         #: watchdog_ts, but in ns: when the list last got its first item, or lost one
         self.watchdog_ns = 0
 
@@ -125,6 +131,7 @@ class WorkerPool:
             self.disassociated,
             self.watchdog_ns,
             [[wq, pid] for wq, pid in self.rescuers.items()],
+            [[pid, one] for pid, one in self.away.items()],
         ]
 
     @classmethod
@@ -139,6 +146,7 @@ class WorkerPool:
         pool.delayed = {wq: [unpack_item(item) for item in items] for wq, items in data[8]}
         pool.manager, pool.next_id, pool.disassociated, pool.watchdog_ns = data[9:13]
         pool.rescuers = dict(data[13])
+        pool.away = dict(data[14])
         return pool
 
 

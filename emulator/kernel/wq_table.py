@@ -164,14 +164,22 @@ def shared_node(spec: BoxSpec) -> int:
 class UnboundPool:
     """What is fixed about one unbound pool: where its workers may be, and where they should be."""
 
-    __slots__ = ("index", "mask", "name_id", "nice", "pod")
+    __slots__ = ("home", "index", "mask", "name_id", "nice", "pod")
 
-    def __init__(self, index: int, name_id: int, nice: int, mask: int, pod: int) -> None:
+    def __init__(
+        self, index: int, name_id: int, nice: int, mask: int, pod: int, home: int = -1
+    ) -> None:
         self.index = index
         self.name_id = name_id  #: number of the pool: ``kworker/u8:0`` is a worker of pool 8
         self.nice = nice
         self.mask = mask  #: CPUs that its workers may use
         self.pod = pod  #: CPUs to which a worker is brought back at its wakeup
+        self.home = home  #: the CPU whose pool it is when that is online, -1: of no CPU
+
+    def worker_name(self, number: int) -> str:
+        """Return what a worker is called."""
+        pool = f"u{self.name_id}" if self.home < 0 else f"{self.home}"
+        return f"kworker/{pool}:{number}{'H' if self.nice < 0 else ''}"
 
     @property
     def repatriates(self) -> bool:
@@ -235,6 +243,20 @@ def unbound_pools(
             for pod in pods
         ]
     return list(found.values()), by_cpu
+
+
+def disassociated_pools(spec: BoxSpec, first: int) -> list[UnboundPool]:
+    """Return every CPU's two pools as they are while that CPU is offline (F.11), from an index on.
+
+    Their workers may run on all CPUs, from 6.0 on on those that unbound work may use.
+    """
+    everyone = (1 << spec.machine.nr_cpus) - 1
+    mask = unbound_cpumask(spec) if spec.kernel.rules.wq_unbind_cpumask else everyone
+    return [
+        UnboundPool(first + 2 * cpu + index, 2 * cpu + index, nice, mask, mask, cpu)
+        for cpu in range(spec.machine.nr_cpus)
+        for index, nice in enumerate((0, HIGHPRI_NICE))
+    ]
 
 
 #: Pids of the workers that unbound pools have from the boot on.

@@ -38,12 +38,14 @@ from emulator.kernel import (
     pipe,
     placement,
     wq_functions,
+    wq_hotplug,
     wq_pool,
 )
 from emulator.kernel.process import WAIT_WORK
 from emulator.kernel.sched import PF_WQ_WORKER, Task
 from emulator.kernel.wq_pool import (
     FETCHED_CREATE,
+    FETCHED_HOME,
     FETCHED_ITEM,
     Wake,
     answer_ns,
@@ -103,6 +105,32 @@ def ask(cpu: Cpu, op: int, args: tuple[Any, ...]) -> None:
     cpu.send(cpu.shared_node, op, args, cpu.now + costs.coherence_ns, answer_ns(costs))
 
 
+def post(cpu: Cpu, target: int, op: int, args: tuple[Any, ...]) -> None:
+    """Send a CPU, which may be this one, a question about its pools or the answer to one."""
+    costs = cpu.costs
+    if target == cpu.node_id:
+        cpu.seq += 1
+        cpu.deliver((cpu.now + costs.coherence_ns, target, cpu.seq, target, op, args))
+    else:
+        cpu.send(target, op, args, cpu.now + answer_ns(costs), answer_ns(costs))
+
+
+def queue_disassociated(cpu: Cpu, index: int, item: list[Any]) -> None:
+    """Queue an item of a bound queue on this CPU's own pool while the CPU goes down (F.11).
+
+    The caller has set the frame that goes on afterwards.
+    """
+    assert cpu.asked is not None
+    work, function, _wq_id, arg, _cause = item
+    if wq_pool.carries_request(function):
+        dio_completion.send_away(cpu, arg)
+    pool = cpu.first_disassociated + 2 * cpu.node_id + index
+    activated, wakes = cpu.asked.queue(pool, cpu.node_id, wq_pool.pack_item(item))
+    if activated:
+        cpu.emit(tp.WORKQUEUE_ACTIVATE_WORK, work)
+    wake_all(cpu, wakes, cpu.costs.queue_work_ns)
+
+
 def handle_queued(cpu: Cpu, message: Message) -> None:
     """The pool has taken an item: whether it is active, whom to wake."""
     ticket, work, cause, activated, wakes = message[5]
@@ -160,6 +188,13 @@ def wake_worker(cpu: Cpu, wake: Wake) -> None:
         core.wake_up(cpu, p)
         return
     worker = pipe.sleeper(se)
+    if not worker.cpus_mask & cpu.domains.active_mask:
+        # Its affinity has to be broken, which is done where it sleeps.
+        curr = cpu.rq.curr
+        args: tuple[Any, ...] = (pid, moves, [], cpu.node_id, curr.pid, cause)
+        pipe.send(cpu, where, messages.WQ_WAKE, args, cpu.now + cpuhp.reply_ns(cpu))
+        dio_completion.charge(cpu, cpu.costs.ttwu_ns)
+        return
     waking = cpu.emit(tp.SCHED_WAKING, worker.pid, worker.prio, worker.cpu)
     ns = cpu.costs.select_task_rq_ns if worker.nr_cpus_allowed > 1 else 0
     assert not cpu.waking, cpu.story("an unbound worker is woken inside a wakeup")
@@ -213,7 +248,7 @@ def create_worker(cpu: Cpu, pool: UnboundPool, pid: int, number: int) -> Task:
     p = kthread.new_kthread(
         cpu,
         pid,
-        f"kworker/u{pool.name_id}:{number}{'H' if pool.nice < 0 else ''}",
+        pool.worker_name(number),
         pool.nice or cpu.rq.rules.kworker_nice,
         frames.WORKER_START,
     )
@@ -242,7 +277,11 @@ def fetch(cpu: Cpu, p: Task, starts: bool = False) -> None:
     cpu.irqs_on = False
     pool = run.worker - UNBOUND_BASE
     args = (cpu.wq_ticket, pool, p.pid, int(starts), p.moves, cpu.now, p.pack_se())
-    ask(cpu, messages.WQ_FETCH, args)
+    home = cpu.unbound_pools[pool].home
+    if home < 0:
+        ask(cpu, messages.WQ_FETCH, args)
+    else:
+        post(cpu, home, messages.WQ_FETCH, args)
 
 
 def handle_work(cpu: Cpu, message: Message) -> None:
@@ -266,13 +305,18 @@ def fetched(cpu: Cpu, what: int, given: list[Any], activated: list[int], wakes: 
         wq_functions.start_function(cpu, p, wq_pool.unpack_item(given))
     elif what == FETCHED_CREATE:
         cpu.start(frames.WORKER_CREATE, cpu.costs.worker_create_ns, given)
+    elif what == FETCHED_HOME:
+        wq_hotplug.go_home(cpu, p)
     else:
         worker_enter_idle(cpu, p)
     wake_all(cpu, wakes, 0)
 
 
-def worker_created(cpu: Cpu, p: Task, creation: list[int]) -> None:
+def worker_created(cpu: Cpu, p: Task, creation: list[int] | None) -> None:
     """``maybe_create_worker()`` has made an idle worker, which looks for itself; look again too."""
+    if creation is None:  # it was made when its pool was bound to a CPU
+        fetch(cpu, p, starts=True)
+        return
     new = create_worker(cpu, pool_of(cpu, p), *creation)
     fetch(cpu, p, starts=True)
     core.wake_up(cpu, new)

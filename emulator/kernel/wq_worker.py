@@ -32,6 +32,7 @@ from emulator.kernel.wq_pool import (
     WORKER_IDLE,
     WORKER_NOT_RUNNING,
     WORKER_PREP,
+    WORKER_REBOUND,
     WORKER_RESCUER,
     WorkerPool,
     is_unbound,
@@ -104,8 +105,8 @@ def worker_created(cpu: Cpu, arg: Any) -> None:
 
 
 def worker_work(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
-    """Clear PREP: the worker counts as running from here; start its first item."""
-    pool.workers[p.pid] &= ~WORKER_PREP
+    """Clear PREP and REBOUND: the worker counts as running from here; start its first item."""
+    pool.workers[p.pid] &= ~(WORKER_PREP | WORKER_REBOUND)
     if not pool.workers[p.pid] & WORKER_NOT_RUNNING:
         pool.nr_running += 1
     process_one_work(cpu, p, pool)
@@ -181,6 +182,9 @@ def preempted_between_items(cpu: Cpu, p: Task) -> None:
 def work_next(cpu: Cpu, _arg: object) -> None:
     """Between two items: the next one, if there still is one for this worker."""
     p = cpu.rq.curr
+    if is_unbound(p):
+        wq_unbound.fetch(cpu, p)
+        return
     pool = pool_of(cpu, p)
     if pool.workers[p.pid] & WORKER_RESCUER:
         rescuer_thread(cpu, p, pool)

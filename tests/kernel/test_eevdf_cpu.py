@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from emulator.engine.board import HistoryBoard
-from emulator.kernel import load_balance
+from emulator.kernel import frames, hrtimer, load_balance
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.process import WAIT_RING, WAIT_TAG
 from emulator.kernel.sched import TASK_WAKING
@@ -125,6 +125,19 @@ def test_it_is_moved_asleep_and_its_timer_goes_along() -> None:
     ((when, _, args),) = woken(box)
     assert (when, args["on"]) == (30 * MS + 700, 1)
     assert lazy.run.timer == []
+
+
+def test_it_stays_while_its_timer_interrupt_is_handled() -> None:
+    """The timer is off the list and has not woken it yet: nothing would on another CPU."""
+    box = sleeper_box()
+    asleep_but_queued(box)
+    lazy, cpu = box.task(0), box.cpus[0]
+    assert not load_balance.held_here(cpu, lazy)
+    ends = [hrtimer.TIMER_SLEEP, [lazy.pid, lazy.run.wait_since]]
+    cpu.push(frames.IRQ_HRTIMER, 0, ends, frames.LEVEL_HARDIRQ, False)
+    assert load_balance.held_here(cpu, lazy)
+    cpu.push(frames.TTWU, 0, None, frames.LEVEL_HARDIRQ, False)
+    assert load_balance.held_here(cpu, lazy)
 
 
 def test_a_timer_that_was_due_on_the_way_wakes_it_on_arrival() -> None:

@@ -9,8 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from emulator.kernel import wq_unbound
+from emulator.kernel.sched import PF_WQ_WORKER
 from emulator.kernel.wq_asked import AskedPools
-from emulator.kernel.wq_pool import WORKER_NOT_RUNNING
+from emulator.kernel.wq_pool import WORKER_NOT_RUNNING, is_unbound
 from emulator.kernel.wq_table import ROWS, WQ_NAMES
 from emulator.rules import VERSIONS, rules_of
 from emulator.types import (
@@ -150,9 +152,18 @@ class WorkqueueMachine(RuleBasedStateMachine):
         self.box.run(self.now)
 
     @precondition(lambda self: sum(cpu.active for cpu in self.box.cpus) > 1)
-    @rule(where=st.integers(1, NR_CPUS - 1))
-    def offline(self, where: int) -> None:
-        """A CPU goes down, or not, if it is down already."""
+    @rule(
+        where=st.integers(1, NR_CPUS - 1),
+        queue=st.sampled_from(sorted(QUEUES)),
+        items=st.lists(ITEM, max_size=6),
+        ns=st.integers(1, 500 * US),
+    )
+    def offline(self, where: int, queue: str, items: list[list[tuple[int, int]]], ns: int) -> None:
+        """A CPU goes down in the middle of some items, or not, if it is down already."""
+        if items:
+            self.queue(where, queue, items, [])
+            self.time_passes(150 * US)
+        self.time_passes(ns)
         self.hotplug("offline", where)
         self.gone = True
 
@@ -172,6 +183,9 @@ class WorkqueueMachine(RuleBasedStateMachine):
         for cpu in getattr(self, "box", NO_BOX).cpus:
             for index, pool in enumerate(cpu.pools):
                 held = Counter(item[2] for item in (*pool.worklist, *pool.executing.values()))
+                held.update(wq_id for _, _, wq_id, _ in pool.away.values() if wq_id >= 0)
+                assert not (pool.workers and cpu.asked), "no workers of its own but rescuers"
+                assert not set(pool.away) & set(pool.workers)
                 assert held == +Counter(pool.active), (cpu.node_id, index)
                 for wq_id, nr in held.items():
                     assert nr <= QUEUES[WQ_NAMES[wq_id]], (cpu.node_id, WQ_NAMES[wq_id])
@@ -183,6 +197,28 @@ class WorkqueueMachine(RuleBasedStateMachine):
                 assert pool.nr_running == running
                 assert set(pool.idle) <= set(pool.workers)
                 assert not set(pool.idle) & set(pool.executing)
+
+    @invariant()
+    def every_worker_is_known_to_its_pool(self) -> None:
+        """A bound worker is its CPU's; one that is not has its pool's CPU offline, or comes home."""
+        cpus = getattr(self, "box", NO_BOX).cpus
+        for cpu in cpus:
+            if cpu.asked is not None:
+                self.asked_pools_count_what_they_hold(cpu.asked)
+            for pid, p in cpu.tasks.items():
+                if not p.flags & PF_WQ_WORKER:
+                    continue
+                if not is_unbound(p):
+                    assert pid in cpu.pools[p.run.worker].workers
+                    continue
+                facts = wq_unbound.pool_of(cpu, p)
+                if facts.home < 0:
+                    continue
+                home = cpus[facts.home]
+                pool = home.pools[facts.nice < 0]
+                assert pid not in pool.workers
+                there = home.asked.pools[facts.index] if home.asked else None
+                assert there is None or pid in there.places or pid == there.creating
 
     @invariant()
     def unbound_pools_count_what_they_hold(self) -> None:
@@ -214,12 +250,12 @@ class WorkqueueMachine(RuleBasedStateMachine):
         started = self.box.events("workqueue_execute_start")
         ended = Counter(e[2]["work"] for e in self.box.events("workqueue_execute_end"))
         queued = self.box.events("workqueue_queue_work")
+        assert len(queued) == self.nr_told
+        assert set(ended.values()) <= {1}
+        assert len(queued) - len(ended) == self.cancelled()
+        assert ended.keys() <= {e[2]["work"] for e in queued}
+        assert ended == Counter(e[2]["work"] for e in started)
         if not self.gone:
-            assert len(queued) == self.nr_told
-            assert set(ended.values()) <= {1}
-            assert len(queued) - len(ended) == self.cancelled()
-            assert ended.keys() <= {e[2]["work"] for e in queued}
-            assert ended == Counter(e[2]["work"] for e in started)
             assert_ordered([e for e in queued if e[2]["work"] in ended], started)
         made, done = works_of(self.box)
         assert made == done
