@@ -88,6 +88,9 @@ WQ_WORK = _op(73, "wq_work", "any", "cpu", "ticket what given starts activated w
 WQ_FLUSH = _op(75, "wq_flush", "cpu", "any", "pid moves queue")
 WQ_FLUSHED = _op(76, "wq_flushed", "any", "cpu", "pid moves nr waker_cpu waker_pid cause")
 WQ_REBIND = _op(77, "wq_rebind", "cpu", "cpu", "pid moves home")
+WQ_WATCH = _op(78, "wq_watch", "cpu", "any", "")
+WQ_STALLED = _op(79, "wq_stalled", "any", "cpu", "lines")
+WQ_CPU = _op(92, "wq_cpu", "cpu", "shared", "cpu online")
 WQ_WAKE = _op(74, "wq_wake", "cpu", "cpu", "pid moves decision waker_cpu waker_pid cause")
 # Devices that are given each request (device/controller.py).  A request is the device's from its
 # doorbell until an interrupt, or an event (send it again), gives it back.
@@ -185,13 +188,16 @@ __all__ = [
     "WB_WAKE",
     "WB_WRITE",
     "WB_WRITTEN",
+    "WQ_CPU",
     "WQ_FETCH",
     "WQ_FLUSH",
     "WQ_FLUSHED",
     "WQ_QUEUE",
     "WQ_QUEUED",
     "WQ_REBIND",
+    "WQ_STALLED",
     "WQ_WAKE",
+    "WQ_WATCH",
     "WQ_WORK",
     "OpSpec",
     "is_passive",

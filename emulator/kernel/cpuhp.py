@@ -92,11 +92,13 @@ def sched_cpu_activate(cpu: Cpu) -> None:
 def workqueue_offline_cpu(cpu: Cpu) -> None:
     """The pools lose their CPU: their workers go on wherever they may run."""
     wq_hotplug.unbind_workers(cpu)
+    wq_hotplug.tell_unbound(cpu, online=False)
 
 
 def workqueue_online_cpu(cpu: Cpu) -> None:
     """The pools are this CPU's again, their workers bound to it."""
     wq_hotplug.rebind_workers(cpu)
+    wq_hotplug.tell_unbound(cpu, online=True)
 
 
 def smpboot_park_threads(cpu: Cpu) -> None:

@@ -193,6 +193,7 @@ class PerCpu:
         "works",
         "wq_rr_cpu",
         "wq_ticket",
+        "wq_watch_at",
         "wq_watchdog",
         "xfs_log",
     )
@@ -229,6 +230,7 @@ class PerCpu:
         self.first_disassociated = len(self.unbound_pools)
         self.unbound_pools += wq_table.disassociated_pools(spec, self.first_disassociated)
         self.wq_watchdog = spec.kernel.workqueue.watchdog_ns // self.tick_ns  # in jiffies
+        self.wq_watch_at = self.wq_watchdog
         self.wq_ticket = 0  # questions asked there
         self.wq_rr_cpu = -1  # wq_rr_cpu_last
         self.names = Names(sink, traced_names(self.workqueues, spec))

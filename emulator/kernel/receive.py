@@ -38,6 +38,7 @@ from emulator.kernel import (
     wq_flush,
     wq_hotplug,
     wq_unbound,
+    wq_watch,
 )
 from emulator.kernel.process import unpack_task
 from emulator.kernel.request import Request
@@ -320,6 +321,8 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.WQ_FLUSHED: wq_flush.handle_flushed,
     messages.WQ_FETCH: wq_hotplug.handle_fetch,
     messages.WQ_REBIND: wq_hotplug.handle_rebind,
+    messages.WQ_STALLED: wq_watch.handle_stalled,
+    messages.WQ_WATCH: wq_watch.handle_watch,
     messages.WQ_WAKE: wq_unbound.handle_wake,
     messages.WQ_WORK: wq_unbound.handle_work,
     messages.WB_ASK: handle_wb_ask,

@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 CPUs ask (:mod:`wq_unbound`), the node answers (:mod:`wq_asked`).  ``max_active`` counts per queue and
-pool up to 6.5, per queue and CPU that queues in 6.6, and later per queue and NUMA node, which has its
-share of it by CPUs, at least 8 (F.8).
+pool up to 6.5, per queue and CPU that queues in 6.6, and later per queue and NUMA node of the pool,
+which has its share of it by CPUs that are online and that unbound work may use, at least 8; pools that span
+nodes count together and may have all of it (F.8).
 
 Departures from the kernel: those of :mod:`wq_asked`.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from emulator import messages
-from emulator.kernel import fair
+from emulator.kernel import fair, wq_state
 from emulator.kernel.request import Request
 from emulator.kernel.sched import Task
 from emulator.kernel.wq_asked import AskedPools, Idler, Item, Key
@@ -24,6 +25,7 @@ from emulator.kernel.wq_table import (
     Workqueue,
     boot_workers,
     shared_node,
+    unbound_cpumask,
     unbound_pools,
     workqueues,
 )
@@ -34,50 +36,77 @@ from emulator.types import CLASSES, NEVER, TO_CPU, BoxSpec, Message, Promise
 #: Pids of workers that are created while the box runs.
 FIRST_CREATED_PID = 600_000
 
-#: Of a queue's max_active each NUMA node has at least so much (WQ_DFL_MIN_ACTIVE).
-MIN_ACTIVE = 8
+#: Of a queue's max_active each NUMA node has at least so much (6.9).
+WQ_DFL_MIN_ACTIVE = 8
 
 
 class UnboundLimits:
     """``max_active`` of unbound queues (F.8)."""
 
-    __slots__ = ("machine", "rules", "workqueues")
+    __slots__ = ("allowed", "online", "pool_node", "rules", "workqueues")
 
-    def __init__(self, spec: BoxSpec, table: dict[int, Workqueue]) -> None:
-        self.machine = spec.machine
+    def __init__(
+        self, spec: BoxSpec, table: dict[int, Workqueue], pools: list[UnboundPool]
+    ) -> None:
         self.rules = spec.kernel.rules
         self.workqueues = table
+        self.allowed = unbound_cpumask(spec)
+        self.online = (1 << spec.machine.nr_cpus) - 1
+        nodes = sorted(set(spec.machine.node))
+        #: by pool: the node that has its whole pod, 0 (NUMA_NO_NODE): none has
+        self.pool_node = [
+            next((node for node in nodes if not pool.pod & ~node), 0) for pool in pools
+        ]
 
     def key(self, wq_id: int, index: int, cpu: int) -> Key:
         """Return what an item's ``nr_active`` is counted for."""
         if not self.rules.wq_affinity_scopes or self.workqueues[wq_id].ordered:
             return wq_id, index
         if self.rules.wq_node_nr_active:
-            return wq_id, self.machine.node[cpu]
+            return wq_id, self.pool_node[index]
         return wq_id, cpu
+
+    def pwq(self, index: int, cpu: int) -> int:
+        """Return which part of a key an item is of: up to 6.5 a pool's, later a CPU's."""
+        return cpu if self.rules.wq_affinity_scopes else index
 
     def max_active(self, key: Key) -> int:
         """Return how many items of a key may be active."""
-        wq_id, place = key
+        wq_id, node = key
         wq = self.workqueues[wq_id]
         if not self.rules.wq_node_nr_active or wq.ordered:
             return wq.max_active
-        share = -(-wq.max_active * place.bit_count() // self.machine.nr_cpus)
-        return max(min(wq.max_active, MIN_ACTIVE), min(share, wq.max_active))
+        return self.wq_node_max_active(wq, node)
+
+    def wq_node_max_active(self, wq: Workqueue, node: int) -> int:
+        """``wq_update_node_max_active()``: the node's share, by its CPUs that are online (6.9).
+
+        Pools of no node may have all of it; so may each node ``min_active`` when no CPU is left.
+        """
+        if not node:
+            return wq.max_active
+        min_active = min(wq.max_active, WQ_DFL_MIN_ACTIVE)
+        usable = self.allowed & self.online
+        total = usable.bit_count()
+        if not total:
+            return min_active
+        share = -(-wq.max_active * (usable & node).bit_count() // total)
+        return max(min_active, min(share, wq.max_active))
 
 
 class Shared(NodeBase):
     """The node."""
 
-    __slots__ = ("answer_ns", "asked", "created", "flushers", "workqueues")
+    __slots__ = ("answer_ns", "asked", "created", "flushers", "limits", "spec", "workqueues")
 
     def __init__(self, spec: BoxSpec) -> None:
         super().__init__(shared_node(spec), spec.machine.nr_cpus)
         self.answer_ns = answer_ns(spec.costs)
         self.workqueues = workqueues(spec)
         facts, by_cpu = unbound_pools(spec, self.workqueues)
-        limits = UnboundLimits(spec, self.workqueues)
-        self.asked = AskedPools(facts, limits, self.new_pid)
+        self.limits = UnboundLimits(spec, self.workqueues, facts)
+        self.asked = AskedPools(facts, self.limits, self.new_pid)
+        self.spec = spec
         self.flushers: list[list[Any]] = []  # [queue, works meant, pid, moves, CPU, how many]
         self.created = 0  # workers created since the start
         for pid, index, number, cpu in boot_workers(facts, by_cpu):
@@ -116,6 +145,10 @@ class Shared(NodeBase):
             self.queue(source, *args)
         elif op == messages.WQ_FLUSH:
             self.flush(source, *args)
+        elif op == messages.WQ_WATCH:
+            self.watch(source)
+        elif op == messages.WQ_CPU:
+            self.cpu_state(*args)
         else:
             assert op == messages.WQ_FETCH, f"the shared-state node got op {op}"
             self.fetch(source, *args)
@@ -128,7 +161,7 @@ class Shared(NodeBase):
 
     def queue(self, source: int, ticket: int, index: int, cpu: int, item: Item) -> None:
         """An item is queued."""
-        activated, wakes = self.asked.queue(index, cpu, item)
+        activated, wakes = self.asked.queue(self.clock_ns, index, cpu, item)
         self.answer(source, messages.WQ_QUEUED, (ticket, item[0], item[4], int(activated), wakes))
 
     def fetch(
@@ -144,13 +177,27 @@ class Shared(NodeBase):
     ) -> None:
         """A worker asks what it does next."""
         pool = self.asked.pools[index]
-        ended, activated, wakes = self.asked.work_done(pool, pid)
+        ended, activated, wakes = self.asked.work_done(self.clock_ns, pool, pid)
         if ended and self.flushers:
             self.work_ended(ended)
         idler = Idler(pid, source, moves, since, se)
-        what, given, more = self.asked.fetch(pool, starts, idler)
+        what, given, more = self.asked.fetch(self.clock_ns, pool, starts, idler)
         args = (ticket, what, given, starts, activated, wakes + more)
         self.answer(source, messages.WQ_WORK, args)
+
+    def watch(self, source: int) -> None:
+        """The stall watchdog looks after these pools (F.13); it hears of those that do not get on."""
+        kernel = self.spec.kernel
+        views = wq_state.asked_pools(self.spec, self.workqueues, self.asked, self.clock_ns)
+        refs = kernel.rules.trace_end_function
+        lines = wq_state.stalls(views, self.workqueues, kernel.workqueue.watchdog_ns, refs)
+        if lines:
+            self.answer(source, messages.WQ_STALLED, (lines,))
+
+    def cpu_state(self, cpu: int, online: int) -> None:
+        """A CPU goes or comes: the nodes' shares of ``max_active`` are others (6.9)."""
+        self.limits.online &= ~(1 << cpu)
+        self.limits.online |= online << cpu
 
     # -- Flush (F.9) -----------------------------------------------------------------------------
 
@@ -215,6 +262,7 @@ class Shared(NodeBase):
             self.asked.pack(),
             self.flushers,
             self.created,
+            self.limits.online,
         ]
 
     def restore(self, state: list[Any]) -> None:
@@ -225,6 +273,7 @@ class Shared(NodeBase):
         self.asked.unpack(state[2])
         self.flushers = [list(one) for one in state[3]]
         self.created = state[4]
+        self.limits.online = state[5]
 
 
 def boot_facts(spec: BoxSpec, pool: UnboundPool, pid: int, number: int, cpu: int) -> list[Any]:

@@ -73,6 +73,7 @@ PLAIN = (
     "completed",
     "wq_ticket",
     "wq_rr_cpu",
+    "wq_watch_at",
     "printed",
     "printed_since",
 )

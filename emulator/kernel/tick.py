@@ -56,7 +56,7 @@ def tick_sched_timer(cpu: Cpu, _arg: object) -> None:
     rcu.rcu_sched_clock_irq(cpu)
     cpu.start(frames.IRQ_DONE, 0)
     scheduler_tick(cpu)
-    if cpu.wq_watchdog and cpu.jiffies() % cpu.wq_watchdog == 0:
+    if cpu.wq_watchdog and cpu.jiffies() >= cpu.wq_watch_at:
         wq_watch.wq_watchdog(cpu)
     if cpu.f_kind == frames.IRQ_DONE:
         hrtimer.interrupt_end(cpu)

@@ -22,9 +22,11 @@ An idle worker is known by what it left with its last fetch: where it sleeps, si
 ``select_task_rq()`` asks of a sleeper.  Waking it is the asker's to do; until its next fetch it is
 idle, and woken only once.
 
+Items that are delayed by ``max_active`` become active in the order in which they came; where parts of a
+queue share it (6.9), the parts take turns.
+
 Departures from the kernel: creating a worker cannot fail, so nobody calls for rescuers; idle workers
-are not reaped within a run (300 s); items delayed by ``max_active`` become active in the order in which
-they came, whatever pool they wait for.
+are not reaped within a run (300 s).
 """
 
 from __future__ import annotations
@@ -58,6 +60,10 @@ class Limits(Protocol):
 
     def max_active(self, key: Key) -> int:
         """Return how many items of a key may be active."""
+        ...
+
+    def pwq(self, index: int, cpu: int) -> int:
+        """Return which of the parts of a key an item is of: those that wait take turns (6.9)."""
         ...
 
 
@@ -99,6 +105,7 @@ class Pool:
         "nr_workers",
         "places",
         "rotor",
+        "watchdog_ns",
         "worklist",
         "works",
     )
@@ -109,11 +116,12 @@ class Pool:
         self.worklist: list[tuple[Key, Item]] = []
         self.idle: list[Idler] = []  # the last one is the first idle worker
         self.executing: dict[int, Key] = {}  # pid -> key of its item
-        self.works: dict[int, int] = {}  # pid -> its item
+        self.works: dict[int, tuple[int, int]] = {}  # pid -> work and function of its item
         self.manager = 0  # pid of the worker that creates one, 0: none
         self.creating = 0  # pid of that one
         self.nr_workers = 0
         self.next_id = 0
+        self.watchdog_ns = 0  # when the list last got its first item, or lost one
         self.rotor = -1  # the last CPU to which a worker was brought back
         #: pid -> (CPU, residence) from which a worker asked last
         self.places: dict[int, tuple[int, int]] = {}
@@ -129,8 +137,9 @@ class Pool:
             self.nr_workers,
             self.next_id,
             self.rotor,
-            [[pid, work] for pid, work in self.works.items()],
+            [[pid, list(work)] for pid, work in self.works.items()],
             [[pid, list(place)] for pid, place in self.places.items()],
+            self.watchdog_ns,
         ]
 
     def unpack(self, data: list[Any]) -> None:
@@ -139,8 +148,15 @@ class Pool:
         self.idle = [Idler.unpack(one) for one in data[1]]
         self.executing = {pid: as_key(key) for pid, key in data[2]}
         self.manager, self.creating, self.nr_workers, self.next_id, self.rotor = data[3:8]
-        self.works = dict(data[8])
+        self.works = {pid: (work[0], work[1]) for pid, work in data[8]}
         self.places = {pid: (place[0], place[1]) for pid, place in data[9]}
+        self.watchdog_ns = data[10]
+
+    def append(self, now_ns: int, key: Key, item: Item) -> None:
+        """Put an active item on the list."""
+        if not self.worklist:
+            self.watchdog_ns = now_ns
+        self.worklist.append((key, item))
 
 
 class AskedPools:
@@ -152,6 +168,7 @@ class AskedPools:
         "fetched",
         "limits",
         "new_pid",
+        "pending_pwqs",
         "pools",
         "queued",
         "repatriated",
@@ -164,12 +181,14 @@ class AskedPools:
         self.limits = limits
         self.new_pid = new_pid
         self.active: dict[Key, int] = {}
-        self.delayed: dict[Key, list[tuple[int, Item]]] = {}  # with the index of the pool
+        #: [index of the pool, pwq, item]; and whose turn is next when one becomes active
+        self.delayed: dict[Key, list[tuple[int, int, Item]]] = {}
+        self.pending_pwqs: dict[Key, list[int]] = {}
         self.queued = self.fetched = self.repatriated = 0
 
     # -- Questions -------------------------------------------------------------------------------
 
-    def queue(self, index: int, cpu: int, item: Item) -> tuple[bool, list[Wake]]:
+    def queue(self, now_ns: int, index: int, cpu: int, item: Item) -> tuple[bool, list[Wake]]:
         """``__queue_work()``: onto the pool's list, or the delayed one beyond ``max_active``.
 
         Return whether the item is active, and whom to wake.
@@ -178,14 +197,33 @@ class AskedPools:
         key = self.limits.key(item[2], index, cpu)
         active = self.active.get(key, 0)
         if active >= self.limits.max_active(key):
-            self.delayed.setdefault(key, []).append((index, item))
+            self.delay(key, index, self.limits.pwq(index, cpu), item)
             return False, []
         self.active[key] = active + 1
         pool = self.pools[index]
-        pool.worklist.append((key, item))
+        pool.append(now_ns, key, item)
         return True, self.kick_pool(pool)
 
-    def fetch(self, pool: Pool, starts: int, idler: Idler) -> tuple[int, list[Any], list[Wake]]:
+    def delay(self, key: Key, index: int, pwq: int, item: Item) -> None:
+        """Let an item wait until fewer are active; the pwq that it is of waits for its turn."""
+        self.delayed.setdefault(key, []).append((index, pwq, item))
+        turns = self.pending_pwqs.setdefault(key, [])
+        if pwq not in turns:
+            turns.append(pwq)
+
+    def next_delayed(self, key: Key) -> tuple[int, Item]:
+        """``node_activate_pending_pwq()``: the first item of the pwq whose turn it is."""
+        turns, delayed = self.pending_pwqs[key], self.delayed[key]
+        pwq = turns.pop(0)
+        position = next(n for n, (_index, whose, _item) in enumerate(delayed) if whose == pwq)
+        index, _pwq, item = delayed.pop(position)
+        if any(whose == pwq for _index, whose, _item in delayed):
+            turns.append(pwq)
+        return index, item
+
+    def fetch(
+        self, now_ns: int, pool: Pool, starts: int, idler: Idler
+    ) -> tuple[int, list[Any], list[Wake]]:
         """``worker_thread()`` under the pool's lock: what the worker that asks does next.
 
         Its last item is over (:meth:`work_done`).  Return what, with what, and whom to wake.
@@ -201,10 +239,11 @@ class AskedPools:
             return FETCHED_CREATE, self.manage_workers(pool, pid), []
         self.fetched += 1
         pool.executing[pid], given = pool.worklist.pop(0)
-        pool.works[pid] = given[0]
+        pool.works[pid] = (given[0], given[1])
+        pool.watchdog_ns = now_ns
         return FETCHED_ITEM, given, self.kick_pool(pool)
 
-    def work_done(self, pool: Pool, pid: int) -> tuple[int, list[int], list[Wake]]:
+    def work_done(self, now_ns: int, pool: Pool, pid: int) -> tuple[int, list[int], list[Wake]]:
         """The item that a worker had is over: a delayed one may take its place.
 
         Return its work or 0, the works that became active, and the wakeups that follow in other pools.
@@ -212,14 +251,13 @@ class AskedPools:
         key = pool.executing.pop(pid, None)
         if key is None:
             return 0, [], []
-        ended = pool.works.pop(pid)
-        delayed = self.delayed.get(key)
-        if not delayed:
+        ended = pool.works.pop(pid)[0]
+        if not self.delayed.get(key) or self.active[key] > self.limits.max_active(key):
             self.active[key] -= 1
             return ended, [], []
-        index, item = delayed.pop(0)
+        index, item = self.next_delayed(key)
         other = self.pools[index]
-        other.worklist.append((key, item))
+        other.append(now_ns, key, item)
         return ended, [item[0]], self.kick_pool(other) if other is not pool else []
 
     def note_creation(self, pool: Pool, pid: int) -> None:
@@ -274,13 +312,13 @@ class AskedPools:
         for pool in self.pools.values():
             yield from (item for _key, item in pool.worklist)
         for items in self.delayed.values():
-            yield from (item for _index, item in items)
+            yield from (item for _index, _pwq, item in items)
 
     def works_of(self, wq_id: int) -> list[int]:
         """Return the works of a queue that have not ended (F.9)."""
         works = [item[0] for item in self.waiting() if item[2] == wq_id]
         for pool in self.pools.values():
-            works += [pool.works[pid] for pid, key in pool.executing.items() if key[0] == wq_id]
+            works += [pool.works[pid][0] for pid, key in pool.executing.items() if key[0] == wq_id]
         return works
 
     def pack(self) -> list[Any]:
@@ -290,6 +328,7 @@ class AskedPools:
             [[list(key), nr] for key, nr in self.active.items()],
             [[list(key), [list(one) for one in items]] for key, items in self.delayed.items()],
             [self.queued, self.fetched, self.repatriated],
+            [[list(key), pwqs] for key, pwqs in self.pending_pwqs.items()],
         ]
 
     def unpack(self, data: list[Any]) -> None:
@@ -298,6 +337,8 @@ class AskedPools:
             self.pools[index].unpack(pool)
         self.active = {as_key(key): nr for key, nr in data[1]}
         self.delayed = {
-            as_key(key): [(index, item) for index, item in items] for key, items in data[2]
+            as_key(key): [(index, pwq, item) for index, pwq, item in items]
+            for key, items in data[2]
         }
         self.queued, self.fetched, self.repatriated = data[3]
+        self.pending_pwqs = {as_key(key): list(pwqs) for key, pwqs in data[4]}

@@ -75,7 +75,9 @@ def works_here(cpu: Cpu, wq_id: int) -> list[int]:
     pool = cpu.pools[cpu.workqueues[wq_id].pool]
     items = [*pool.executing.values(), *pool.worklist, *pool.delayed.get(wq_id, ())]
     works = [item[0] for item in items if item[2] == wq_id]
-    works += [work for _where, _moves, queue, work in pool.away.values() if queue == wq_id]
+    works += [
+        work for _where, _moves, queue, work, _function in pool.away.values() if queue == wq_id
+    ]
     return works if cpu.asked is None else works + cpu.asked.works_of(wq_id)
 
 

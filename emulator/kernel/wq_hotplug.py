@@ -81,6 +81,10 @@ class BoundLimits:
         """Return what an item's ``nr_active`` is counted for."""
         return wq_id, index
 
+    def pwq(self, index: int, _cpu: int) -> int:
+        """Return the one part that there is."""
+        return index
+
     def max_active(self, key: Key) -> int:
         """Return how many items of a key may be active."""
         return self.workqueues[key[0]].max_active
@@ -125,16 +129,18 @@ def disassociate(cpu: Cpu, pool: WorkerPool, there: Pool) -> None:
         there.worklist.append(((item[2], index), sent_away(cpu, item)))
     for wq_id, items in pool.delayed.items():
         if items:
-            asked.delayed[wq_id, index] = [(index, sent_away(cpu, item)) for item in items]
-    for pid, (where, moves, wq_id, work) in pool.away.items():
+            for item in items:
+                asked.delay((wq_id, index), index, index, sent_away(cpu, item))
+    for pid, (where, moves, wq_id, work, function) in pool.away.items():
         there.places[pid] = (where, moves)
         if wq_id >= 0:
-            there.executing[pid], there.works[pid] = (wq_id, index), work
+            there.executing[pid], there.works[pid] = (wq_id, index), (work, function)
     for pid in [one for one, flags in pool.workers.items() if not flags & WORKER_RESCUER]:
         unbind_worker(cpu, cpu.tasks[pid], pool, there)
     there.idle = [idler_of(cpu.tasks[pid]) for pid in pool.idle]
     there.nr_workers = len(there.places)
     there.next_id = pool.next_id
+    there.watchdog_ns = pool.watchdog_ns
     if pool.manager:
         make_manager(cpu, pool.manager, there)
     pool.worklist.clear()
@@ -164,7 +170,8 @@ def unbind_worker(cpu: Cpu, p: Task, pool: WorkerPool, there: Pool) -> None:
     there.places[p.pid] = (cpu.node_id, p.moves)
     item = pool.executing.pop(p.pid, None)
     if item is not None:
-        there.executing[p.pid], there.works[p.pid] = (item[2], facts.index), item[0]
+        there.executing[p.pid] = (item[2], facts.index)
+        there.works[p.pid] = (item[0], item[1])
         run.item = pack_item(item) if holdings.had_effect(cpu, p) else sent_away(cpu, item)
     run.worker = UNBOUND_BASE + facts.index
     run.submit = []  # worker->sleeping
@@ -232,6 +239,12 @@ def park_rescuer(cpu: Cpu, p: Task) -> None:
     p.run.submit = []
 
 
+def tell_unbound(cpu: Cpu, online: bool) -> None:
+    """``wq_update_node_max_active()`` of unbound queues is for a node to do (6.9)."""
+    if cpu.shared_node >= 0 and cpu.rq.rules.wq_node_nr_active:
+        wq_unbound.ask(cpu, messages.WQ_CPU, (cpu.node_id, int(online)))
+
+
 # -- While it is down ---------------------------------------------------------------------------
 
 
@@ -253,7 +266,7 @@ def queue_work_here(cpu: Cpu, item: list[Any], waker: tuple[int, int]) -> None:
         cpuhp_handover.readdress(cpu, item[3])
     index = pool_index(cpu, cpu.workqueues[item[2]].pool)
     cpu.cause = item[4]
-    activated, wakes = cpu.asked.queue(index, cpu.node_id, pack_item(item))
+    activated, wakes = cpu.asked.queue(cpu.now, index, cpu.node_id, pack_item(item))
     if activated:
         cpu.emit(tp.WORKQUEUE_ACTIVATE_WORK, item[0])
     wake_for(cpu, wakes, waker)
@@ -270,8 +283,8 @@ def handle_fetch(cpu: Cpu, message: Message) -> None:
         ended_away(cpu, cpu.pools[index - pool_index(cpu, 0)], pid, source, moves)
         return
     there = asked.pools[index]
-    ended, activated, wakes = asked.work_done(there, pid)
-    what, given, more = asked.fetch(there, starts, Idler(pid, source, moves, since, se))
+    ended, activated, wakes = asked.work_done(cpu.now, there, pid)
+    what, given, more = asked.fetch(cpu.now, there, starts, Idler(pid, source, moves, since, se))
     args = (ticket, what, given, starts, activated, wakes + more)
     wq_unbound.post(cpu, source, messages.WQ_WORK, args)
     if ended and cpu.flushers:
@@ -290,18 +303,18 @@ def rebind_workers(cpu: Cpu) -> None:
         there = asked.pools[pool_index(cpu, nice)]
         index = there.facts.index
         pool.disassociated = False
-        pool.watchdog_ns = cpu.now
+        pool.watchdog_ns = there.watchdog_ns
         pool.worklist = [unpack_item(item) for _key, item in there.worklist]
         pool.next_id, pool.manager = there.next_id, there.manager
         for (wq_id, where), items in asked.delayed.items():
             if where == index and items:
-                pool.delayed[wq_id] = [unpack_item(item) for _index, item in items]
+                pool.delayed[wq_id] = [unpack_item(item) for _index, _pwq, item in items]
         for (wq_id, where), nr in asked.active.items():
             if where == index:
                 pool.active[wq_id] = pool.active.get(wq_id, 0) + nr
         for pid, (last, moves) in there.places.items():
             wq_id = there.executing[pid][0] if pid in there.executing else -1
-            pool.away[pid] = [last, moves, wq_id, there.works.get(pid, 0)]
+            pool.away[pid] = [last, moves, wq_id, *there.works.get(pid, (0, 0))]
             send_home(cpu, pid, last, moves)
 
 
@@ -348,8 +361,8 @@ def go_home(cpu: Cpu, p: Task) -> None:
 
 def ended_away(cpu: Cpu, pool: WorkerPool, pid: int, where: int, moves: int) -> None:
     """A worker that has not come back yet has ended its item, and hears that it is to come."""
-    _where, _moves, wq_id, work = pool.away.get(pid, [0, 0, -1, 0])
-    pool.away[pid] = [where, moves, -1, 0]
+    _where, _moves, wq_id, work, _function = pool.away.get(pid, [0, 0, -1, 0, 0])
+    pool.away[pid] = [where, moves, -1, 0, 0]
     if pool.manager == pid:
         pool.manager = 0
     if wq_id >= 0:

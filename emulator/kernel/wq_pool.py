@@ -109,7 +109,7 @@ class WorkerPool:
         self.next_id = 0
         self.disassociated = False
         #: Workers that have not come back to this CPU since it is online again: pid -> [where it asked
-        #: last, its residence then, queue and work of its item or -1 and 0].
+        #: last, its residence then, queue, work and function of its item or -1, 0 and 0].
         self.away: dict[int, list[int]] = {}
         #: watchdog_ts, but in ns: when the list last got its first item, or lost one
         self.watchdog_ns = 0

@@ -125,7 +125,7 @@ def queue_disassociated(cpu: Cpu, index: int, item: list[Any]) -> None:
     if wq_pool.carries_request(function):
         dio_completion.send_away(cpu, arg)
     pool = cpu.first_disassociated + 2 * cpu.node_id + index
-    activated, wakes = cpu.asked.queue(pool, cpu.node_id, wq_pool.pack_item(item))
+    activated, wakes = cpu.asked.queue(cpu.now, pool, cpu.node_id, wq_pool.pack_item(item))
     if activated:
         cpu.emit(tp.WORKQUEUE_ACTIVATE_WORK, work)
     wake_all(cpu, wakes, cpu.costs.queue_work_ns)

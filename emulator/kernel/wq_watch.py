@@ -11,21 +11,26 @@ reported.
 not moved for longer than that, and says which, and what each worker of them is at.
 
 Departures from the kernel: the threshold is not scaled on slow machines; offences are counted per CPU;
-every CPU watches its own pools, in the tick at a multiple of the threshold, and reports its own pools
-alone; unbound pools are not watched.
+every CPU watches its own pools, in its first tick after the threshold, and CPU 0 those of no CPU and of
+CPUs that are offline, whose nodes it asks; each reports what it owns alone, and what CPU 0 has asked for is
+in the log a coherence latency later.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import workqueue, wq_pool
+from emulator.kernel import affinity, workqueue, wq_pool, wq_state, wq_unbound
+from emulator.types import RQF_ACTIVE, Message
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
     from emulator.kernel.sched import Task
-    from emulator.kernel.wq_pool import WorkerPool
+
+#: The CPU on which the watchdog's timer is: it cannot go offline.
+WATCHER = 0
 
 #: wq_cpu_intensive_report() says nothing of fewer offences of a function.
 REPORTED_FROM = 4
@@ -64,80 +69,47 @@ def report_cpu_intensive(cpu: Cpu, item: list[Any], limit_ns: int) -> None:
 def wq_watchdog(cpu: Cpu) -> None:
     """``wq_watchdog_timer_fn()``: report the pools whose list has not moved for too long."""
     limit_ns = cpu.spec.kernel.workqueue.watchdog_ns
-    stuck = [pool for pool in cpu.pools if pool.worklist and cpu.now - pool.watchdog_ns > limit_ns]
-    for pool in stuck:
-        age_s = (cpu.now - pool.watchdog_ns) // 1_000_000_000
-        printk(cpu, f"BUG: workqueue lockup - pool {pool_text(cpu, pool)} stuck for {age_s}s!")
-    if stuck:
-        show_workqueue_state(cpu)
+    cpu.wq_watch_at = cpu.jiffies() + cpu.wq_watchdog
+    if any(pool.worklist and cpu.now - pool.watchdog_ns > limit_ns for pool in cpu.pools):
+        say(cpu, wq_state.stalls(own_views(cpu), cpu.workqueues, limit_ns, shows_references(cpu)))
+    if cpu.node_id == WATCHER:
+        if cpu.shared_node >= 0:
+            wq_unbound.ask(cpu, messages.WQ_WATCH, ())
+        for other in range(cpu.nr_cpus):
+            if not affinity.cpu_flags(cpu, other) & RQF_ACTIVE:
+                wq_unbound.post(cpu, other, messages.WQ_WATCH, ())
 
 
-def show_workqueue_state(cpu: Cpu) -> None:
-    """``show_workqueue_state()`` of this CPU's pools: the queues with items, the pools with some."""
-    printk(cpu, "Showing busy workqueues and worker pools:")
-    for wq_id, wq in cpu.workqueues.items():
-        pool = cpu.pools[wq.pool]
-        items = pwq_items(pool, wq_id)
-        if wq.unbound or not any(items):
-            continue
-        printk(cpu, f"workqueue {wq.name}: flags={wq.flags:#x}")
-        show_pwq(cpu, pool, wq_id, items)
-    for pool in cpu.pools:
-        workers = len(pool.workers) - len(pool.rescuers)
-        if len(pool.idle) < workers:
-            hung_s = (cpu.now - pool.watchdog_ns) // 1_000_000_000 if pool.worklist else 0
-            idle = "".join(f" {pid}" for pid in reversed(pool.idle))
-            manager = f" manager: {pool.manager}" if pool.manager else ""
-            printk(
-                cpu,
-                f"pool {pool_id(pool)}: {pool_text(cpu, pool)} hung={hung_s}s "
-                f"workers={workers}{manager}" + (f" idle:{idle}" if idle else ""),
-            )
+def own_views(cpu: Cpu) -> list[wq_state.PoolView]:
+    """Return how the log describes this CPU's pools."""
+    return [wq_state.own_pool(cpu.spec, cpu.workqueues, pool, cpu.now) for pool in cpu.pools]
 
 
-PwqItems = tuple[list[tuple[int, list[Any]]], list[list[Any]], list[list[Any]]]
+def shows_references(cpu: Cpu) -> bool:
+    """Whether the log has the references of a pwq (5.6)."""
+    return cpu.rq.rules.trace_end_function
 
 
-def pwq_items(pool: WorkerPool, wq_id: int) -> PwqItems:
-    """Return a queue's items of a pool: with their workers, pending, delayed."""
-    return (
-        [(pid, item) for pid, item in pool.executing.items() if item[2] == wq_id],
-        [item for item in pool.worklist if item[2] == wq_id],
-        pool.delayed.get(wq_id, []),
-    )
+def handle_watch(cpu: Cpu, message: Message) -> None:
+    """The watchdog looks after the pools of this CPU, which is offline."""
+    if cpu.asked is None:
+        return
+    views = wq_state.asked_pools(cpu.spec, cpu.workqueues, cpu.asked, cpu.now)
+    limit_ns = cpu.spec.kernel.workqueue.watchdog_ns
+    lines = wq_state.stalls(views, cpu.workqueues, limit_ns, shows_references(cpu))
+    if lines:
+        wq_unbound.post(cpu, message[1], messages.WQ_STALLED, (lines,))
 
 
-def show_pwq(cpu: Cpu, pool: WorkerPool, wq_id: int, items: PwqItems) -> None:
-    """``show_pwq()``: what of a queue is in flight, pending and delayed here."""
-    flying, pending, delayed = items
-    refs = ""
-    if cpu.rq.rules.trace_end_function:
-        refs = f" refcnt={1 + len(flying) + len(pending) + len(delayed)}"
-    printk(
-        cpu,
-        f"  pwq {pool_id(pool)}: {pool_text(cpu, pool)} "
-        f"active={pool.active.get(wq_id, 0)}/{cpu.workqueues[wq_id].max_active}{refs}",
-    )
-    if flying:
-        texts = [f"{pid}:{wq_pool.FUNCTIONS[item[1]]}" for pid, item in flying]
-        printk(cpu, "    in-flight: " + ", ".join(texts))
-    for word, waiting in (("pending", pending), ("delayed", delayed)):
-        if waiting:
-            texts = [wq_pool.FUNCTIONS[item[1]] for item in waiting]
-            printk(cpu, f"    {word}: " + ", ".join(texts))
+def handle_stalled(cpu: Cpu, message: Message) -> None:
+    """The watchdog has found pools stuck that are not this CPU's."""
+    say(cpu, message[5][0])
 
 
-def pool_id(pool: WorkerPool) -> int:
-    """Return the number of a bound pool."""
-    return 2 * pool.cpu + (pool.nice < 0)
-
-
-def pool_text(cpu: Cpu, pool: WorkerPool) -> str:
-    """``pr_cont_pool_info()``."""
-    mask = cpu.spec.machine.node[pool.cpu]
-    node = sorted(set(cpu.spec.machine.node), key=lambda one: one & -one).index(mask)
-    flags = 4 if pool.disassociated else 0
-    return f"cpus={pool.cpu} node={node} flags={flags:#x} nice={pool.nice}"
+def say(cpu: Cpu, lines: list[str]) -> None:
+    """Record lines of the kernel's log."""
+    for line in lines:
+        printk(cpu, line)
 
 
 def printk(cpu: Cpu, text: str) -> None:

@@ -183,7 +183,7 @@ class WorkqueueMachine(RuleBasedStateMachine):
         for cpu in getattr(self, "box", NO_BOX).cpus:
             for index, pool in enumerate(cpu.pools):
                 held = Counter(item[2] for item in (*pool.worklist, *pool.executing.values()))
-                held.update(wq_id for _, _, wq_id, _ in pool.away.values() if wq_id >= 0)
+                held.update(wq_id for _, _, wq_id, *_ in pool.away.values() if wq_id >= 0)
                 assert not (pool.workers and cpu.asked), "no workers of its own but rescuers"
                 assert not set(pool.away) & set(pool.workers)
                 assert held == +Counter(pool.active), (cpu.node_id, index)

@@ -118,13 +118,13 @@ def test_F_11_the_workers_come_home_with_their_cpu(version: str) -> None:
     # The idle ones are back; those that execute come after their items, or when they wake in one.
     pool = cpu.pools[0]
     assert not pool.disassociated
-    away = {work for _where, _moves, _queue, work in pool.away.values()}
+    away = {work for _where, _moves, _queue, work, _function in pool.away.values()}
     assert away == {works[0], *works[2:]}
     for pid, at in workers(box, 2).items():
         assert at[1] == 0b0100
         assert (at[0] == 2) == (pid not in pool.away)
     box.run(DOWN + 20 * MS)
-    assert {work for _where, _moves, _queue, work in pool.away.values()} == {works[0]}
+    assert {work for _where, _moves, _queue, work, _function in pool.away.values()} == {works[0]}
     assert pool.nr_running == 0
     rebound = [pid for pid, flags in pool.workers.items() if flags & WORKER_REBOUND]
     assert rebound, "they count from their next cycle on"

@@ -8,7 +8,7 @@ import pytest
 
 from emulator import wire
 from emulator.kernel import wq_table
-from emulator.kernel.shared import MIN_ACTIVE, Shared
+from emulator.kernel.shared import WQ_DFL_MIN_ACTIVE, Shared, UnboundLimits
 from emulator.kernel.wq_table import (
     WQ_EVENTS_UNBOUND,
     WQ_UNBOUND,
@@ -195,7 +195,7 @@ def test_F_8_max_active_of_an_unbound_queue_counts_per_pool() -> None:
     x = script_work(cpu, WQ_EVENTS_UNBOUND, [(10 * US, 100 * US), (10 * US, 0)])
     y = script_work(cpu, WQ_EVENTS_UNBOUND, [(10 * US, 0)])
     box.run(START + 50 * US)
-    assert [item[0] for _, item in node_of(box).asked.delayed[WQ_EVENTS_UNBOUND, 0]] == [y]
+    assert [item[0] for _, _, item in node_of(box).asked.delayed[WQ_EVENTS_UNBOUND, 0]] == [y]
     box.run(1 * MS)
     (end_x,) = box.times("workqueue_execute_end", work=x)
     (active_y,) = box.times("workqueue_activate_work", work=y)
@@ -204,19 +204,71 @@ def test_F_8_max_active_of_an_unbound_queue_counts_per_pool() -> None:
     assert node_of(box).asked.active[WQ_EVENTS_UNBOUND, 0] == 0
 
 
+def limits_of(version: str, nr_cpus: int, **options: Any) -> tuple[UnboundLimits, int]:
+    """Return the limits of a box of nodes of two CPUs, and the index of the pool of its CPU 3."""
+    spec = spec_of(nr_cpus, rules_of(version), llc=2, node=2, **options)
+    pools = unbound_pools(spec, workqueues(spec))[1][WQ_EVENTS_UNBOUND]
+    return Shared(spec).limits, pools[3]
+
+
 def test_F_8_from_6_9_on_nodes_have_shares_of_max_active() -> None:
-    spec = spec_of(8, rules_of("6.12"), node=2)
-    node = Shared(spec)
-    key = node.asked.limits.key(WQ_EVENTS_UNBOUND, 1, 3)
+    limits, pool = limits_of("6.12", 8)
+    key = limits.key(WQ_EVENTS_UNBOUND, pool, 3)
     assert key == (WQ_EVENTS_UNBOUND, 0b1100)
-    assert node.asked.limits.max_active(key) == 512 // 4
-    node.workqueues[WQ_EVENTS_UNBOUND].max_active = 16
-    assert node.asked.limits.max_active(key) == MIN_ACTIVE
-    node.workqueues[WQ_EVENTS_UNBOUND].max_active = 4
-    assert node.asked.limits.max_active(key) == 4
+    assert limits.max_active(key) == 512 // 4
+    limits.workqueues[WQ_EVENTS_UNBOUND].max_active = 16
+    assert limits.max_active(key) == WQ_DFL_MIN_ACTIVE
+    limits.workqueues[WQ_EVENTS_UNBOUND].max_active = 4
+    assert limits.max_active(key) == 4
     # In 6.6 it is every CPU's.
-    six_six = Shared(spec_of(8, rules_of("6.6"), node=2)).asked.limits
-    assert six_six.key(WQ_EVENTS_UNBOUND, 1, 3)[1] == 3
+    six_six, pool = limits_of("6.6", 8)
+    assert six_six.key(WQ_EVENTS_UNBOUND, pool, 3)[1] == 3
+
+
+def test_F_8_the_shares_go_by_the_cpus_that_are_online_and_allowed() -> None:
+    limits, pool = limits_of("6.12", 8, cpumask=0b1111)
+    key = limits.key(WQ_EVENTS_UNBOUND, pool, 3)
+    assert limits.max_active(key) == 256
+    limits.online = 0b1111_0111
+    assert limits.max_active(key) == 171, "a third of it, rounded up"
+    limits.online = 0b1111_0000
+    assert limits.max_active(key) == WQ_DFL_MIN_ACTIVE, "no CPU of the queue's is left"
+
+
+def test_F_8_pools_that_span_nodes_share_all_of_it() -> None:
+    limits, pool = limits_of("6.12", 8, affinity_scope="system")
+    key = limits.key(WQ_EVENTS_UNBOUND, pool, 3)
+    assert key == (WQ_EVENTS_UNBOUND, 0)
+    assert limits.max_active(key) == 512
+
+
+@pytest.mark.parametrize("version", ["6.6", "6.12"])
+def test_F_8_the_cpus_of_a_node_take_turns_with_what_waits(version: str) -> None:
+    """CPU 0 queues four items, then CPU 1 two; two may be active: per node in 6.12, per CPU in 6.6."""
+    box = unbound_box(2, rules=rules_of(version), version=version)
+    node = node_of(box)
+    node.workqueues[WQ_EVENTS_UNBOUND].max_active = 2
+    works = [script_work(box.cpus[0], WQ_EVENTS_UNBOUND, [(US, MS), (US, 0)]) for _ in range(4)]
+    box.run(START + 200 * US)
+    works += [script_work(box.cpus[1], WQ_EVENTS_UNBOUND, [(US, MS), (US, 0)]) for _ in range(2)]
+    box.run(START + 20 * MS)
+    started = [e[2]["work"] for e in box.events("workqueue_execute_start")]
+    first, second, third, fourth, others, last = works
+    if version == "6.12":
+        assert started == [first, second, third, others, fourth, last]
+    else:
+        assert started == [first, second, others, last, third, fourth]
+
+
+def test_F_8_the_node_hears_of_cpus_that_go_and_come() -> None:
+    box = unbound_box(4, node=2, rules=rules_of("6.12"), version="6.12")
+    node = node_of(box)
+    box.command(START + MS, 3, "cpu", "offline", 3)
+    box.run(START + 3 * MS)
+    assert node.limits.online == 0b0111
+    box.command(START + 4 * MS, 3, "cpu", "online", 3)
+    box.run(START + 6 * MS)
+    assert node.limits.online == 0b1111
 
 
 # -- F.10: where workers run -----------------------------------------------------------------------

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from emulator.kernel import wq_pool, wq_watch
-from emulator.kernel.wq_table import WQ_DIO, WQ_EVENTS, WQ_INTENSIVE
+from emulator.kernel import wq_pool, wq_state, wq_watch
+from emulator.kernel.wq_table import WQ_DIO, WQ_EVENTS, WQ_EVENTS_UNBOUND, WQ_INTENSIVE
 from emulator.rules import rules_of
 from emulator.types import OP_BURN, WorkqueueSpec
 from tests.kernel.box import MS, QUIET, US, Box, Job, Steps, script_work
@@ -132,7 +132,8 @@ def test_F_13_what_is_in_flight_and_delayed_is_told() -> None:
     script_work(cpu, WQ_EVENTS, [(US, 500 * MS), (US, 0)])
     script_work(cpu, WQ_EVENTS, [(US, 0)])
     box.run(100 * MS)
-    wq_watch.show_workqueue_state(cpu)
+    views = wq_watch.own_views(cpu)
+    wq_watch.say(cpu, wq_state.show_workqueue_state(views, cpu.workqueues, refs=False))
     worker = next(iter(cpu.pools[0].executing))
     (idle,) = cpu.pools[0].idle
     assert printed(box) == [
@@ -144,3 +145,53 @@ def test_F_13_what_is_in_flight_and_delayed_is_told() -> None:
         f"pool 0: cpus=0 node=0 flags=0x0 nice=0 hung=0s workers=2 idle: {idle}",
     ]
     assert wq_pool.need_more_worker(cpu.pools[0]) is False
+
+
+@pytest.mark.parametrize(
+    ("version", "node"), [("5.4", ""), ("6.12", " node=0")], ids=["5.4", "6.12"]
+)
+def test_F_13_a_pool_of_no_cpu_is_watched_too(version: str, node: str) -> None:
+    wq = WorkqueueSpec(watchdog_ns=900 * MS, unbound=("events_unbound",), cpumask=0b10)
+    rules = rules_of(version)
+
+    def hog() -> Steps:
+        yield (OP_BURN, 10 * SECOND)  # the timer is deferrable: an idle CPU 0 would not look
+
+    box = Box(Job(hog), nr_cpus=2, hz=100, rules=rules, version=version, wq=wq, sysctls=QUIET)
+    box.run(500 * MS)
+    for _ in range(3):
+        script_work(box.cpus[1], WQ_EVENTS_UNBOUND, [(3 * SECOND, 0)])
+    box.run(2 * SECOND)
+    pool = f"cpus=1{node} flags=0x4 nice=0"
+    refs = " refcnt=4" if version == "6.12" else ""
+    lines = printed(box)
+    (worker,) = [p.pid for p in box.cpus[1].tasks.values() if p.run.item]
+    assert lines[:5] == [
+        f"BUG: workqueue lockup - pool {pool} stuck for 1s!",
+        "Showing busy workqueues and worker pools:",
+        "workqueue events_unbound: flags=0x2",
+        f"  pwq 4: {pool} active=3/512{refs}",
+        f"    in-flight: {worker}:script_work",
+    ]
+    assert lines[5] == "    pending: script_work, script_work"
+    assert lines[6].startswith(f"pool 4: {pool} hung=1s workers=")
+    assert 1800 * MS < box.times("printk")[0] < 1801 * MS, "CPU 0 asks, and hears the answer"
+
+
+def test_F_13_the_pool_of_an_offline_cpu_is_watched_too() -> None:
+    """Its workers wait for the only CPU that is left, on which one keeps to its item."""
+    wq = WorkqueueSpec(watchdog_ns=900 * MS)
+    box = Box(nr_cpus=2, hz=100, wq=wq, sysctls=QUIET).run(START)
+    for ns in (50 * MS, 3 * SECOND, 3 * SECOND):
+        script_work(box.cpus[1], WQ_EVENTS, [(ns, 0)])
+    box.command(20 * MS, 1, "cpu", "offline", 1)
+    box.run(2 * SECOND)
+    assert not box.cpus[1].online
+    pool = "cpus=1 node=0 flags=0x4 nice=0"
+    lines = [line for line in printed(box) if "offline" not in line]
+    assert lines[:4] == [
+        f"BUG: workqueue lockup - pool {pool} stuck for 1s!",
+        "Showing busy workqueues and worker pools:",
+        "workqueue events: flags=0x0",
+        f"  pwq 2: {pool} active=3/256",  # the first has ended, its worker waits as well
+    ]
