@@ -226,12 +226,17 @@ def axis_of(text: str) -> Axis:
     return Axis(key, tuple(words), numbers)
 
 
-# Every policy; the one that takes signals by itself asks its own.
+# Every policy; the one that takes signals by itself asks its own.  A signal that not every version has
+# is left out.
 def _every_completion() -> Iterator[str]:
     for policy in COMPLETIONS.values():
         yield policy.name
         if policy.takes == "signals":
-            yield from (f"{policy.name}:{name}" for name in SIGNALS if name != DEFAULT_SIGNAL)
+            yield from (
+                f"{policy.name}:{name}"
+                for name, signal in SIGNALS.items()
+                if name != DEFAULT_SIGNAL and not signal.rule
+            )
 
 
 def setting(key: str, word: str) -> str:

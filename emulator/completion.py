@@ -159,6 +159,7 @@ class Signal:
     unit: str  #: "time", "count", "percent", or "" without a limit
     read_ns: int  #: what looking at it costs
     stale: str  #: how old what it reads may be
+    rule: str = ""  #: the switch of the kernel's rules without which there is nothing to read
 
 
 def _signals(*rows: Signal) -> dict[str, Signal]:
@@ -189,7 +190,35 @@ SIGNALS: dict[str, Signal] = _signals(
         "never",
     ),
     Signal("worklist", 6, "the works that wait are at least", 16, "count", 1, "never"),
+    Signal(
+        "congested",
+        7,
+        "works of direct IO are delayed by max_active, as workqueue_congested() asks: 256 wait before",
+        0,
+        "",
+        1,
+        "never",
+    ),
     Signal("util", 9, "the utilisation (PELT) is above", 80, "percent", 1, "a tick, and inertia"),
+    Signal(
+        "runnable",
+        10,
+        "running and waiting (runnable_avg, PELT) are above",
+        100,
+        "percent",
+        1,
+        "a tick, and inertia",
+        "runnable_avg",
+    ),
+    Signal(
+        "load",
+        11,
+        "the load by weight (load_avg, PELT; 1024 is a task of nice 0 that always runs) is above",
+        80,
+        "percent",
+        1,
+        "a tick, and inertia",
+    ),
     Signal(
         "avg_idle",
         12,
@@ -201,6 +230,34 @@ SIGNALS: dict[str, Signal] = _signals(
     ),
     Signal("psi", 13, "avg10 of PSI cpu some is above", 10, "percent", 1, "2 s"),
     Signal(
+        "run_delay",
+        14,
+        "who last began to run here had waited for at least",
+        1_000_000,
+        "time",
+        1,
+        "a whole wait: it is known when that is over",
+    ),
+    Signal(
+        "steal",
+        15,
+        "of the last tick's time the host took, while this CPU had something to run, at least",
+        500_000,
+        "time",
+        1,
+        "a tick",
+    ),
+    Signal(
+        "irq",
+        16,
+        "the interrupts' share of the time (avg_irq, PELT; machine.irq_time_accounting) is above",
+        50,
+        "percent",
+        1,
+        "a tick, and inertia",
+    ),
+    Signal("ksoftirqd", 17, "ksoftirqd runs, or waits for the CPU", 0, "", 1, "never"),
+    Signal(
         "preempt",
         19,
         "a worker that is woken would not preempt, or waits already, and no reschedule is pending "
@@ -211,6 +268,16 @@ SIGNALS: dict[str, Signal] = _signals(
         "never",
     ),
 )
+
+#: Candidates that are not offered, by their numbers, and why.
+NOT_OFFERED: dict[int, str] = {
+    3: "idle_cpu() chooses the CPU to go to; of the own CPU not_idle says the same",
+    18: "need_resched is part of preempt",
+    20: "a CPU that is offline has no bio end on it",
+    21: "a pool without a CPU is that of one that is offline",
+    22: "CPU_INTENSIVE by itself (6.5) tells of long works, not of long submitters",
+    23: "the search for an idle CPU is the second half of every decision, not a signal",
+}
 
 #: What ``unless-saturated`` asks if it is not told.
 DEFAULT_SIGNAL = "preempt"

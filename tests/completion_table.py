@@ -1,7 +1,8 @@
 """The table of completion policies in ``config/completions.md``: what each is worth under which load.
 
 ``python -m tests.completion_table`` (``make completions``) runs every policy under every load, which
-takes minutes, and writes the table between its markers again.  ``tests/test_docs.py`` checks that no
+takes minutes, and writes the table between its markers again.  With policies behind it, it runs those alone
+and puts their rows into the table as it is; no figure of them is marked as best then.  ``tests/test_docs.py`` checks that no
 policy, load or figure is missing from it.
 """
 
@@ -57,15 +58,47 @@ def with_table(text: str, table: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
-def main() -> None:
-    """Run everything and write the table."""
+def measured(command: list[str]) -> str:
+    """Return the table that a comparison writes."""
     with TemporaryDirectory() as directory:
         out = Path(directory) / "table.md"
-        command = [sys.executable, str(CHECKOUT / "launch.py"), *words(), "--markdown", str(out)]
-        subprocess.run(command, check=True)
-        table = out.read_text(encoding="utf-8")
-    FILE.write_text(with_table(FILE.read_text(encoding="utf-8"), table), encoding="utf-8")
+        launch = [sys.executable, str(CHECKOUT / "launch.py"), *command, "--markdown", str(out)]
+        subprocess.run(launch, check=True)
+        return out.read_text(encoding="utf-8")
+
+
+def is_table(part: str) -> bool:
+    """Whether a part of the text is a table, and not what is said of all of them."""
+    return part.startswith("|")
+
+
+def merged(old: str, new: str) -> str:
+    """Return a text with rows of another one's tables put in, or in place of its own, in their order."""
+    order = [f"| `{name}` |" for name in policies()]
+    added = iter(part for part in new.strip().split("\n\n") if is_table(part))
+    parts = old.strip().split("\n\n")
+    for place, part in enumerate(parts):
+        if not is_table(part):
+            continue
+        lines = part.splitlines()
+        extra = [line.replace("**", "") for line in next(added).splitlines()[2:]]
+        found = {line[: line.index("|", 1) + 1]: line for line in [*lines[2:], *extra]}
+        parts[place] = "\n".join([*lines[:2], *(found[name] for name in order if name in found)])
+    return "\n\n".join(parts)
+
+
+def main(names: list[str]) -> None:
+    """Run everything, or the policies named, and write the table."""
+    text = FILE.read_text(encoding="utf-8")
+    if names:
+        command = words()
+        command[command.index(AXIS)] = "kernel.completion=" + ",".join(names)
+        old = text.partition(BEGIN)[2].partition(END)[0]
+        table = merged(old, measured(command))
+    else:
+        table = measured(words())
+    FILE.write_text(with_table(text, table), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -56,6 +56,8 @@ def _signal(word: str, rules: Rules) -> tuple[str, int]:
         raise ValueError(f"no signal is called {name!r}; there are {', '.join(SIGNALS)}")
     if name == "preempt" and rules.eevdf:
         raise ValueError("the signal preempt compares vruntimes, which EEVDF does not")
+    if name == "runnable" and not rules.runnable_avg:
+        raise ValueError("the signal runnable reads runnable_avg, which is there from 5.7 on")
     if not equals:
         return name, signal.limit
     if signal.unit == "time":

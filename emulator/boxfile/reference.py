@@ -9,7 +9,7 @@ from typing import Any
 from emulator.boxfile.events import COMMANDS
 from emulator.boxfile.kernel import SYSCTLS
 from emulator.boxfile.work import PROGRAMS, program_params
-from emulator.completion import COMPLETIONS, SIGNALS
+from emulator.completion import COMPLETIONS, NOT_OFFERED, SIGNALS
 from emulator.rules import FEATURES, POLICIES, RULES, VERSIONS
 from emulator.units import duration_format
 from emulator.workload.fio_options import ALIASES, IGNORED, OPTIONS
@@ -198,6 +198,9 @@ def _completions() -> str:
         limit = {"": "", "time": duration_format(signal.limit)}.get(signal.unit, str(signal.limit))
         text += f"| `{signal.name}` | {signal.asserted} | {limit} | {signal.read_ns} | "
         text += f"{signal.stale} |\n"
+    text += "\nOther candidates are no signals here:\n\n"
+    for number, why in NOT_OFFERED.items():
+        text += f"* #{number}: {why}\n"
     return text
 
 

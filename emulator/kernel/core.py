@@ -187,6 +187,9 @@ def context_switch(cpu: Cpu, prev: Task, following: Task) -> None:
         rq.nr_switches += 1
         cpu.cause = following.run.cause or cpu.cause
         cpu.emit(tp.SCHED_SWITCH, prev.pid, prev.prio, prev.state, following.pid, following.prio)
+        if cpu.sched_info is not None:
+            waits = prev is not rq.idle and bool(prev.on_rq) and not prev.sched_delayed
+            cpu.sched_info.sched_info_switch(cpu.now, prev.pid, waits, following.pid)
         prev.on_cpu = 0
         following.on_cpu = 1
         rq.curr = following
@@ -461,6 +464,8 @@ def activate_task(cpu: Cpu, p: Task, flags: int) -> None:
     assert p.cpus_mask >> cpu.node_id & 1 or p.affinity_broken or cpu.stop_works, cpu.story(
         f"{p.comm}/{p.pid} is enqueued outside its mask"
     )
+    if cpu.sched_info is not None:
+        cpu.sched_info.sched_info_queued(cpu.now, p.pid)
     before = rq.nr_running
     if p.sched_class == STOP_CLASS:
         stop_machine.enqueue_task_stop(cpu, p)

@@ -81,6 +81,8 @@ class Execution(Recorder):
         assert self.stalled
         self.stalled = False
         self.burnt(now_ns - self.stalled_at)
+        if self.steal is not None and not (self.f_kind == frames.HALT and not self.stack):
+            self.steal.taken(now_ns - self.stalled_at)
         if self.f_end < NEVER:
             self.f_end = max(self.f_end, 0) + now_ns
         if now_ns > self.now:

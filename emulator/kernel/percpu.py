@@ -21,6 +21,7 @@ from emulator.kernel import (
     promises,
     psi,
     rcu,
+    sched_info,
     wq_flush,
     wq_table,
     xfs_file,
@@ -159,6 +160,7 @@ class PerCpu:
         "ring_base",
         "rq",
         "scan_cost",
+        "sched_info",
         "seq",
         "shared_node",
         "sink",
@@ -172,6 +174,7 @@ class PerCpu:
         "stack",
         "stalled",
         "stalled_at",
+        "steal",
         "stop_works",
         "tasks",
         "threadirqs",
@@ -376,8 +379,11 @@ class PerCpu:
         self.completion = dio_completion.policy_of(self.spec.kernel.completion)
         #: after the warm-up, completions of IOs of this CPU, of its cache, of others; ns for lines
         self.completed = [0, 0, 0, 0]
-        asks_psi = any(signal == "psi" for signal, _limit in self.spec.kernel.completion.signals)
-        self.psi = psi.Psi() if asks_psi else None
+        #: What only a completion policy asks for.
+        asked = {signal for signal, _limit in self.spec.kernel.completion.signals}
+        self.psi = psi.Psi() if "psi" in asked else None
+        self.sched_info = sched_info.SchedInfo() if "run_delay" in asked else None
+        self.steal = sched_info.Steal() if "steal" in asked else None
         self.queues = [
             BlockQueue(self.spec, index, self.node_id) for index in range(len(self.spec.disks))
         ]

@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING
 from emulator.kernel import fair_kthread
 from emulator.kernel.fair_weight import calc_delta
 from emulator.kernel.sched import FAIR_CLASS, NICE_0_LOAD, SCHED_IDLE, Rq, Task
+from emulator.kernel.wq_table import WQ_DIO
 from emulator.tracepoints import PREEMPT_KTHREAD_AHEAD, PREEMPT_KTHREAD_NVCSW
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
+
+SCHED_CAPACITY = 1024
+NICE_0_WEIGHT = 1024
 
 Answer = tuple[int, bool]  #: (value read, saturated)
 
@@ -64,6 +68,44 @@ def util(cpu: Cpu, limit: int) -> Answer:
     return value, value * 100 > cpu.rq.cpu_capacity * limit
 
 
+def runnable(cpu: Cpu, limit: int) -> Answer:
+    """#10: ``runnable_avg`` (5.7) against so many percent of 1024: more than one CPU can run."""
+    value = cpu.rq.cfs.avg.runnable_avg
+    return value, value * 100 > SCHED_CAPACITY * limit
+
+
+def load(cpu: Cpu, limit: int) -> Answer:
+    """#11: ``load_avg`` against so many percent of a nice-0 task's that always runs."""
+    value = cpu.rq.cfs.avg.load_avg
+    return value, value * 100 > NICE_0_WEIGHT * limit
+
+
+def run_delay(cpu: Cpu, limit: int) -> Answer:
+    """#14: how long who last began to run here had waited (``sched_info_arrive()``), ns."""
+    assert cpu.sched_info is not None
+    value = cpu.sched_info.last_ns
+    return value, value >= limit
+
+
+def steal(cpu: Cpu, limit: int) -> Answer:
+    """#15: what the host took between the last two ticks (``steal_account_process_time()``), ns."""
+    assert cpu.steal is not None
+    value = cpu.steal.last_ns
+    return value, value >= limit
+
+
+def irq(cpu: Cpu, limit: int) -> Answer:
+    """#16: the interrupts' part of the CPU's time, ``avg_irq``, against so many percent of 1024."""
+    value = cpu.rq.avg_irq.util_avg
+    return value, value * 100 > SCHED_CAPACITY * limit
+
+
+def ksoftirqd(cpu: Cpu, _limit: int) -> Answer:
+    """#17: softirqs have become too many for the interrupts' exits."""
+    runs = bool(cpu.ksoftirqd.on_rq)
+    return int(runs), runs
+
+
 def avg_idle(cpu: Cpu, limit: int) -> Answer:
     """#12: the average idle period, ns; renewed only when the CPU leaves idle."""
     value = cpu.rq.avg_idle
@@ -78,6 +120,12 @@ def psi(cpu: Cpu, limit: int) -> Answer:
 
 
 # -- The worker pool ----------------------------------------------------------------------------
+
+
+def congested(cpu: Cpu, _limit: int) -> Answer:
+    """#7: ``workqueue_congested()``: works of direct IO wait because too many are active."""
+    nr = len(cpu.pools[0].delayed.get(WQ_DIO, ()))
+    return nr, nr > 0
 
 
 def worklist(cpu: Cpu, limit: int) -> Answer:
@@ -166,8 +214,15 @@ SIGNALS: dict[str, Callable[[Cpu, int], Answer]] = {
     "head_age": head_age,
     "head_age_ns": head_age_ns,
     "worklist": worklist,
+    "congested": congested,
     "util": util,
+    "runnable": runnable,
+    "load": load,
     "avg_idle": avg_idle,
     "psi": psi,
+    "run_delay": run_delay,
+    "steal": steal,
+    "irq": irq,
+    "ksoftirqd": ksoftirqd,
     "preempt": preempt,
 }

@@ -110,7 +110,7 @@ def pack(cpu: Cpu) -> list[Any]:
         cpu.domains.active_mask,
         [[pipe, nr] for pipe, nr in cpu.piped.items()],
         None if cpu.completion is None else cpu.completion.pack(),
-        None if cpu.psi is None else cpu.psi.pack(),
+        [None if one is None else one.pack() for one in (cpu.psi, cpu.sched_info, cpu.steal)],
         cpu.xfs_log.state,
         None if cpu.backing is None else cpu.backing.pack(),
         [[irq, *thread.pack()] for irq, thread in cpu.irq_threads.items()],
@@ -160,8 +160,9 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     cpu.piped = dict(data[25])
     if cpu.completion is not None:
         cpu.completion.unpack(data[26])
-    if cpu.psi is not None:
-        cpu.psi.unpack(data[27])
+    for one, state in zip((cpu.psi, cpu.sched_info, cpu.steal), data[27], strict=True):
+        if one is not None:
+            one.unpack(state)
     cpu.xfs_log.state = data[28]
     if cpu.backing is not None:
         cpu.backing.unpack(data[29])

@@ -56,6 +56,8 @@ def tick_sched_timer(cpu: Cpu, _arg: object) -> None:
     rcu.rcu_sched_clock_irq(cpu)
     cpu.start(frames.IRQ_DONE, 0)
     scheduler_tick(cpu)
+    if cpu.steal is not None:
+        cpu.steal.steal_account_process_time()
     if cpu.wq_watchdog and cpu.jiffies() >= cpu.wq_watch_at:
         wq_watch.wq_watchdog(cpu)
     if cpu.f_kind == frames.IRQ_DONE:

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator
 
-from emulator.completion import COMPLETIONS, SIGNALS, Signal
+from emulator.completion import COMPLETIONS, NOT_OFFERED, SIGNALS, Signal
 from emulator.report.words import spaced, unbroken
 from emulator.rules import FEATURES, POLICIES, RULES, VERSIONS, Policy, rules_of
 from emulator.units import duration_format
@@ -42,6 +42,10 @@ def completion_lines(width: int) -> Iterator[str]:
         yield f"{signal.name}  (#{signal.number})"
         yield from _wrapped(f"says so   {signal.asserted}{_limit(signal)}", width)
         yield from _wrapped(f"costs     {signal.read_ns} ns; stale: {signal.stale}", width)
+    yield ""
+    yield "candidates that are no signals here:"
+    for number, why in NOT_OFFERED.items():
+        yield from _wrapped(f"#{number}  {why}", width)
     yield ""
     yield from _wrapped(
         "A box names one in `kernel: {completion: NAME}`, a command by --set "

@@ -50,6 +50,13 @@ def test_what_is_refused(text: str, complaint: str) -> None:
         resolve_completion(text, CFS)
 
 
+def test_runnable_is_there_from_5_7_on() -> None:
+    with pytest.raises(ValueError, match=r"runnable reads runnable_avg, which is there from 5\.7"):
+        resolve_completion("unless-saturated:runnable", rules_of("5.4"))
+    spec = resolve_completion("unless-saturated:runnable=90", rules_of("5.10"))
+    assert spec.signals == (("runnable", 90),)
+
+
 def test_preempt_is_a_question_for_cfs() -> None:
     with pytest.raises(ValueError, match="EEVDF"):
         resolve_completion("unless-saturated", rules_of("6.6"))

@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 
 from emulator import tracepoints as tp
 from emulator.completion import COMPLETIONS, SIGNALS, CompletionSpec
-from emulator.kernel import dio_completion, saturation, wq_table
+from emulator.kernel import core, dio_completion, saturation, wq_table
 from emulator.kernel.cpu import Cpu
 from emulator.kernel.dio_completion import DioCompletion
 from emulator.kernel.psi import PSI_FREQ_NS, Psi
 from emulator.kernel.request import Request
+from emulator.kernel.sched_info import SchedInfo, Steal
+from emulator.rules import rules_of
 from emulator.topology import DomainMap
 from emulator.types import OP_RUN
 from tests.kernel.box import (
@@ -57,14 +59,22 @@ def first_asserted() -> dict[tuple[str, int], int]:
         ("worklist", 16),
         ("util", 80),
         ("avg_idle", 500_000),
+        ("congested", 0),
+        ("runnable", 100),
+        ("run_delay", 1 * MS),
+        ("steal", 500_000),
+        ("irq", 50),
+        ("ksoftirqd", 0),
         ("preempt", 0),
     ]
     found = dict.fromkeys(asked, -1)
-    box = Box(Job(hog, start_ns=START), hz=1000, sysctls=UNDISTURBED)
+    signals = tuple((name, 0) for name in ("run_delay", "steal"))
+    completion = CompletionSpec("unless-saturated", signals=signals)
+    box = Box(Job(hog, start_ns=START), hz=1000, sysctls=UNDISTURBED, completion=completion)
     cpu = box.cpus[0]
     box.run(START + 1)
     for avg in (box.task().avg, cpu.rq.cfs.avg):  # a new task starts from a guess
-        avg.util_avg = avg.util_sum = 0
+        avg.util_avg = avg.util_sum = avg.load_avg = avg.load_sum = 0
     for tenth in range(1, HOG_NS * 10 // MS):
         box.run(START + tenth * MS // 10)
         cpu.now = START + tenth * MS // 10
@@ -79,6 +89,12 @@ def first_asserted() -> dict[tuple[str, int], int]:
                 found[signal, limit] = tenth
     # 254 at 13.5 ms; what is read is as of the tick at 13 ms.
     assert cpu.rq.cfs.avg.util_avg == pytest.approx(246, abs=6)
+    # 13.5 ms after the fact: the worker runs, and only then is known how long it waited.
+    assert saturation.run_delay(cpu, 1 * MS) == (0, False)
+    box.run(START + 20 * MS)
+    delay, saturated = saturation.run_delay(cpu, 1 * MS)
+    assert saturated
+    assert delay == pytest.approx(HOG_NS - 1 * MS, abs=MS // 10)
     return found
 
 
@@ -94,6 +110,11 @@ def first_asserted() -> dict[tuple[str, int], int]:
         ("worklist", 16, 25),
         ("util", 80, -1),
         ("avg_idle", 500_000, -1),
+        ("congested", 0, -1),
+        ("run_delay", 1 * MS, -1),
+        ("steal", 500_000, -1),
+        ("irq", 50, -1),
+        ("ksoftirqd", 0, -1),
         ("preempt", 0, 1),
     ],
 )
@@ -136,6 +157,97 @@ def test_the_table_of_signals_is_the_one_that_is_read() -> None:
     assert list(SIGNALS) == list(saturation.SIGNALS)
     unbound = {name for name, row in COMPLETIONS.items() if row.unbound}
     assert set(COMPLETIONS) == {"bound", *dio_completion.TARGETS, *unbound}
+
+
+def test_H_1_congested_needs_256_works_of_direct_io() -> None:
+    box = Box(Job(hog, start_ns=START), hz=1000, sysctls=UNDISTURBED).run(START + 1)
+    cpu = box.cpus[0]
+    for _ in range(256):
+        script_work(cpu, wq_table.WQ_DIO, [(1, 0)])
+    assert saturation.congested(cpu, 0) == (0, False)
+    script_work(cpu, wq_table.WQ_DIO, [(1, 0)])
+    assert saturation.congested(cpu, 0) == (1, True)
+
+
+def test_H_1_runnable_is_above_util_while_a_worker_waits() -> None:
+    """From 5.7 on: two tasks that always want the CPU make it twice what it can do."""
+
+    def forever() -> Steps:
+        yield (OP_RUN, 1000 * MS)
+
+    box = Box(Job(forever), Job(forever), hz=1000, rules=rules_of("5.10"), version="5.10")
+    box.run(300 * MS)
+    util, _ = saturation.util(box.cpus[0], 80)
+    value, saturated = saturation.runnable(box.cpus[0], 100)
+    assert saturated
+    assert util < 1030 < 1900 < value
+    alone = Box(Job(forever), hz=1000, rules=rules_of("5.10"), version="5.10").run(300 * MS)
+    assert not saturation.runnable(alone.cpus[0], 100)[1]
+
+
+@pytest.mark.parametrize(("nice", "load"), [(0, 1024), (-20, 88761), (19, 15)])
+def test_H_1_load_goes_by_weight(nice: int, load: int) -> None:
+    def forever() -> Steps:
+        yield (OP_RUN, 1000 * MS)
+
+    box = Box(Job(forever, nice=nice), hz=1000).run(500 * MS)
+    value, saturated = saturation.load(box.cpus[0], 80)
+    assert value == pytest.approx(load, rel=0.08)
+    assert saturated == (load >= 1024)
+
+
+def test_H_1_steal_is_what_came_between_two_ticks() -> None:
+    steal = Steal()
+    steal.taken(300_000)
+    steal.taken(250_000)
+    steal.steal_account_process_time()
+    assert steal.last_ns == 550_000
+    steal.steal_account_process_time()
+    assert steal.last_ns == 0
+    rebuilt = Steal()
+    rebuilt.unpack(steal.pack())
+    assert rebuilt.pack() == steal.pack()
+
+
+def test_H_1_a_cpu_that_loses_its_host_at_work_has_steal_time_and_an_idle_one_has_not() -> None:
+    completion = CompletionSpec("unless-saturated", signals=(("steal", 500_000),))
+    box = Box(Job(hog, start_ns=START), nr_cpus=2, hz=1000, completion=completion).run(START + MS)
+    for cpu in box.cpus:
+        cpu.stall(cpu.now)
+        cpu.resume(cpu.now + 700_000)
+        assert cpu.steal is not None
+        cpu.steal.steal_account_process_time()
+    assert saturation.steal(box.cpus[0], 500_000) == (700_000, True)
+    assert saturation.steal(box.cpus[1], 500_000) == (0, False)
+
+
+def test_H_1_interrupts_are_a_share_of_the_time() -> None:
+    cpu, _board = cpu_of(0, 2)
+    cpu.rq.avg_irq.util_avg = 512
+    assert saturation.irq(cpu, 50) == (512, False)
+    cpu.rq.avg_irq.util_avg = 513
+    assert saturation.irq(cpu, 50) == (513, True)
+
+
+def test_H_1_ksoftirqd_is_runnable_when_softirqs_are_too_many() -> None:
+    cpu, _board = cpu_of(0, 2)
+    assert saturation.ksoftirqd(cpu, 0) == (0, False)
+    core.wake_up(cpu, cpu.ksoftirqd)
+    cpu.advance(cpu.now + MS, cpu.now + MS)
+    queued = [cpu.ksoftirqd.on_rq, *saturation.ksoftirqd(cpu, 0)]
+    assert queued in ([1, 1, True], [0, 0, False])
+
+
+def test_run_delay_is_of_who_began_last_and_is_in_snapshots() -> None:
+    info = SchedInfo()
+    info.sched_info_queued(100, 7)
+    info.sched_info_switch(400, 5, True, 7)
+    assert info.last_ns == 300
+    info.sched_info_switch(900, 7, False, 5)  # 5 was preempted at 400
+    assert info.last_ns == 500
+    rebuilt = SchedInfo()
+    rebuilt.unpack(info.pack())
+    assert rebuilt.pack() == info.pack() == [500, []]
 
 
 # -- preempt against the kernel's own test ----------------------------------------------------------
