@@ -14,7 +14,8 @@ each list is the least, where it is, and the least of the rest: four scans in C,
 
 Mail needs no promise of its sender: any node may send mail at its next event.  So a node that mail
 would make send counts from ``max(mail, low of the others + coherence)``; those of all such nodes
-are one number (:meth:`Outlook.bound`), save that the node with the least low of all sees the next.
+are one number (:meth:`Outlook.bound`), save that the node with the least low of all sees the next:
+what it sends itself limits it where it sends it.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ class Outlook:
         # When mail that is still to be sent could make some node other than this one send.
         least, where, second, _ = self._mail_least
         mail_ns = second if where == node else least
-        comes = max(mail_ns, self.low_ns + self._coherence_ns) if mail_ns < NEVER else NEVER
+        low_ns = self._next_low_ns if self._low_at == node else self.low_ns
+        comes = max(mail_ns, low_ns + self._coherence_ns) if mail_ns < NEVER else NEVER
         if self._mail_low_ns < NEVER and self._low_at != node:
             comes = min(comes, max(self._mail_low_ns, self._next_low_ns + self._coherence_ns))
         return comes
