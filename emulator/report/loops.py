@@ -9,6 +9,7 @@ and each sort that is frequent enough to be a loop gets the name of its pattern:
 ``drifts_after_completions``   the same, but from CPU to CPU round the cache
 ``woken_elsewhere``            woken by others, and placed on another CPU
 ``pushed_from_bound_kthread``  pushed by active balance, while a bound kthread waited behind it
+``pushed_from_ksoftirqd``      the same, and that kthread was ksoftirqd, with nobody else bound there
 ``pushed``                     pushed by active balance, for another reason
 ``pulled_while_kworker_runs``  pulled while a worker, which had taken its CPU, ran
 ``pulled``                     pulled while it waited behind another task
@@ -60,6 +61,8 @@ SENTENCES = {
     "drifts_after_completions": "{task} runs away from its completions, round CPUs {cpus}",
     "woken_elsewhere": "{task} is placed on another CPU whenever it is woken, round CPUs {cpus}",
     "pushed_from_bound_kthread": "{task} is pushed away from its bound kworker, round CPUs {cpus}",
+    "pushed_from_ksoftirqd": "{task} is pushed away from ksoftirqd, which has its completions, round "
+    "CPUs {cpus}",
     "pushed": "{task} is pushed away by active balance, round CPUs {cpus}",
     "pulled_while_kworker_runs": "{task} is pulled away while its kworker runs, round CPUs {cpus}",
     "pulled": "{task} is pulled away while it waits, round CPUs {cpus}",
@@ -131,8 +134,10 @@ def _pattern(sort: str, moves: Sequence[Migration], history: History) -> str:
         case "woken" | "woken by kworker":
             return "woken_elsewhere"
         case "pushed":
-            bound = _most(moves, history, _bound_waited)
-            return "pushed_from_bound_kthread" if bound else "pushed"
+            if not _most(moves, history, _bound_waited):
+                return "pushed"
+            alone = _most(moves, history, _ksoftirqd_waited)
+            return "pushed_from_ksoftirqd" if alone else "pushed_from_bound_kthread"
         case "pulled from kworker":
             return "pulled_while_kworker_runs"
         case _:
@@ -160,6 +165,13 @@ def _began_with_completion(move: Migration, history: History) -> bool:
 def _bound_waited(move: Migration, history: History) -> bool:
     queue = history.queue_at(move.orig_cpu, move.time_ns)
     return any(history.is_bound(pid) for pid in queue.waiting)
+
+
+def _ksoftirqd_waited(move: Migration, history: History) -> bool:
+    queue = history.queue_at(move.orig_cpu, move.time_ns)
+    bound = [history.kind(pid) for pid in queue.waiting if history.is_bound(pid)]
+    # The stopper that pushes may be queued already.
+    return set(bound) - {"migration"} == {"ksoftirqd"}
 
 
 def _loop(found: Extract, pid: int, pattern: str, moves: Sequence[Migration], total: int) -> Loop:

@@ -12,7 +12,7 @@ from emulator.rundir import RESULTS, RunDirectory
 from emulator.session import Request, run_box
 from emulator.tracepoints import MIGRATE_ACTIVE, MIGRATE_HOTPLUG, MIGRATE_NOHZ, MIGRATE_WAKEUP
 from tests.report.rings import readers_of
-from tests.report.scenes import FIO, MS, Scene, follow, pull, push
+from tests.report.scenes import FIO, MS, Scene, follow, kworker, pull, push
 
 
 def found(scene: Scene, end_ns: int, tick_ns: int = 0) -> list[Loop]:
@@ -61,6 +61,14 @@ def test_a_push_counts_as_the_bound_workers_only_if_it_waited() -> None:
         now = push(scene, now, 1 + cycle % 2, 2 - cycle % 2)
     [loop] = found(scene, 100 * MS)
     assert (loop["pattern"], loop["rate_per_s"]) == ("pushed_from_bound_kthread", 100.0)
+    served = Scene()
+    for cpu, ring in enumerate(served.rings[:-1]):
+        ring.comm(kworker(cpu), f"ksoftirqd/{cpu}")
+    now = MS
+    for cycle in range(10):
+        now = push(served, now, 1 + cycle % 2, 2 - cycle % 2)
+    [loop] = found(served, 100 * MS)
+    assert loop["pattern"] == "pushed_from_ksoftirqd"
     bare = Scene()
     for cycle in range(10):
         bare.migrate(1 + cycle % 2, (1 + cycle) * MS, 21, 2 - cycle % 2, MIGRATE_ACTIVE, 0)
