@@ -8,6 +8,7 @@ coordinator takes commands.  A reader of rings is not noticed by the run, and a 
 after every grant that was given, so that neither disturbs what has been decided.
 """
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from emulator.rundir import BOX, PROGRAMS, RESULTS, RUN, RunDirectory, resolve_run
+from emulator.added import ADD, text_of, with_commands
+from emulator.rundir import BOX, COMMANDS, PROGRAMS, RESULTS, RUN, RunDirectory, resolve_run
 from emulator.trace import ftrace
 from emulator.trace.reader import RingError, RingReader, open_rings
 from emulator.types import NEVER, NSEC_PER_SEC
@@ -322,6 +324,9 @@ def box_view(run: str, at_ns: int | None, runs: Path) -> "View":
     directory = resolve_run(run, runs)
     try:
         spec = spec_of(load_plain(directory.path / BOX))
+        if (directory.path / COMMANDS).exists():
+            commands = load_plain(directory.path / COMMANDS)
+            spec = with_commands(spec, (shlex.split(one["do"]) for one in commands))
         readers = open_rings(directory.path)
         if directory.is_running():
             _leave_half_written(readers)
@@ -333,6 +338,17 @@ def box_view(run: str, at_ns: int | None, runs: Path) -> "View":
         message = f"{directory.path / BOX}: written by another build, whose boxes differ ({error})"
         raise AttachError(message) from error
     return View(spec, readers, _moment(directory, readers, at_ns, spec.duration_ns))
+
+
+# A command carries what is in the file, so that the record of the run needs no other one.
+def _workloads(path: Path, directory: RunDirectory) -> str:
+    from emulator.config import BoxError, load_plain, load_workloads
+    from emulator.describe import spec_of
+
+    try:
+        return text_of(load_workloads(path, spec_of(load_plain(directory.path / BOX))))
+    except BoxError as error:
+        raise AttachError(str(error)) from error
 
 
 # The newest record may be half written, unless nothing has come after it for a while: the box may
@@ -384,6 +400,8 @@ def send_command(run: str, words: tuple[str, ...], runs: Path) -> str:
 
     directory = resolve_run(run, runs)
     address = directory.control_address()
+    if len(words) == 3 and list(words[:2]) == ADD:
+        words = (*ADD, _workloads(Path(words[2]), directory))
     # A step takes as long as it takes.
     wait_on = directory.is_running if words[0] in STOPPING else None
     try:

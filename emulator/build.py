@@ -30,7 +30,7 @@ from emulator.types import (
     TraceSink,
     WorkloadSpec,
 )
-from emulator.workload import make_program, unpack_books, unpack_program
+from emulator.workload import end_program, make_program, unpack_books, unpack_program
 
 
 class BoxPrograms:
@@ -62,6 +62,14 @@ class BoxPrograms:
         return self._make(
             WorkloadSpec("load", "load", {"percent": percent}, 1, 0, 0, 0, -1, figure=False)
         )
+
+    def know(self, spec: BoxSpec) -> None:
+        """Take note that the box has more workloads."""
+        self.spec = spec
+
+    def ended(self, program: Program) -> Program:
+        """Return what a task runs from now on whose program is told to end."""
+        return end_program(program)
 
     def _make(self, workload: WorkloadSpec) -> Program:
         spec = self.spec

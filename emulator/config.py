@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
+from emulator.added import bytes_on
 from emulator.boxfile import reference
 from emulator.boxfile.around import Surroundings
 from emulator.boxfile.costs import preset_costs, resolve_costs
@@ -40,7 +41,7 @@ from emulator.boxfile.work import resolve_workloads
 from emulator.boxfile.work_fio import JobText
 from emulator.boxfile.yaml_file import compose
 from emulator.tracepoints import BY_NAME
-from emulator.types import NR_CPUS_MAX, NSEC_PER_SEC, BoxSpec, Costs
+from emulator.types import NR_CPUS_MAX, NSEC_PER_SEC, BoxSpec, Costs, WorkloadSpec
 from emulator.units import (
     duration_format,
 )
@@ -105,6 +106,44 @@ def load_box(
     if reader.report.problems or box is None:
         raise BoxError(reader.report.problems)
     return box
+
+
+def load_workloads(path: FilePath, spec: BoxSpec) -> tuple[WorkloadSpec, ...]:
+    """Read workloads that are to be added to a box: a YAML file with ``workloads:``, or a job file.
+
+    Their files and pipes are numbered from the beginning.  Raises BoxError holding every problem.
+    """
+    if path.suffix in (".fio", ".json"):
+        reader = Reader(str(path), compose, Report(str(path)))
+        data: Any = {
+            "workloads": [{"rtapp" if path.suffix == ".json" else "fio": str(path.resolve())}]
+        }
+    else:
+        reader, data = _read(path)
+    report = reader.report
+    if not isinstance(data, dict) or list(data) != ["workloads"]:
+        if not report.problems:
+            report.at((), "a file of workloads is a box with workloads: alone, or a .fio file")
+        raise BoxError(report.problems)
+    nr_cpus = spec.machine.nr_cpus
+    whole = {
+        "description": "added",
+        "duration": f"{spec.duration_ns}ns",
+        "machine": {"cpus": nr_cpus},
+    }
+    model, _ = _validated(whole | data, report)
+    if report.problems or model is None:
+        raise BoxError(report.problems)
+    tick_ns = NSEC_PER_SEC // spec.machine.hz
+    storage = (spec.disks, spec.filesystems)
+    around = Surroundings(nr_cpus, *storage, spec.warmup_ns, tick_ns, spec.seed, report)
+    around.bytes_on = bytes_on(spec)
+    around.verify = tuple(spec.costs.verify_ps_per_byte)
+    around.custom_slice = spec.kernel.rules.custom_slice
+    found = resolve_workloads(model.workloads, _job_texts(model, path, report), around)
+    if report.problems:
+        raise BoxError(report.problems)
+    return found
 
 
 def list_boxes() -> list[tuple[str, str]]:

@@ -44,6 +44,7 @@ class Parts:
     shared: str = "emulator.build:shared_node"
     #: (words, spec_plain, run_dir) -> a watch for a condition
     watch: str = "emulator.boxfile.route:watch"
+    grow: str = "emulator.boxfile.route:grown"  #: (words, spec_plain) -> spec_plain after that
 
 
 #: The real machine.
@@ -96,6 +97,7 @@ def plan_of(job: Job) -> Plan:
         commands=commands_of(spec, job.parts),
         route=job.parts.route,
         watch=job.parts.watch,
+        grow=job.parts.grow,
         paused=job.paused,
         listen=job.listen,
         shared=resolve(job.parts.shared)(spec) >= 0,
@@ -130,11 +132,13 @@ def commands_of(spec: BoxSpec, parts: Parts) -> tuple[Command, ...]:
     Raise CommandError for an event that no node takes.
     """
     route: Callable[[list[str], Any], list[int]] = resolve(parts.route)
+    grow: Callable[[list[str], Any], Any] = resolve(parts.grow)
     plain = spec_to_plain(spec)
     commands: list[Command] = []
     for event in sorted(spec.events, key=lambda event: event.at_ns):
         words = shlex.split(event.do)
         commands += [(event.at_ns, target, list(words)) for target in route(words, plain)]
+        plain = grow(words, plain)
     return tuple(commands)
 
 

@@ -56,6 +56,7 @@ def resume_run(word: str, runs: Path, *, quiet: bool = False, logs: bool = True)
         directory.hold()
         try:
             clocked = session.run_engine(request, box, spec, directory, engines.PROCESSES, resume)
+            spec = session.grown(spec, clocked)
             results = session.judge(box, spec, directory, clocked)
             results["resumed_from_ns"] = checkpoint.at_ns
             session.finish(directory, spec, results, clocked, request)

@@ -26,6 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from emulator import __version__, engines, wire
+from emulator.added import shown, with_commands
 from emulator.agents.host import host_facts
 from emulator.build import figure_pids
 from emulator.config import Box, load_box
@@ -121,6 +122,7 @@ def run_box(request: Request, runs: Path) -> int:
         directory.hold()
         try:
             clocked = run_engine(request, box, spec, directory, engine)
+            spec = grown(spec, clocked)
             results = judge(box, spec, directory, clocked)
             finish(directory, spec, results, clocked, request)
         finally:
@@ -303,6 +305,11 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 # -- After the run ------------------------------------------------------------------------------
 
 
+def grown(spec: BoxSpec, clocked: Clocked) -> BoxSpec:
+    """Return a box with the workloads that were added to it while it ran."""
+    return with_commands(spec, (words for _at_ns, words, _answer in clocked.outcome.commands))
+
+
 def judge(box: Box, spec: BoxSpec, directory: RunDirectory, clocked: Clocked) -> dict[str, Any]:
     """Return the whole of ``results.json``: figures from rings and books, checks, verdict."""
     outcome = clocked.outcome
@@ -327,7 +334,7 @@ def judge(box: Box, spec: BoxSpec, directory: RunDirectory, clocked: Clocked) ->
     results["interrupted"] = clocked.interrupted
     results["engine"] = engine_facts(clocked)
     results["commands"] = [
-        {"at_ns": at_ns, "do": " ".join(map(str, words)), "answer": answer}
+        {"at_ns": at_ns, "do": shown(words), "answer": answer}
         for at_ns, words, answer in outcome.commands
     ]
     results["faults"] = outcome.faults

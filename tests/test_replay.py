@@ -23,6 +23,15 @@ BOX = ("xfs-aio-4k-tuned", "--for", "150ms", "--set", "warmup=20ms")
 SMPBOX = (sys.executable, "-c", "from emulator.cli import main; main()")
 DEADLINE_S = 60
 
+#: What is added to it: tasks, an fio job with a file of its own, a pair with pipes.
+LATE = """
+workloads:
+  - {program: hog, name: burner, count: 2, nice: 5, start: 1ms}
+  - {fio: own.fio}
+  - {program: pingpong, params: {rounds: 1000}}
+"""
+JOB = "[own]\nrw=randwrite\nbs=512\nsize=1m\noverwrite=1\nioengine=libaio\ndirect=1\niodepth=4\ndirectory=/mnt\n"
+
 
 def _call(words: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -66,12 +75,16 @@ def _tell(out: Path, line: str) -> str:
 def commanded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a box that was commanded by hand, standing still and running."""
     out = tmp_path_factory.mktemp("commanded") / "run"
+    late = out.parent / "late.yaml"
+    late.write_text(LATE)
+    (out.parent / "own.fio").write_text(JOB)
     with _standing(out) as process:
         assert _tell(out, "step 30ms") == "stands still at 0.030000000 s\n"
         due = "takes effect at 0.030000001 s, when the box goes on\n"
         assert _tell(out, "cpu load 2 --percent 60") == due
         assert _tell(out, "cpu load 2 --percent 30") == due
         assert _tell(out, "cpu load 2 --percent 60") == due
+        assert _tell(out, f"workload add {late}") == due
         assert _tell(out, "cpu offline of:fio") == due
         stands = _tell(out, "step until offline")
         assert stands.startswith("stands still at 0.03")
@@ -84,7 +97,20 @@ def commanded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert "cpu offline of:fio: done on CPU" in _tell(out, "status")
         assert "\n" in _call(("cat", str(out), "/proc/schedstat")).stdout
         assert _tell(out, "step until next tuesday").startswith("error: 'next tuesday' is no event")
-        assert _tell(out, "continue").startswith("goes on from 0.03")
+        assert _tell(out, "renice burner 21").startswith("error: '21' is no nice level")
+        assert _tell(out, "taskset wastrel 1").startswith("error: no task is called 'wastrel'")
+        for line in ("renice 10101 -5", "taskset burner 4-5", "renice 4711 1", "cpu kill 6"):
+            assert _tell(out, line).startswith("takes effect at 0.03")
+        assert _tell(out, "step 30ms").startswith("stands still at 0.06")
+        status = _tell(out, "status")
+        assert "  0.030000001 s  workload add burner,fio,ping,pong: added " in status
+        assert "added burner-10100, burner-10101" in status
+        assert "fio-10200" in status
+        assert "renice 10101 -5: done on CPU " in status
+        assert "renice 4711 1: refused: there is no such task now" in status
+        assert "cpu kill 6: done" in status
+        assert _tell(out, "workload stop burner").startswith("takes effect at 0.06")
+        assert _tell(out, "continue").startswith("goes on from 0.06")
         _tell(out, "cpu load 3 --percent 50")
         assert process.wait(DEADLINE_S) in (0, 1)  # whatever became of what the box expects
     return out

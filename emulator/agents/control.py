@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from emulator.added import shown
 from emulator.engine.commands import Pending
 from emulator.engine.windows import Windows
 from emulator.types import NEVER, NSEC_PER_SEC
@@ -141,8 +142,8 @@ class Control:
         for one in given:
             due = "under way" if one.at_ns < now_ns else "not yet due"
             answer = due if one.waits else one.answer()
-            what = " ".join(map(str, one.words))
-            lines.append(f"  {moment(one.at_ns)}  {what}: {'; '.join(answer.splitlines())}")
+            text = "; ".join(answer.splitlines())
+            lines.append(f"  {moment(one.at_ns)}  {shown(one.words)}: {text}")
         return "\n".join(lines)
 
     # -- verbs -----------------------------------------------------------------------------------

@@ -113,6 +113,7 @@ class Coordinator:
         "_recovery",
         "_refusals",
         "_reported_ns",
+        "_route",
         "_states",
         "_stored_s",
         "_supervisor",
@@ -121,6 +122,7 @@ class Coordinator:
 
     def __init__(self, plan: Plan, hub: Hub, cpus: tuple[int, ...], heirs_from: int = 0) -> None:
         self._plan, self._hub, self._cpus = plan, hub, cpus
+        self._route = plan  # with all that commands have added
         self._board = HistoryBoard(plan.nr_nodes)
         self._core = Windows(
             plan.nr_cpus, plan.nr_nodes, plan.latencies, plan.until_ns, self._board
@@ -223,9 +225,12 @@ class Coordinator:
                 self._seat(node_id, state)
             else:
                 self._recovery.logs[node_id].state = state
+        for given in self._commands.given():
+            self._route = self._route.after(given.words)
         for at_ns, words in self._commands.unknown(self._plan.recorded):
-            for message in self._commands.give(at_ns, self._plan.targets(words), words):
+            for message in self._commands.give(at_ns, self._route.targets(words), words):
                 self._core.post(message)
+            self._route = self._route.after(words)
 
     def _hello(self, identity: bytes, frame: list[Any]) -> None:
         _, protocol, digest, node_id, _, promise, publications = frame
@@ -465,7 +470,8 @@ class Coordinator:
                 raise CommandError("the run is over")
             if self._commands.full():
                 raise CommandError(f"a run takes {COMMANDS_MAX} commands, and has had them")
-            targets = self._plan.targets(words)
+            targets = self._route.targets(words)
+            self._route = self._route.after(words)
         except ValueError as error:
             # CommandError, or a number that is none.
             self._answer(client, f"error: {error}")

@@ -32,7 +32,7 @@ CLIENT = "client"
 #: Largest frame that a client may send, and the most that its command may hold.
 CLIENT_BYTES_MAX = 64 << 10
 COMMAND_WORDS_MAX = 64
-COMMAND_WORD_MAX = 1024
+COMMAND_WORD_MAX = 48 << 10  # workloads are added as one
 
 #: Lines that ``refused.log`` may have; further refusals are counted only.
 REFUSALS_LOGGED_MAX = 1000

@@ -1,8 +1,8 @@
 """Timed events of a box: which command lines there are, and which cannot work when they are due.
 
 A command's CPU is a number, or ``of:NAME``: the CPU on which the first task of that name then is
-(CPU 1 if that is CPU 0, which cannot go offline).  ``task affine`` is about the first task of a name
-too, wherever it is.
+(CPU 1 if that is CPU 0, which cannot go offline).  ``task affine``, ``taskset`` and ``renice`` are about
+one task, wherever it is: the first of a name, or that of a pid.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ COMMANDS = (
     "sysctl NAME=VALUE",
     "task affine NAME CPULIST",
     "irq NUMBER affinity CPULIST",
+    "taskset TASK CPULIST",
+    "renice TASK NICE",
+    "workload stop NAME",
     *faults.COMMANDS,
 )
 _CPU_VERBS = ("offline", "online", "kill", "load")
@@ -42,7 +45,7 @@ _CPU_VERBS = ("offline", "online", "kill", "load")
 class Command:
     """A command line taken apart; ``cpu`` is -1 where it is named by a task or not at all."""
 
-    verb: str  #: offline, online, kill, load, sysctl, affine, irq, disk
+    verb: str  #: offline, online, kill, load, sysctl, affine, irq, renice, add, stop, disk
     cpu: int = -1
     of: str = ""
     percent: int = 0
@@ -72,7 +75,13 @@ def parse_command(line: str) -> Command:
         case ["cpu", ("offline" | "online" | "kill") as verb, cpu]:
             number, of = _cpu(cpu)
             return Command(verb, number, of)
-        case ["task", "affine", name, cpulist]:
+        case ["workload", "add", text]:
+            return Command("add", name=text)
+        case ["workload", "stop", name]:
+            return Command("stop", of=name)
+        case ["renice", task, nice]:
+            return Command("renice", of=task, value=_nice(nice))
+        case ["task", "affine", name, cpulist] | ["taskset", name, cpulist]:
             return Command("affine", of=name, mask=cpulist_parse(cpulist))
         case ["irq", number, "affinity", cpulist] if number.isdecimal():
             return Command("irq", value=int(number), mask=cpulist_parse(cpulist))
@@ -89,6 +98,12 @@ def _cpu(word: str) -> tuple[int, str]:
     if not word.isdecimal():
         raise ValueError(f"{word!r} is not a CPU number")
     return int(word), ""
+
+
+def _nice(word: str) -> int:
+    if not word.removeprefix("-").isdecimal() or not -20 <= int(word) <= 19:
+        raise ValueError(f"{word!r} is no nice level: these go from -20 to 19")
+    return int(word)
 
 
 def _sysctl(assignment: str) -> Command:
@@ -150,8 +165,14 @@ def _check(command: Command, expected: Expected, path: Path, report: Report) -> 
     if command.mask >> cpus:
         outside = cpulist_format(command.mask >> cpus << cpus)
         report.at(path, f"CPU {outside} is outside the machine (cpus: {cpus})")
+    if verb == "add":
+        report.at(path, "a workload of a box file begins when its start: says")
+        return
     if cpu < 0:
-        if command.of and expected.tasks and command.of not in expected.tasks:
+        if not command.of:
+            return
+        by_pid = command.of.isdecimal() and verb != "stop"
+        if expected.tasks and command.of not in expected.tasks and not by_pid:
             report.at(
                 path, f"no task is called {command.of!r}{did_you_mean(command.of, expected.tasks)}"
             )

@@ -1,22 +1,25 @@
 """Which nodes a command line of a running box goes to, and what a step may go on until.
 
 ``cpu VERB N`` is CPU N's, a sysctl is every CPU's and the balancer's.  ``cpu VERB of:NAME`` goes to
-every CPU, as ``task affine NAME`` does: the one on which the named task then is acts, the others have
+every CPU, as ``task affine NAME``, ``taskset`` and ``renice`` do: the one on which the named task then is acts, the others have
 nothing to say
 (:mod:`emulator.kernel.command`).  ``disk NAME …`` is the disk's and every CPU's.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from emulator.added import ADD, with_added, workloads_of
 from emulator.boxfile.events import fault_problem, irq_problem, parse_command
 from emulator.boxfile.kernel import sysctl_problem
 from emulator.engine.plan import CommandError
 from emulator.faults import Fault
 from emulator.irq_affinity import irq_disk
-from emulator.plain import spec_from_plain
+from emulator.kernel import late_work
+from emulator.plain import spec_from_plain, spec_to_plain
 from emulator.trace.ftrace import TextStyle
 from emulator.trace.reader import RingError
 from emulator.trace.watch import RingWatch, parse_condition
@@ -26,7 +29,7 @@ from emulator.types import BoxSpec
 def route(words: list[Any], spec_plain: Any) -> list[int]:
     """Return the nodes that a command goes to; raise CommandError for one that cannot be done."""
     try:
-        command = parse_command(" ".join(map(str, words)))
+        command = parse_command(shlex.join(map(str, words)))
     except ValueError as error:
         raise CommandError(str(error)) from None
     spec = spec_from_plain(spec_plain)
@@ -38,16 +41,30 @@ def route(words: list[Any], spec_plain: Any) -> list[int]:
         if problem:
             raise CommandError(f"{command.name}: {problem}")
         return list(range(nr_cpus + 1))
+    if command.verb == "add":
+        _check_workloads(command.name, spec)
+        return list(range(nr_cpus))
     if command.mask >> nr_cpus:
         raise CommandError(f"the machine has CPUs 0-{nr_cpus - 1}")
     if command.verb == "irq":
         return irq_nodes(command.value, spec)
     if command.of:
-        _check_task(command.of, spec)
+        if (
+            command.verb in ("offline", "online", "kill", "load", "stop")
+            or not command.of.isdecimal()
+        ):
+            _check_task(command.of, spec)
         return list(range(nr_cpus))
     if command.cpu >= nr_cpus:
         raise CommandError(f"there is no CPU {command.cpu}: the machine has CPUs 0-{nr_cpus - 1}")
     return [command.cpu]
+
+
+def grown(words: list[Any], spec_plain: Any) -> Any:
+    """Return the box as it is for the commands that follow this one, which could be routed."""
+    if words[:2] != ADD:
+        return spec_plain
+    return spec_to_plain(with_added(spec_from_plain(spec_plain), workloads_of(words[2])))
 
 
 def watch(words: Sequence[str], spec_plain: Any, run_dir: str) -> RingWatch:
@@ -84,7 +101,22 @@ def irq_nodes(number: int, spec: BoxSpec) -> list[int]:
     return [0, spec.machine.nr_cpus + 1 + irq_disk(number)[0]]
 
 
+def _check_workloads(text: str, spec: BoxSpec) -> None:
+    try:
+        workloads = workloads_of(text)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    for one in workloads:
+        if one.cpus_allowed >> spec.machine.nr_cpus or not one.cpus_allowed:
+            raise CommandError(f"the machine has CPUs 0-{spec.machine.nr_cpus - 1}")
+        if one.pinned_to:
+            _check_task(one.pinned_to, with_added(spec, workloads))
+    problem = late_work.problem(spec, workloads)
+    if problem:
+        raise CommandError(problem)
+
+
 def _check_task(name: str, spec: BoxSpec) -> None:
-    names = [workload.name for workload in spec.workloads]
+    names = list(dict.fromkeys(workload.name for workload in spec.workloads))
     if name not in names:
         raise CommandError(f"no task is called {name!r}; there are {', '.join(names) or 'none'}")

@@ -30,7 +30,10 @@ VERBS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     (
         "Tasks and tunables",
         (
-            ("task affine NAME CPULIST", "the first task of that name may run on these CPUs only"),
+            ("taskset TASK CPULIST", "it may run on these CPUs only; also `task affine`"),
+            ("renice TASK NICE", "from -20 to 19"),
+            ("workload add FILE", "start what a YAML file with workloads: or a .fio file says"),
+            ("workload stop NAME", "its tasks end: fio as on SIGTERM, others at their next step"),
             ("sysctl NAME=VALUE", "such as kernel.sched_latency_ns=4000000"),
         ),
     ),
@@ -52,6 +55,7 @@ VERBS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
 )
 
 NOTES = (
+    "TASK is a pid, or a name: then the first task of that name.",
     "N is a CPU, or of:TASK: the CPU on which the first task of that name then is.",
     "OPTIONS of a disk's fault: sector=A-B every=N count=K, and medium for an error.",
     "While the box stands still, a command is noted, and takes effect when it goes on.",

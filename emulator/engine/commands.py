@@ -39,10 +39,10 @@ class Pending:
     answers: list[str] = field(default_factory=list)
 
     def answer(self) -> str:
-        """Return what the nodes have said so far."""
+        """Return what the nodes have said so far, in an order that is not that of their processes."""
         if self.waits:
             return "no answer from nodes " + " ".join(map(str, sorted(self.waits)))
-        return "\n".join(self.answers) or "nobody had anything to do"
+        return "\n".join(sorted(self.answers)) or "refused: there is no such task now"
 
 
 class Commands:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from emulator.engine.board import HistoryBoard
@@ -47,6 +47,8 @@ class Plan:
     #: Likewise ``(words, spec_plain, run_dir)``: starts to watch what the nodes record for a condition,
     #: raises ValueError for words that are none.  Empty: nothing can be waited for.
     watch: str = ""
+    #: Likewise ``(words, spec_plain)``: the box as it is for commands that follow this one.
+    grow: str = ""
     paused: bool = False  #: the box stands still at 0 until a client lets it go on
     listen: str = ""  #: tcp://HOST:PORT at which clients with a key are served; empty: nowhere
     shared: bool = False  #: there is a node for the objects of no CPU, after the devices
@@ -94,6 +96,12 @@ class Plan:
         """Return the nodes that a command goes to; raise CommandError."""
         targets: list[int] = resolve(self.route)(words, self.spec_plain)
         return targets
+
+    def after(self, words: list[Any]) -> Plan:
+        """Return the plan by which commands are routed that come after this one."""
+        if not self.grow:
+            return self
+        return replace(self, spec_plain=resolve(self.grow)(words, self.spec_plain))
 
     def watch_for(self, words: Sequence[str]) -> Any:
         """Start to watch for a condition; raise ValueError for words that state none."""

@@ -1,4 +1,4 @@
-"""What a person tells a running CPU: offline, online, kill, load, sysctl, affinity; how tasks start.
+"""What a person tells a running CPU: offline, kill, load, sysctl, affinity, nice; how tasks start.
 
 Theory of operation
 -------------------
@@ -22,14 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import blk_timeout, cpuhp, fair, kthread, mail, migration
-from emulator.kernel.sched import POLICIES
+from emulator.kernel import blk_timeout, core, cpuhp, fair, kthread, mail, migration
+from emulator.kernel.sched import FAIR_CLASS, POLICIES
 from emulator.types import cpulist_parse
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
 NOBODY = -1
+#: First words of commands about one task, wherever it is.
+ABOUT_TASKS = ("task", "renice", "taskset")
 #: The box's own words, between CPUs: ["set_load", pid, percent].
 SET_LOAD = "set_load"
 
@@ -44,8 +46,8 @@ def handle(cpu: Cpu, args: tuple[Any, ...]) -> None:
         end_load(cpu, words)
     elif words[0] in ("cpu", "spawn") and str(words[2]).startswith("of:") and len(args) < 3:
         find(cpu, words, place, str(words[2]).removeprefix("of:"))
-    elif words[0] == "task" and len(args) < 3:
-        find(cpu, words, place, str(words[2]))
+    elif words[0] in ABOUT_TASKS and len(args) < 3:
+        find(cpu, words, place, task_of(words))
     else:
         act(cpu, words, place)
 
@@ -73,8 +75,15 @@ def find(cpu: Cpu, words: list[Any], place: int, name: str) -> None:
         cpu.answer(words, "", place)
 
 
+def task_of(words: list[Any]) -> str:
+    """Return the task that a command of :data:`ABOUT_TASKS` names: by the first of a name, or its pid."""
+    return str(words[2] if words[0] == "task" else words[1])
+
+
 def first_pid(cpu: Cpu, name: str) -> int:
-    """Return the pid of the first task of a workload, 0 if there is none."""
+    """Return a pid, or that of the first task of a workload; 0 if there is none."""
+    if name.isdecimal():
+        return int(name)
     for index, workload in enumerate(cpu.spec.workloads):
         if workload.name == name:
             return kthread.FIRST_USER_PID + 100 * index
@@ -108,8 +117,10 @@ def act(cpu: Cpu, words: list[Any], place: int) -> None:
         answer = blk_timeout.struck(cpu, [str(word) for word in words])
     elif words[0] == "irq":
         answer = ""  # the device answers
-    elif verb == "affine":
-        answer = affine(cpu, str(words[2]), str(words[3]))
+    elif verb in ("affine", "taskset"):
+        answer = affine(cpu, task_of(words), str(words[-1]))
+    elif verb == "renice":
+        answer = renice(cpu, task_of(words), int(words[2]))
     else:
         assert verb == "sysctl", cpu.story(f"unknown command {words}")
         answer = sysctl(cpu, str(words[1]))
@@ -118,7 +129,7 @@ def act(cpu: Cpu, words: list[Any], place: int) -> None:
 
 def done(cpu: Cpu, words: list[Any]) -> str:
     """Return the answer that a command was carried out, saying where if it did not say itself."""
-    by_name = words[0] == "task" or (words[0] == "cpu" and str(words[2]).startswith("of:"))
+    by_name = words[0] in ABOUT_TASKS or (words[0] == "cpu" and str(words[2]).startswith("of:"))
     return f"done on CPU {cpu.node_id}" if by_name else "done"
 
 
@@ -138,10 +149,28 @@ def sysctl(cpu: Cpu, assignment: str) -> str:
 
 
 def affine(cpu: Cpu, name: str, cpulist: str) -> str:
-    """``taskset`` of the first task of that name, which is here."""
+    """``taskset`` of a task, which is here."""
     p = cpu.tasks[first_pid(cpu, name)]
+    if p.state == tp.TASK_DEAD:
+        return f"refused: {p.comm} has ended"
     problem = migration.set_cpus_allowed_ptr(cpu, p, cpulist_parse(cpulist))
     return f"refused: {problem}" if problem else "done"
+
+
+def renice(cpu: Cpu, name: str, nice: int) -> str:
+    """``renice`` of a task, which is here: ``setpriority()``, and ``set_user_nice()`` of its class."""
+    p = cpu.tasks[first_pid(cpu, name)]
+    if p.state == tp.TASK_DEAD:
+        return f"refused: {p.comm} has ended"
+    if p.sched_class != FAIR_CLASS:
+        return f"refused: {p.comm} is no fair task: its nice level would change nothing"
+    rq = cpu.rq
+    asked = rq.need_resched
+    fair.update_rq_clock(rq, cpu.now)
+    rq.fair.set_user_nice(rq, p, nice)
+    core.smp_send_reschedule_here(cpu, asked)
+    cpu.publish()
+    return "done"
 
 
 # -- Load and start -----------------------------------------------------------------------------

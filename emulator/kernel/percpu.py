@@ -63,12 +63,21 @@ class Programs(Protocol):
         """Build the program of ``cpu load``."""
         ...
 
+    def know(self, spec: BoxSpec) -> None:
+        """Take note that the box has more workloads."""
+        ...
+
+    def ended(self, program: Program) -> Program:
+        """Return what a task runs from now on whose program is told to end."""
+        ...
+
 
 class PerCpu:
     """The state of one CPU."""
 
     __slots__ = (
         "active",
+        "added",
         "adopted",
         "adopter",
         "arrivals",
@@ -309,6 +318,7 @@ class PerCpu:
         self.delayed_wakes: list[int] = []  # pids of kthreads that wake at the next schedule()
         self.pid_seq = 0
         self.load_pid = 0
+        self.added: list[str] = []  # workloads that came while the box ran, as text
         #: The box's pipes, and of each what was written here less what was read here.
         self.pipes = pipe.pipe_table(self.spec, kthread.FIRST_USER_PID)
         self.piped: dict[int, int] = {}

@@ -29,6 +29,7 @@ from emulator.kernel import (
     fair,
     frames,
     kthread,
+    late_work,
     load_balance,
     mail,
     pipe,
@@ -255,7 +256,13 @@ def handle_adopt(cpu: Cpu, message: Message) -> None:
 
 def handle_command(cpu: Cpu, message: Message) -> None:
     """Somebody at the box wants something of this CPU."""
-    command.handle(cpu, message[5])
+    verb = message[5][0][0]
+    if verb == late_work.WORKLOAD:
+        late_work.handle(cpu, list(message[5][0]))
+    elif verb == late_work.END_TASK:
+        late_work.end_task(cpu, message[5][0][1])
+    else:
+        command.handle(cpu, message[5])
 
 
 def handle_wb_ask(cpu: Cpu, message: Message) -> None:

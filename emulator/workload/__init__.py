@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from emulator.types import Books, Costs, Program, WorkloadSpec
 from emulator.workload.aio_loop import AIO_LOOP_PARAMS, AioLoopProgram
 from emulator.workload.dbench import DBENCH_PARAMS, DbenchProgram
+from emulator.workload.ended import EndedProgram
 from emulator.workload.execs import EXECS_PARAMS, ExecsProgram
 from emulator.workload.fio import FioProgram
 from emulator.workload.fio_books import FIO, FioBooks
@@ -120,7 +121,17 @@ def make_program(spec: WorkloadSpec, costs: Costs, seed: int, hz: int) -> Booked
 
 def unpack_program(data: list[Any]) -> BookedProgram:
     """Rebuild a program from what its ``pack()`` returned; its name comes first."""
+    if data[0] == EndedProgram.name:
+        return EndedProgram(unpack_program(data[1]))
     return PROGRAMS[data[0]].unpack(data)
+
+
+def end_program(program: Any) -> Program:
+    """Return the program that a task goes on with when it is told to end."""
+    if isinstance(program, FioProgram):
+        program.end()
+        return program
+    return program if isinstance(program, EndedProgram) else EndedProgram(program)
 
 
 def unpack_books(data: list[Any]) -> MergeableBooks:
@@ -142,6 +153,7 @@ __all__ = [
     "TEAMS",
     "BookedProgram",
     "Member",
+    "end_program",
     "make_program",
     "merge_books",
     "unpack_books",

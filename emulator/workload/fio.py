@@ -169,6 +169,10 @@ class FioProgram:
             return self._rw_done(now_ns, result)
         return self._next_rare(now_ns)
 
+    def end(self) -> None:
+        """Start no IO any more: what is under way is waited for, and the job ends (SIGTERM)."""
+        self.ending = True
+
     def _next_rare(self, now_ns: int) -> Op:
         pc = self.pc
         if pc == PC_START:

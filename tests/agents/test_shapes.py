@@ -55,7 +55,11 @@ class TestShapes:
             ([frames.COMMAND, 1, []], CLIENT, "1 to 64 words"),
             ([frames.COMMAND, 1, ["x"] * 65], CLIENT, "1 to 64 words"),
             ([frames.COMMAND, 1, ["x", 3]], CLIENT, "a word of a command is text"),
-            ([frames.COMMAND, 1, ["x" * 1025]], CLIENT, "a word of a command is text"),
+            (
+                [frames.COMMAND, 1, ["x" * (shapes.COMMAND_WORD_MAX + 1)]],
+                CLIENT,
+                "a word of a command is text",
+            ),
             ([frames.REPLY, [0], [], []], AGENT, "a promise has 7 items"),
         ],
     )

@@ -69,6 +69,7 @@ from emulator.types import (
     WorkloadSpec,
     WorkqueueSpec,
 )
+from emulator.workload.ended import EndedProgram
 
 US = 1_000
 MS = 1_000_000
@@ -288,6 +289,14 @@ class Scripts:
     def load(self, percent: int, now_ns: int) -> Script:
         """Refuse: these boxes have no ``cpu load``."""
         raise AssertionError(percent, now_ns)
+
+    def know(self, spec: BoxSpec) -> None:
+        """Refuse: these boxes get no more workloads."""
+        raise AssertionError(spec)
+
+    def ended(self, program: Any) -> Any:
+        """Return a script that exits at once."""
+        return EndedProgram(program)
 
 
 class Box:

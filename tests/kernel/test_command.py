@@ -189,3 +189,70 @@ def test_a_command_that_comes_right_after_the_task_finds_it() -> None:
     box.run(3 * MS)
     assert answers(box) == [(2, "done on CPU 2", 1)]
     assert kthread.FIRST_USER_PID in box.cpus[0].tasks
+
+
+# -- One task, by its name or pid -----------------------------------------------------------------
+
+
+def test_renice_shifts_the_share_of_two_that_run_on_one_cpu() -> None:
+    box = box_of(Job(hog, "one", cpu=1, mask=2), Job(hog, "other", cpu=1, mask=2))
+    box.run(200 * MS)
+    before = busy_ns(box, 1, box.pid(0))
+    assert 80 * MS < before < 120 * MS
+    ask_all(box, 200 * MS, "renice", "one", "-10")
+    ask_all(box, 200 * MS, "renice", str(box.pid(1)), "5")
+    box.run(400 * MS)
+    # Weights of 9548 and 335.
+    assert busy_ns(box, 1, box.pid(0)) - before > 185 * MS
+    p = box.cpus[1].tasks[box.pid(0)]
+    assert (p.nice, p.prio) == (-10, 110)
+    assert answers(box) == [(1, "done on CPU 1", -1)] * 2
+
+
+def test_renice_refuses_who_is_no_fair_task_or_has_ended() -> None:
+    def short() -> Steps:
+        yield (OP_RUN, 10 * US)
+
+    box = box_of(Job(short, "short", cpu=3))
+    ask_all(box, MS, "renice", str(kthread.stopper_pid(2)), "1")
+    ask_all(box, MS, "renice", "short", "1")
+    ask_all(box, MS, "taskset", "short", "1")
+    box.run(2 * MS)
+    refusals = [answer for _, answer, _ in answers(box)]
+    assert refusals[0].startswith("refused: migration/2 is no fair task")
+    assert all(answer == "refused: short has ended" for answer in refusals[1:])
+
+
+def test_taskset_takes_a_pid_and_moves_who_runs() -> None:
+    box = box_of(Job(hog, "hog", cpu=2))
+    ask_all(box, MS, "taskset", str(box.pid(0)), "1")
+    box.run(3 * MS)
+    assert box.pid(0) in box.cpus[1].tasks
+    assert answers(box) == [(2, "done on CPU 2", -1)]
+
+
+def test_tasks_that_are_told_to_end_exit_at_their_next_step() -> None:
+    def sleeper() -> Steps:
+        while True:
+            yield (OP_SLEEP, 10 * MS)
+            yield (OP_RUN, 100 * US)
+
+    box = box_of(Job(sleeper, "sleeper", cpu=3), Job(hog, "hog", cpu=1))
+    ask_all(box, MS, "workload", "stop", "sleeper")
+    box.run(9 * MS)
+    assert box.cpus[3].exited == []
+    box.run(12 * MS)
+    assert box.cpus[3].exited == [box.pid(0)]
+    assert box.cpus[1].exited == []
+    assert answers(box) == [(3, "1 told to end on CPU 3", -1)]
+
+
+def test_the_end_follows_a_task_in_a_message() -> None:
+    box = box_of(Job(hog, "hog", cpu=1, start_ns=500 * MS))
+    cpu = box.cpus[1]
+    cpu.depart(sleeping_task(cpu, box.pid(0)), 3, 9 * US)
+    cpu.deliver((8 * US, COORDINATOR, 1, 1, messages.COMMAND, (["workload", "stop", "hog"],)))
+    run_alone(cpu, 8 * US + 1)
+    (sent,) = [m for m in cpu.outbox if m[3] == 3]
+    assert sent[4:] == (messages.COMMAND, (["end_task", box.pid(0)],))
+    assert sent[0] > 9 * US
