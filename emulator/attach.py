@@ -98,6 +98,26 @@ def _lines(
     return ftrace.follow_lines(reader, wait, *span)
 
 
+def last_lines(request: LogRequest, count: int, runs: Path) -> list[str]:
+    """Return the last lines of one CPU's log, of the events asked for, oldest first.
+
+    Raises RunDirError where there is no such run, AttachError where the run has no such CPU or an
+    event does not exist.
+    """
+    directory = resolve_run(request.run, runs)
+    facts = directory.read_json(RUN)
+    if request.cpu >= int(facts["nr_cpus"]):
+        raise AttachError(f"the CPUs are 0-{facts['nr_cpus'] - 1}")
+    try:
+        reader = RingReader(directory.cpu_ring(request.cpu))
+        if directory.is_running():
+            _leave_half_written([reader])
+        style = ftrace.TextStyle.of_rules(facts.get("rules", ()))
+        return ftrace.last_lines(reader, count, request.events, style)
+    except (OSError, RingError, ValueError) as error:
+        raise AttachError(str(error)) from error
+
+
 @dataclass(frozen=True, slots=True)
 class WhyRequest:
     """Whose last move is to be explained: a pid, or a task's name; up to a time, or at all."""

@@ -39,6 +39,7 @@ for command in (
     running.run,
     running.resume,
     live.ctl,
+    live.shell,
     live.replay_run,
     reading.runs,
     reading.logs,

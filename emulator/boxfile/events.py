@@ -89,7 +89,8 @@ def parse_command(line: str) -> Command:
             return Command("disk", fault=faults.parse_fault(words))
         case ["cpu", verb, *_] if verb not in _CPU_VERBS:
             raise ValueError(f"no command 'cpu {verb}'{did_you_mean(verb, _CPU_VERBS)}")
-    raise ValueError(f"{line!r} is not one of: {'; '.join(COMMANDS)}")
+    alike = [command for command in COMMANDS if command.split()[0] == words[0]] if words else []
+    raise ValueError(f"{line!r} is not one of: {'; '.join(alike or COMMANDS)}")
 
 
 def _cpu(word: str) -> tuple[int, str]:

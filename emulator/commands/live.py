@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from emulator.commands.language import click_help
 from emulator.commands.words import EXIT_FALSE, EXIT_TRUE, RUNS, Failure, mistakes_of
+from emulator.language import click_help
 
 #: How the address of a box on another machine begins.
 TCP = "tcp://"
@@ -48,6 +48,23 @@ def ctl(key: Path | None, run_word: str, words: tuple[str, ...]) -> None:
         raise Failure(answer)
     click.echo(answer)
     sys.exit(EXIT_FALSE if answer.startswith("refused") else EXIT_TRUE)
+
+
+@click.command(short_help="Speak to a box line by line, with completion.")
+@click.argument("run_word", metavar="RUN")
+def shell(run_word: str) -> None:
+    """Speak to a running box line by line: all that `ctl` takes, and `cat`, `why`, `logs`, `help`.
+
+    RUN is a run directory, a box name (its latest run) or `latest`.  The tabulator completes, lines are
+    remembered.  Lines may be piped in as well; the exit status is then that of the last line that went
+    wrong, as `ctl` has it.
+    """
+    from emulator.attach import AttachError
+    from emulator.rundir import RunDirError
+    from emulator.shell import run_shell
+
+    with mistakes_of(AttachError, RunDirError):
+        sys.exit(run_shell(run_word, RUNS))
 
 
 @click.command("replay", short_help="Make a run again with its commands; are the rings the same?")

@@ -58,6 +58,9 @@ PID = 4
 
 FLAGS = 2
 
+#: So many records are looked at together for the last lines of a ring.
+LAST_RECORDS = 1024
+
 #: Turns a record into one field of a body.
 Printer = Callable[[Record], "int | str"]
 
@@ -231,6 +234,28 @@ def cpu_lines(
     wanted = event_filter(events)
     start, end = reader.position_at(from_ns), reader.position_at(to_ns)
     return chain(_lost_line(reader, start, style), _range_lines(reader, wanted, start, end, style))
+
+
+def last_lines(
+    reader: RingReader, count: int, events: Collection[str] = (), style: TextStyle = V5_4
+) -> list[str]:
+    """Return the last lines of one ring, of the named events or of all, oldest first.
+
+    Raises ValueError for an event that does not exist.
+    """
+    wanted = event_filter(events)
+    found: list[str] = []
+    end = reader.position
+    while end > reader.first and len(found) < count:
+        start = max(reader.first, end - LAST_RECORDS)
+        lines = list(_range_lines(reader, wanted, start, end, style))
+        found = (
+            lines[len(found) - count :] + found
+            if len(lines) > count - len(found)
+            else lines + found
+        )
+        end = start
+    return found
 
 
 def merged_lines(
