@@ -34,6 +34,7 @@ VERBS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("renice TASK NICE", "from -20 to 19"),
             ("workload add FILE", "start what a YAML file with workloads: or a .fio file says"),
             ("workload stop NAME", "its tasks end: fio as on SIGTERM, others at their next step"),
+            ("policy +NAME", "decide by a remedy that `policies` lists; -NAME: no longer"),
             ("sysctl NAME=VALUE", "such as kernel.sched_latency_ns=4000000"),
         ),
     ),

@@ -719,6 +719,44 @@ def policy_switches(word: str) -> dict[str, int]:
     return {"kworker_nice": int(value)}
 
 
+#: Rules that CFS alone looks up, when it decides whether to preempt.
+CFS_RULES = frozenset(
+    (
+        *("preempt_kthread_nvcsw", "preempt_kthread_vdiff", "kthread_gran_min"),
+        *("kthread_next_buddy", "kthread_half_slice"),
+    )
+)
+
+#: Rules that a CPU may change its mind about while it runs: each is looked up when something is decided,
+#: and decides nothing else.  The others say what is kept or how it is counted, or are the balancer's,
+#: whose passes under way go by the rules with which they began.
+LIVE_RULES = CFS_RULES | {
+    *("kthread_stack", "kthread_stack_after_recent", "kthread_stack_in_task"),
+    "completion_sync_hint",
+}
+
+
+def live_switches(word: str) -> dict[str, int]:
+    """Return what ``+POLICY`` or ``-POLICY`` changes in a kernel that runs.
+
+    Raise ValueError saying what is odd, or why that cannot be changed any more.
+    """
+    sign, name = word[:1], word[1:]
+    if sign not in ("+", "-"):
+        raise ValueError(f"{word!r}: it is +NAME or -NAME")
+    sets = policy_switches(name)
+    if "kworker_nice" in sets:
+        raise ValueError(
+            f"{name}: `renice` the workers themselves; `status` and `cat` say their pids"
+        )
+    kept = [rule for rule in sets if rule not in LIVE_RULES]
+    if kept:
+        raise ValueError(
+            f"{name} is more than a decision of one CPU ({', '.join(kept)}): say it in the box file"
+        )
+    return sets if sign == "+" else dict.fromkeys(sets, 0)
+
+
 # -- Sched features -------------------------------------------------------------------------------
 
 #: Sched feature: versions that have it switched on, and all that know it.

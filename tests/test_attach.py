@@ -101,9 +101,16 @@ def test_a_run_that_is_over_takes_no_command(tmp_path: Path) -> None:
 
 
 def test_a_run_that_died_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (_run(tmp_path).path / "control").write_text(f"ipc://{tmp_path}/nobody\n")
+    directory = _run(tmp_path)
+    (directory.path / "control").write_text(f"ipc://{tmp_path}/nobody\n")
     monkeypatch.setattr(attach, "ANSWER_TIMEOUT_MS", 50)
-    with pytest.raises(AttachError, match="does not answer"):
+    directory.hold()
+    try:
+        with pytest.raises(AttachError, match="does not answer"):
+            send_command("toy", ("cpu", "offline", "1"), tmp_path)
+    finally:
+        directory.release()
+    with pytest.raises(RunDirError, match="the run ended without saying so"):
         send_command("toy", ("cpu", "offline", "1"), tmp_path)
 
 
@@ -121,12 +128,14 @@ def _running(directory: RunDirectory) -> Iterator[list[RunOutcome]]:
     job = engines.Job(spec, directory.path, on_progress, parts=PARTS)
     thread = threading.Thread(target=lambda: outcomes.append(engines.run("processes", job)))
     thread.start()
+    directory.hold()
     try:
         assert up.wait(20)
         yield outcomes
     finally:
         stop.set()
         thread.join(20)
+        directory.release()
     assert not thread.is_alive()
 
 

@@ -127,7 +127,9 @@ class Control:
         self._give_up("error: the run is over")
         self._run_to(NEVER)
 
-    def status(self, given: Sequence[Pending], waits: Sequence[str]) -> str:
+    def status(
+        self, given: Sequence[Pending], waits: Sequence[str], faults: Sequence[str] = ()
+    ) -> str:
         """Return how the box is: where, how fast, who is waited for, and what it was told to do."""
         core = self._core
         now_ns = core.floor_ns()
@@ -144,7 +146,7 @@ class Control:
             answer = due if one.waits else one.answer()
             text = "; ".join(answer.splitlines())
             lines.append(f"  {moment(one.at_ns)}  {shown(one.words)}: {text}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *faults])
 
     # -- verbs -----------------------------------------------------------------------------------
 

@@ -485,10 +485,11 @@ class Coordinator:
 
     def _take_control(self, client: bytes, words: list[Any]) -> None:
         if words[0] == "status":
-            status = self._control.status(self._commands.given(), self._waiting_for())
+            faults = [fault.told() for fault in self._recovery.faults]
             if self._refusals.count:
-                status += f"\n{self._refusals.count} frames refused: see {shapes.REFUSED_LOG}"
-            self._answer(client, status)
+                faults.append(f"{self._refusals.count} frames refused: see {shapes.REFUSED_LOG}")
+            given = self._commands.given()
+            self._answer(client, self._control.status(given, self._waiting_for(), faults))
             return
         self._control.command(client, words)
         self._send_answers()

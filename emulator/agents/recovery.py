@@ -49,6 +49,13 @@ class AgentFault:
     back_ns: int = 0  #: host time at which the successor had caught up; 0: it has not
     command: str = ""  #: given for it
 
+    def told(self) -> str:
+        """Return the fault as a line."""
+        return (
+            f"{self.agent}, a process, was killed by {self.signal} at {self.at_ns / 1e9:.9f} s: "
+            f"{self.command or 'nothing is felt of it'}"
+        )
+
     def plain(self) -> dict[str, Any]:
         """Return the fault as plain data, with the host time that recovery took in ms."""
         facts = asdict(self)

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from emulator import faults
+from emulator.added import ADD
 from emulator.boxfile.kernel import did_you_mean, sysctl_problem
 from emulator.boxfile.problems import Path, Report
 from emulator.irq_affinity import irq_number
 from emulator.kernel.blk_queue import irq_names, service_time
-from emulator.rules import Rules
+from emulator.rules import CFS_RULES, POLICIES, Rules, changed, live_switches, missing_needs
 from emulator.types import BoxEvent, DiskSpec, cpulist_format, cpulist_parse
 from emulator.units import duration_format
 
@@ -35,6 +36,8 @@ COMMANDS = (
     "irq NUMBER affinity CPULIST",
     "taskset TASK CPULIST",
     "renice TASK NICE",
+    "policy +NAME",
+    "policy -NAME",
     "workload stop NAME",
     *faults.COMMANDS,
 )
@@ -45,7 +48,7 @@ _CPU_VERBS = ("offline", "online", "kill", "load")
 class Command:
     """A command line taken apart; ``cpu`` is -1 where it is named by a task or not at all."""
 
-    verb: str  #: offline, online, kill, load, sysctl, affine, irq, renice, add, stop, disk
+    verb: str  #: offline, online, kill, load, sysctl, affine, irq, renice, policy, add, stop, disk
     cpu: int = -1
     of: str = ""
     percent: int = 0
@@ -61,7 +64,7 @@ def parse_command(line: str) -> Command:
         words = shlex.split(line)
     except ValueError as error:
         raise ValueError(f"{line!r}: {error}") from None
-    if words != line.split():
+    if words != line.split() and words[:2] != ADD:
         # They would be taken apart in another way by the CPUs.
         raise ValueError(f"{line!r}: a command is plain words, without quotes and backslashes")
     match words:
@@ -79,6 +82,8 @@ def parse_command(line: str) -> Command:
             return Command("add", name=text)
         case ["workload", "stop", name]:
             return Command("stop", of=name)
+        case ["policy", word]:
+            return Command("policy", name=_policy(word))
         case ["renice", task, nice]:
             return Command("renice", of=task, value=_nice(nice))
         case ["task", "affine", name, cpulist] | ["taskset", name, cpulist]:
@@ -99,6 +104,16 @@ def _cpu(word: str) -> tuple[int, str]:
     if not word.isdecimal():
         raise ValueError(f"{word!r} is not a CPU number")
     return int(word), ""
+
+
+def _policy(word: str) -> str:
+    try:
+        live_switches(word)
+    except ValueError as error:
+        name = word[1:].partition("=")[0]
+        hint = did_you_mean(name, POLICIES) if name not in POLICIES else ""
+        raise ValueError(f"{error}{hint}") from None
+    return word
 
 
 def _nice(word: str) -> int:
@@ -166,9 +181,6 @@ def _check(command: Command, expected: Expected, path: Path, report: Report) -> 
     if command.mask >> cpus:
         outside = cpulist_format(command.mask >> cpus << cpus)
         report.at(path, f"CPU {outside} is outside the machine (cpus: {cpus})")
-    if verb == "add":
-        report.at(path, "a workload of a box file begins when its start: says")
-        return
     if cpu < 0:
         if not command.of:
             return
@@ -204,6 +216,10 @@ def _problem(command: Command, expected: Expected) -> str:
         return fault_problem(command.fault, expected.disks)
     if command.verb == "irq":
         return irq_problem(command.value, expected.disks, expected.threadirqs)
+    if command.verb == "policy":
+        return policy_problem(command.name, expected.rules)
+    if command.verb == "add":
+        return "a workload of a box file begins when its start: says"
     return ""
 
 
@@ -223,6 +239,18 @@ def irq_problem(number: int, disks: Mapping[str, DiskSpec] | None, threadirqs: b
                 return "with kernel.threadirqs an interrupt cannot be moved here: its thread stays"
             return ""
     return f"there is no interrupt {number}; there are {', '.join(known) or 'none of a disk'}"
+
+
+def policy_problem(word: str, rules: Rules | None) -> str:
+    """Return why a policy means nothing to a kernel of these rules, "" if it does or they are not known."""
+    if rules is None:
+        return ""
+    ignored = CFS_RULES & live_switches(word).keys() if rules.eevdf else ()
+    for name in sorted(ignored):
+        return f"EEVDF decides without {name}: {word[1:]} would change nothing"
+    for name, needs in missing_needs(changed(rules, live_switches(word))).items():
+        return f"the rule {name} means nothing without {', '.join(needs)}"
+    return ""
 
 
 def fault_problem(fault: faults.Fault, disks: Mapping[str, DiskSpec] | None) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from emulator.added import ADD, with_added, workloads_of
-from emulator.boxfile.events import fault_problem, irq_problem, parse_command
+from emulator.boxfile.events import fault_problem, irq_problem, parse_command, policy_problem
 from emulator.boxfile.kernel import sysctl_problem
 from emulator.engine.plan import CommandError
 from emulator.faults import Fault
@@ -41,6 +41,11 @@ def route(words: list[Any], spec_plain: Any) -> list[int]:
         if problem:
             raise CommandError(f"{command.name}: {problem}")
         return list(range(nr_cpus + 1))
+    if command.verb == "policy":
+        problem = policy_problem(command.name, spec.kernel.rules)
+        if problem:
+            raise CommandError(problem)
+        return list(range(nr_cpus))
     if command.verb == "add":
         _check_workloads(command.name, spec)
         return list(range(nr_cpus))

@@ -24,6 +24,7 @@ from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import blk_timeout, core, cpuhp, fair, kthread, mail, migration
 from emulator.kernel.sched import FAIR_CLASS, POLICIES
+from emulator.rules import changed, live_switches
 from emulator.types import cpulist_parse
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ def act(cpu: Cpu, words: list[Any], place: int) -> None:
         answer = ""  # the device answers
     elif verb in ("affine", "taskset"):
         answer = affine(cpu, task_of(words), str(words[-1]))
+    elif verb == "policy":
+        answer = policy(cpu, str(words[1]))
     elif verb == "renice":
         answer = renice(cpu, task_of(words), int(words[2]))
     else:
@@ -145,6 +148,16 @@ def sysctl(cpu: Cpu, assignment: str) -> str:
         fair.sched_proc_update_handler(cpu.rq.tun, name, int(value), by_scaling)
     except ValueError as error:
         return f"refused: {error}"
+    return "done"
+
+
+def policy(cpu: Cpu, word: str) -> str:
+    """``+NAME``, ``-NAME``: decide by a proposal's rules from now on, or not by them any more."""
+    rules = changed(cpu.rq.rules, live_switches(word))
+    if rules == cpu.rq.rules:
+        return f"refused: {word[1:]} is {'on' if word[0] == '+' else 'off'} already"
+    cpu.policies.append(word)
+    cpu.rq.use_rules(rules)
     return "done"
 
 

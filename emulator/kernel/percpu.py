@@ -156,6 +156,7 @@ class PerCpu:
         "piped",
         "pipes",
         "pods",
+        "policies",
         "pools",
         "printed",
         "printed_since",
@@ -319,6 +320,7 @@ class PerCpu:
         self.pid_seq = 0
         self.load_pid = 0
         self.added: list[str] = []  # workloads that came while the box ran, as text
+        self.policies: list[str] = []  # +NAME and -NAME that came while it ran
         #: The box's pipes, and of each what was written here less what was read here.
         self.pipes = pipe.pipe_table(self.spec, kthread.FIRST_USER_PID)
         self.piped: dict[int, int] = {}

@@ -414,14 +414,8 @@ class Rq:
         self.tun = tun
         self.fair = fair  # the fair class of these rules
         self.rules = rules
-        #: Some proposal treats per-CPU kthreads that wake in its own way: see fair_kthread.py.
-        self.favours_kthreads = not rules.eevdf and (
-            rules.preempt_kthread_nvcsw
-            or rules.preempt_kthread_vdiff
-            or rules.kthread_gran_min
-            or rules.kthread_next_buddy
-            or rules.kthread_delayed_wake
-        )
+        self.favours_kthreads = False
+        self.use_rules(rules)
         self.clock = 0  # rq_clock(); ns, set by update_rq_clock()
         self.clock_task = 0  # clock minus interrupt time, if that is accounted
         self.cfs = CfsRq()
@@ -459,6 +453,18 @@ class Rq:
         self.cpu_capacity = 1024
         self.online = True
         self.overload_ns = -1  # when nr_running last rose above 1; -1: never
+
+    def use_rules(self, rules: Rules) -> None:
+        """Decide by these rules from now on."""
+        self.rules = rules
+        #: Some proposal treats per-CPU kthreads that wake in its own way: see fair_kthread.py.
+        self.favours_kthreads = not rules.eevdf and (
+            rules.preempt_kthread_nvcsw
+            or rules.preempt_kthread_vdiff
+            or rules.kthread_gran_min
+            or rules.kthread_next_buddy
+            or rules.kthread_delayed_wake
+        )
 
     def pack(self) -> list[Any]:
         """Return the runqueue as plain data: tasks by pid, its idle task whole.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emulator.kernel import fields, holdings, late_work, mq_deadline, wq_hotplug
+from emulator.kernel import command, fields, holdings, late_work, mq_deadline, wq_hotplug
 from emulator.kernel.irq_thread import IrqThread
 from emulator.kernel.process import plain, unpack_task
 from emulator.kernel.request import Request
@@ -115,14 +115,20 @@ def pack(cpu: Cpu) -> list[Any]:
         None if cpu.backing is None else cpu.backing.pack(),
         [[irq, *thread.pack()] for irq, thread in cpu.irq_threads.items()],
         None if cpu.asked is None else cpu.asked.pack(),
-        cpu.added,
+        list(cpu.added),
+        list(cpu.policies),
     ]
 
 
 def unpack(cpu: Cpu, data: list[Any]) -> None:
     """Make a CPU what :func:`pack` described; its containers keep their identity."""
-    for text in data[32]:
+    assert cpu.added == data[32][: len(cpu.added)]
+    for text in data[32][len(cpu.added) :]:
         late_work.grow(cpu, text)
+    cpu.rq.use_rules(cpu.spec.kernel.rules)
+    cpu.policies.clear()
+    for word in data[33]:
+        command.policy(cpu, word)
     fields.assign(cpu, PLAIN, data[0])
     cpu.stack[:] = [tuple(frame) for frame in data[1]]
     for box, messages in zip((cpu.inbox, cpu.mail, cpu.outbox, cpu.deferred), data[2], strict=True):

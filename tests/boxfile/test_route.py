@@ -20,6 +20,8 @@ PLAIN = spec_to_plain(load_box("hotplug-and-load").resolve())
         ("renice 4711 19", list(range(8))),
         ("taskset 10000 0-3", list(range(8))),
         ("workload stop fio", list(range(8))),
+        ("policy +preempt-kthread", list(range(8))),
+        ("policy -kthread-stack", list(range(8))),
         ("sysctl kernel.sched_nr_migrate=8", list(range(9))),
     ],
 )
@@ -38,6 +40,11 @@ def test_commands_go_to_the_nodes_concerned_as_they_are(line: str, nodes: list[i
         ("cpu melt 1", "no command 'cpu melt'"),
         ("renice fio 20", "'20' is no nice level: these go from -20 to 19"),
         ("renice foo 2", "no task is called 'foo'; there are fio"),
+        ("policy kthread-stack", "it is +NAME or -NAME"),
+        ("policy +kthread-stak", "did you mean kthread-stack"),
+        ("policy +renice-kworkers", "`renice` the workers themselves"),
+        ("policy +lb-rework", "more than a decision of one CPU (lb_group_types"),
+        ("policy +no-push-for-kthreads", "say it in the box file"),
         ("workload stop 10000", "no task is called '10000'"),
         ("taskset fio 7-8", "the machine has CPUs 0-7"),
         ("make coffee", "is not one of: cpu offline CPU"),
@@ -94,3 +101,10 @@ def test_with_threadirqs_interrupts_stay() -> None:
     spec = load_box("irq-affinity", ("kernel.threadirqs=true", "events=[]")).resolve()
     with pytest.raises(CommandError, match="its thread stays"):
         route(["irq", "24", "affinity", "1"], spec_to_plain(spec))
+
+
+def test_a_policy_that_only_cfs_knows_is_refused_by_eevdf() -> None:
+    plain = spec_to_plain(load_box("xfs-aio-512", ['kernel.version="6.12"']).resolve())
+    with pytest.raises(CommandError, match="EEVDF decides without preempt_kthread_vdiff"):
+        route(["policy", "+preempt-kthread"], plain)
+    assert route(["policy", "-kthread-stack"], plain) == list(range(8))

@@ -256,3 +256,24 @@ def test_the_end_follows_a_task_in_a_message() -> None:
     (sent,) = [m for m in cpu.outbox if m[3] == 3]
     assert sent[4:] == (messages.COMMAND, (["end_task", box.pid(0)],))
     assert sent[0] > 9 * US
+
+
+# -- Policies -------------------------------------------------------------------------------------
+
+
+def test_a_policy_is_decided_by_from_its_time_on_and_survives_a_move_to_another_process() -> None:
+    box = box_of(Job(hog, "hog", cpu=1))
+    ask_all(box, MS, "policy", "+preempt-kthread")
+    ask_all(box, MS, "policy", "+preempt-kthread")
+    box.run(2 * MS)
+    cpu = box.cpus[1]
+    assert cpu.rq.rules.preempt_kthread_vdiff
+    assert cpu.rq.favours_kthreads
+    said = [answer for _, answer, _ in answers(box)]
+    assert sorted(said) == ["done"] * 4 + ["refused: preempt-kthread is on already"] * 4
+    state = cpu.snapshot()
+    ask_all(box, 2 * MS, "policy", "-preempt-kthread")
+    box.run(3 * MS)
+    assert not box.cpus[1].rq.favours_kthreads
+    cpu.restore(state)
+    assert box.cpus[1].rq.favours_kthreads
