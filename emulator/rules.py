@@ -323,6 +323,14 @@ class Rules:
     dd_prio_aging: bool = _rule(
         "6.1+", "but none waits for more than prio_aging_expire, 10 s (5.16)", "dd_per_prio"
     )
+    scsi_run_queue_busy: bool = _rule(
+        "5.10+",
+        "a SCSI command that ends runs its queues only if the disk was busy meanwhile (5.10)",
+    )
+    dispatch_need_resched: bool = _rule(
+        "5.15+",
+        "an elevator's round that ends with need_resched leaves the rest to kblockd (5.18; 5.15.y)",
+    )
     plug_32: bool = _rule("5.15+", "a plug holds 32 requests, 64 of several queues (5.15)")
     hctx_drain: bool = _rule(
         "5.10+", "hardware queues whose last CPU goes offline are drained first (5.8)"

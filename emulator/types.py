@@ -305,10 +305,13 @@ class Costs:
     # System calls and user space.
     syscall_ns: int  #: entry and exit of a system call
     io_submit_ns: int  #: io_submit() of the first IO, from entry until its request is in the plug
-    io_submit_more_ns: int  #: each further IO of the same io_submit() call
+    io_submit_more_ns: (
+        int  #: each further IO of the same io_submit() call, end of the last included
+    )
     dispatch_ns: int  #: per request, from the plug through the elevator until the device has it
     io_submit_exit_ns: int  #: from queue_rq to the end of io_submit(), IO lock dropped
     io_getevents_ns: int  #: io_getevents() that finds its events
+    io_wait_ns: int  #: after the wakeup of a wait for IO, until the wait is over
     aio_ring_ns: int  #: one event written to the ring or read from it
     nanosleep_ns: int  #: clock_nanosleep() up to the switch
     # Interrupts.
@@ -356,6 +359,7 @@ class Costs:
     verify_ps_per_byte: dict[str, int] = field(default_factory=dict)  #: per verify= algorithm
     verify_base_ns: int = 0  #: per verified unit, whatever its size
     switch_from_user_ns: int = 0  #: further cost of the first switch away from a user task
+    store_ps_per_byte: int = 0  #: scsi_debug: copy to its memory, inside queue_rq()
     pipe_read_ns: int = 0  #: read() of a pipe, system call not counted; again after it has slept
     pipe_write_ns: int = 0  #: write() to a pipe up to the wakeup, system call not counted
     pick_fair_ns: int = 0  #: schedule() that ends in a fair task, on top of context_switch_ns

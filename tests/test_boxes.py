@@ -75,8 +75,13 @@ def test_a_stint_of_the_threads_job_lasts_well_over_ten_ms() -> None:
 def io_cpu_ns(costs: Costs, verify: str, size: int) -> int:
     own = 2 * costs.syscall_ns + costs.io_submit_ns + costs.dispatch_ns + costs.io_submit_exit_ns
     own += costs.io_getevents_ns + costs.fio_prep_ns + costs.fio_reap_ns
-    own += size * (costs.fio_fill_ps_per_byte + costs.verify_ps_per_byte[verify]) // 1000
+    own += size * (bytes_ps(costs) + costs.verify_ps_per_byte[verify]) // 1000
     return own + interrupt_ns(costs) + completed_ns(costs)
+
+
+# Per byte of a scsi_debug write: filled by fio, copied by the device.
+def bytes_ps(costs: Costs) -> int:
+    return costs.fio_fill_ps_per_byte + costs.store_ps_per_byte
 
 
 # From the device's interrupt to block_rq_complete.
@@ -113,10 +118,12 @@ def test_icount_reproduces_the_intervals_it_was_set_from() -> None:
     assert 41_000 + interrupt - costs.io_submit_exit_ns - switch == pytest.approx(40_220, rel=0.01)
     loop = 2 * costs.syscall_ns + costs.io_submit_ns + costs.dispatch_ns + costs.io_submit_exit_ns
     loop += costs.io_getevents_ns + costs.fio_prep_ns + costs.fio_reap_ns
-    fill = costs.fio_fill_ps_per_byte
-    stint_512 = loop + costs.io_getevents_ns + 512 * fill // 1000 + switch
+    assert 3584 * bytes_ps(costs) // 1000 == pytest.approx(21_590 - 17_860, rel=0.01)
+    stint_512 = loop + costs.io_wait_ns + 512 * bytes_ps(costs) // 1000 + switch
     assert stint_512 == pytest.approx(17_850, rel=0.01)
-    plain_4k = loop + 4096 * fill // 1000 + interrupt
+    own_4k = loop + 4096 * bytes_ps(costs) // 1000
+    assert own_4k + costs.io_wait_ns + switch == pytest.approx(21_590, rel=0.01)
+    plain_4k = own_4k + interrupt
     assert plain_4k + 950 + 715 + preempt == pytest.approx(26_710, rel=0.01)
     md5 = 4096 * costs.verify_ps_per_byte["md5"] // 1000
     assert plain_4k + md5 == pytest.approx(61_100, rel=0.01)

@@ -37,6 +37,7 @@ from emulator.kernel import (
     io_uring,
     iomap,
     mail,
+    might_sleep,
     syscall,
     xfs_file,
     xfs_log,
@@ -255,7 +256,7 @@ def dio_waited(cpu: Cpu, _arg: object) -> None:
     file = iocbs[index][2]
     mail.drain(cpu)
     if p.run.dio_count[file]:
-        inode_dio_wait(cpu, p, file, frames.DIO_WAITED, cpu.costs.io_getevents_ns)
+        inode_dio_wait(cpu, p, file, frames.DIO_WAITED, cpu.costs.io_wait_ns)
         return
     if p.run.inode_io and finish_here(cpu, p, p.run.iocb_seq, "waited"):
         return
@@ -304,6 +305,8 @@ def next_iocb(cpu: Cpu, p: Task) -> None:
     submit[2] += 1
     if submit[1] < len(submit[0]):
         cpu.start(frames.SUBMIT_PREP, cpu.costs.io_submit_more_ns)
+        if cpu.rq.need_resched:
+            might_sleep.go_to_point(cpu)
     else:
         finish_submit(cpu, p)
 
@@ -410,7 +413,7 @@ def getevents_end(cpu: Cpu, arg: list[int]) -> None:
         return
     p.run.wait = WAIT_RING
     p.run.wait_arg = arg[0]
-    core.block(cpu, p, tp.TASK_INTERRUPTIBLE, frames.GETEVENTS, cpu.costs.io_getevents_ns, arg)
+    core.block(cpu, p, tp.TASK_INTERRUPTIBLE, frames.GETEVENTS, cpu.costs.io_wait_ns, arg)
 
 
 # -- Completion by the submitter (P6) -----------------------------------------------------------

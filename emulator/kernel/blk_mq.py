@@ -9,8 +9,9 @@ direct write queues its completion work on the CPU where that happens.
 
 Departures from the kernel: the elevator's queue is kept per CPU (each CPU dispatches what it
 inserted itself, as it nearly always does); an elevator over several hardware queues is run in the
-submitter as over one; merging does not happen (the workloads here never submit adjacent requests
-under one plug); the queue's ``dispatch_busy`` average is left out.  Polling is :mod:`blk_poll`'s.
+submitter as over one; its requests leave it one by one, also where a run takes all of them first
+(from 5.9 on); merging does not happen (the workloads here never submit adjacent requests under one
+plug); the queue's ``dispatch_busy`` average is left out.  Polling is :mod:`blk_poll`'s.
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ def dispatch_loop(cpu: Cpu, arg: list[Any]) -> None:
         elif q.tag_mode == SHARED:
             blk_mq_tag.give_up_lease(cpu, q)
     if dispatch_pending(cpu, arg[0]):
-        cpu.start(frames.DISPATCH, q.dispatch_ns + driver_ns(cpu, q), arg)
+        q.issuing = next_request(cpu, q)
+        cpu.start(frames.DISPATCH, q.dispatch_ns + driver_ns(cpu, q, q.issuing), arg)
     elif q.busy_until > cpu.now and q.has_work():
         cpu.start(frames.DISPATCH_OVER, 0, arg)
         device_is_busy(cpu, q)
@@ -150,22 +152,27 @@ def leave_to_kblockd(cpu: Cpu, q: BlockQueue, arg: list[Any]) -> None:
         dispatch_over(cpu, arg)
 
 
-def driver_ns(cpu: Cpu, q: BlockQueue) -> int:
-    """Return what the driver does inside ``queue_rq()`` with the next request, besides taking it."""
+def next_request(cpu: Cpu, q: BlockQueue) -> Request:
+    """Take the next request out of the queue: leftovers first, then the elevator's choice.
+
+    Who looks for pending requests while the driver has it in hand does not see it any more.
+    """
+    if q.busy:
+        return q.busy.pop(0)
+    rq = q.elevator.dispatch(cpu.now) if q.elevator is not None else None
+    assert rq is not None, cpu.story(f"{q.name}: nothing to dispatch")
+    return rq
+
+
+def driver_ns(cpu: Cpu, q: BlockQueue, rq: Request) -> int:
+    """Return what the driver does inside ``queue_rq()`` with a request, besides taking it."""
     costs = cpu.costs
     spent_ns = 0
-    if q.blocking:
-        spent_ns = next_bytes(q) * costs.memory_backed_ps_per_byte // 1000
+    if q.copy_ps_per_byte:
+        spent_ns = extent(rq)[1] * 512 * q.copy_ps_per_byte // 1000
     if q.ends_inline:
         spent_ns += costs.blk_end_request_ns + costs.queue_work_ns + costs.blk_done_request_ns
     return spent_ns
-
-
-def next_bytes(q: BlockQueue) -> int:
-    """Return the size of the next request; of the elevator's, the one that has waited longest."""
-    if q.busy:
-        return q.busy[0].nr_sector * 512
-    return 512 * q.elevator.oldest_sectors() if q.elevator is not None else 0
 
 
 def dispatch_pending(cpu: Cpu, queue: int) -> bool:
@@ -209,20 +216,32 @@ def dispatch_end(cpu: Cpu, arg: list[Any]) -> None:
     cpu.start(frames.DISPATCHED, 0, arg)
     dispatch_one(cpu, arg[0])
     if cpu.f_kind == frames.DISPATCHED:
-        dispatch_loop(cpu, arg)
+        dispatched(cpu, arg)
+
+
+def dispatched(cpu: Cpu, arg: list[Any]) -> None:
+    """A request is with the driver: the next one, or this run of the queue is over.
+
+    From 5.18 on ``blk_mq_do_dispatch_sched()`` that finds ``need_resched`` at the end of its round
+    leaves what may come to kblockd, whether anything waits or not.
+    """
+    if cpu.rq.need_resched and cpu.rq.rules.dispatch_need_resched:
+        q = cpu.queues[arg[0]]
+        if q.elevator is not None and not dispatch_pending(cpu, arg[0]):
+            cpu.start(frames.DISPATCH_OVER, 0, arg)
+            queue_run_work(cpu, q)
+            if cpu.f_kind == frames.DISPATCH_OVER:
+                dispatch_over(cpu, arg)
+            return
+    dispatch_loop(cpu, arg)
 
 
 def dispatch_one(cpu: Cpu, queue: int) -> None:
-    """``blk_mq_dispatch_rq_list()`` of one request: leftovers first, then the elevator's choice."""
+    """``blk_mq_dispatch_rq_list()`` of one request, which has left the queue."""
     q = cpu.queues[queue]
-    if q.busy:
-        rq = q.busy.pop(0)
-    else:
-        assert q.elevator is not None
-        chosen = q.elevator.dispatch(cpu.now)
-        if chosen is None:
-            return
-        rq = chosen
+    rq, q.issuing = q.issuing, None
+    if rq is None:
+        return  # a CPU that died meanwhile has left it to another one
     if q.elevator is not None and not blk_mq_tag.take_driver_tag(cpu, q):
         q.busy.insert(0, rq)
         return
@@ -236,12 +255,29 @@ def run_hw_queue_async(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = 
 
     ``waker`` is (CPU, pid) if another CPU has it run.
     """
-    if q.run_queued or not q.has_work():
+    if q.has_work():
+        queue_run_work(cpu, q, waker)
+
+
+def queue_run_work(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = None) -> None:
+    """``kblockd_mod_delayed_work_on()`` without a delay: ``run_work`` is queued unless it is."""
+    if q.run_queued:
         return
     q.run_queued = True
     cpu.work_seq += 1
     if workqueue.queue_work(cpu, wq_table.WQ_KBLOCKD, wq_pool.FN_RUN_QUEUE, q.index, cpu.work_id()):
-        workqueue.wake_up_worker(cpu, cpu.pools[1], waker)
+        if waker is None and cpu.costs.queue_work_ns:
+            ns = cpu.costs.queue_work_ns
+            cpu.push(frames.QUEUE_RUN, ns, cpu.cause, cpu.level, False)
+        else:
+            workqueue.wake_up_worker(cpu, cpu.pools[1], waker)
+
+
+def run_work_queued(cpu: Cpu, cause: int) -> None:
+    """The end of ``queue_work()`` of a ``run_work``: a worker of kblockd is woken."""
+    cpu.pop()
+    cpu.cause = cause
+    workqueue.wake_up_worker(cpu, cpu.pools[1])
 
 
 def delayed_run(cpu: Cpu, index: int) -> None:

@@ -145,7 +145,7 @@ def tag_answered(cpu: Cpu, arg: list[int]) -> None:
 
 def give_up_lease(cpu: Cpu, q: BlockQueue) -> None:
     """While tags are shared none stays on lease for which there is no request."""
-    if q.lease and not (q.elevator is not None and q.has_work()):
+    if q.lease and not (q.elevator is not None and (q.issuing is not None or q.has_work())):
         return_tags(cpu, q, q.lease, cpu.node_id, FREED)
         q.lease = 0
 

@@ -29,6 +29,7 @@ class BlockQueue:
         "busy",
         "busy_until",
         "carries",
+        "copy_ps_per_byte",
         "delayed",
         "depth",
         "dispatch_ns",
@@ -42,6 +43,7 @@ class BlockQueue:
         "inactive",
         "index",
         "irq_names",
+        "issuing",
         "lease",
         "lease_step",
         "name",
@@ -102,6 +104,12 @@ class BlockQueue:
         self.dispatch_ns = (
             costs.null_dispatch_ns if disk.driver == "null_blk" else costs.dispatch_ns
         )
+        #: what queue_rq() takes to copy a request's data into the device's memory
+        self.copy_ps_per_byte = 0
+        if self.blocking:
+            self.copy_ps_per_byte = costs.memory_backed_ps_per_byte
+        elif disk.driver == "scsi_debug":
+            self.copy_ps_per_byte = costs.store_ps_per_byte
         #: null_blk's requests end inside queue_rq()
         self.ends_inline = disk.driver == "null_blk" and (
             disk.params.get("irqmode") == 0 or (self.bios and disk.params.get("irqmode", 1) == 1)
@@ -125,6 +133,7 @@ class BlockQueue:
         self.tag_again: list[Any] = []
         self.restart = False  # SCHED_RESTART: a request waits for a driver tag
         self.woken_early: list[int] = []  # tasks woken before they slept
+        self.issuing: Request | None = None  # it has left the queue, the driver is at it
         self.busy: list[Request] = []  # hctx.dispatch: requests that found no driver tag
         self.delayed = False  # hctx.run_work is to be queued by a timer
         self.run_queued = False  # hctx.run_work is pending

@@ -14,7 +14,8 @@ softirq would have to wait for ksoftirqd.
 
 Departures from the kernel: a request from another CPU is on this one's list when its IPI would
 arrive, not from when it was sent; all CPUs have the same capacity, so that 6.12's test of it holds
-always.
+always.  A SCSI disk never refuses a request for its own budget, so that from 5.10 on
+(``rules.scsi_run_queue_busy``) no command that ends runs its queues.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def block_end(cpu: Cpu, _arg: object) -> None:
             decision_ns = 0 if cpu.completion is None else cpu.completion.ns
             cpu.start(frames.BLOCK_QUEUE, cpu.costs.queue_work_ns + decision_ns)
         blk_mq.free_request(cpu, rq)
-    if q.driver == "scsi_debug":
+    if q.driver == "scsi_debug" and not cpu.rq.rules.scsi_run_queue_busy:
         blk_mq.run_hw_queue_async(cpu, q)  # scsi_end_request() runs all queues after every command
     if cpu.f_kind == frames.BLOCK_QUEUED and cpu.f_end == cpu.now:
         block_next(cpu)  # at once, unless the end of pages takes its time

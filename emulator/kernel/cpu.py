@@ -34,6 +34,7 @@ from emulator.kernel import (
     hrtimer,
     idle,
     io_uring,
+    iomap,
     irq_thread,
     kthread,
     promises,
@@ -200,6 +201,8 @@ class Cpu(Execution, Sender, Publisher):
             return io_uring.needs_mail(self)
         if kind in (frames.POLL_LOOK, frames.EVENTFD_READ):
             return bool(self.rq.curr.run.remote_ios)
+        if kind == frames.WORK_BODY:
+            return iomap.completes_elsewhere(self)
         if kind == frames.SOFTIRQ_RCU:
             return self.rcu.driven
         if kind in (frames.IRQ_VECTOR, frames.IRQ_THREAD_FN):

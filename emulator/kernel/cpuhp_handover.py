@@ -118,6 +118,9 @@ def take_queue(cpu: Cpu, index: int, target: int) -> list[Any]:
     q = cpu.queues[index]
     driver.ring_doorbells(cpu, q)
     busy, q.busy = q.busy, []
+    if q.issuing is not None:
+        busy.insert(0, q.issuing)
+        q.issuing = None
     waiting = q.elevator.drain() if q.elevator is not None else []
     moved = 0
     if q.elevator is not None:

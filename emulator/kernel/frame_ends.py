@@ -22,6 +22,7 @@ from emulator.kernel import (
     io_uring,
     iomap,
     irq_thread,
+    might_sleep,
     migration,
     newidle,
     pipe,
@@ -57,7 +58,9 @@ def _ends() -> list[Callable[[Cpu, Any], None]]:
     table[frames.SUBMIT_LOCKED] = aio.submit_locked
     table[frames.DISPATCH] = blk_mq.dispatch_end
     table[frames.DISPATCH_OVER] = blk_mq.dispatch_over
-    table[frames.DISPATCHED] = blk_mq.dispatch_loop
+    table[frames.QUEUE_RUN] = blk_mq.run_work_queued
+    table[frames.SUBMIT_POINT] = might_sleep.point_reached
+    table[frames.DISPATCHED] = blk_mq.dispatched
     table[frames.SUBMIT_EXIT] = aio.submit_exit
     table[frames.DIO_WAITED] = aio.dio_waited
     table[frames.GETEVENTS] = aio.getevents_end

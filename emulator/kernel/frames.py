@@ -111,7 +111,9 @@ IRQ_EXITED = 92  # irq_exit(), after the wakeup of ksoftirqd
 # Tags of requests.
 TAG_ASKED = 74  # blk_mq_get_tag(), the device says whether there is one
 TAG_ANSWERED = 75  # blk_mq_get_tag(), the device has answered
-DISPATCH_OVER = 76  # blk_mq: after a run of the queue that the device refused
+DISPATCH_OVER = 76  # blk_mq: after a run of the queue that the device refused, or that gives way
+QUEUE_RUN = 106  # blk_mq: queue_work() of run_work up to the wakeup of a worker
+SUBMIT_POINT = 107  # io_submit(): a reschedule is pending, up to the next might_sleep()
 
 # Buffered writes.
 WRITE_COPY = 80  # write(): a stretch of pages up to where they are dirty
@@ -173,10 +175,11 @@ READS = COMPLETING | frozenset(
         IRQ_VECTOR,
         IRQ_THREAD_FN,
         URING_REAP,
+        WORK_BODY,
         POLL_LOOK,
         EVENTFD_READ,
     )
 )
 
 #: One more than the highest number; some below it are free.
-NR_KINDS = 104
+NR_KINDS = 108

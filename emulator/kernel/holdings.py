@@ -129,7 +129,7 @@ def all_requests(cpu: Cpu) -> Iterator[tuple[Request, bool]]:
         for rq in p.run.plug:
             yield rq, cpu.queues[rq.queue].elevator is None
     for q in cpu.queues:
-        for rq in q.busy:
+        for rq in q.busy if q.issuing is None else (q.issuing, *q.busy):
             yield rq, q.elevator is None
         if q.elevator is not None:
             for direction in q.elevator.sorted:

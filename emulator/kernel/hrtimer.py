@@ -29,6 +29,7 @@ from emulator.kernel import (
     idle,
     io_uring,
     irq_thread,
+    might_sleep,
     rt_bandwidth,
     smp,
     softirq,
@@ -233,6 +234,8 @@ def irq_return(cpu: Cpu) -> None:
             io_uring.interrupted(cpu)
     elif cpu.f_kind == frames.POLL_SPIN:
         blk_poll.spin_interrupted(cpu)
+    elif cpu.rq.need_resched and cpu.f_kind in might_sleep.STRETCHES:
+        might_sleep.go_to_point(cpu)
 
 
 def ipi_end(cpu: Cpu, arg: Any) -> None:

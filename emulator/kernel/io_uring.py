@@ -92,7 +92,7 @@ def reap_end(cpu: Cpu, arg: list[int]) -> None:
     else:
         p.run.wait = WAIT_RING
         p.run.wait_arg = min_nr
-        left = cpu.costs.io_getevents_ns
+        left = cpu.costs.io_wait_ns
         core.block(cpu, p, tp.TASK_INTERRUPTIBLE, frames.URING_REAP, left, arg)
 
 

@@ -13,7 +13,8 @@ an asynchronous write queues ``iomap_dio_complete_work()`` on the CPU where it e
 work decrements the inode's count of direct IOs, wakes who waits for it, and completes the iocb.
 
 Departures from the kernel: one bio per IO (up to 1 MiB); a raw block device completes
-asynchronous writes in the softirq, as the block device's own direct IO does.
+asynchronous writes in the softirq, as the block device's own direct IO does; a worker pays for waking
+a submitter of another CPU only if that CPU is idle.
 
 What a write finds in its file, and so what its end has to do, is :mod:`xfs_file`'s to say.
 """
@@ -40,7 +41,7 @@ from emulator.kernel import (
 from emulator.kernel.process import WAIT_DIO, WAIT_RW
 from emulator.kernel.sched import PF_WQ_WORKER
 from emulator.kernel.xfs_file import IOMAP_DIO_URING, IOMAP_DIO_WAIT, NOT_PURE, FileFacts, unaligned
-from emulator.types import READ
+from emulator.types import READ, RQ_FLAGS, RQF_IDLE
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -110,7 +111,7 @@ def dio_complete_work(cpu: Cpu, rq: Request) -> None:
     """``iomap_dio_complete_work()``'s effect, in a worker; its tail follows."""
     owner = cpu.tasks.get(rq.pid)
     if owner is None:
-        cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns)
+        cpu.start(frames.WORK_TAIL, cpu.costs.dio_tail_ns + remote_wakeup_ns(cpu, rq))
         send_dio_done(cpu, rq)
         return
     if owner.run.inode_io:
@@ -124,6 +125,32 @@ def dio_complete_work(cpu: Cpu, rq: Request) -> None:
     ended_here(cpu, owner, rq)
     sync = cpu.rq.rules.completion_sync_hint
     aio.iocb_put(cpu, owner, rq.iocb, rq.error, aio.BY_WORKER, sync=sync)
+
+
+def remote_wakeup_ns(cpu: Cpu, rq: Request) -> int:
+    """Return what a worker spends on waking a submitter that sleeps on another CPU.
+
+    It chooses the CPU and enqueues there itself; only that a CPU is idle tells here that the
+    submitter sleeps.
+    """
+    home = home_of(cpu, rq)
+    if home < 0 or not cpu.view(home)[RQ_FLAGS] & RQF_IDLE:
+        return 0
+    return cpu.costs.select_task_rq_ns + cpu.costs.ttwu_activate_ns
+
+
+def home_of(cpu: Cpu, rq: Request) -> int:
+    """Return the CPU on which the submitter of an IO is as far as this one knows, -1: this one."""
+    if rq.pid in cpu.tasks:
+        return -1
+    moves, target = cpu.forward.get(rq.pid, (-1, -1))
+    return rq.home if moves <= rq.moves else target
+
+
+def completes_elsewhere(cpu: Cpu) -> bool:
+    """Whether the work on top completes an IO of another CPU, whose state it then asks."""
+    item = wq_functions.current_item(cpu, cpu.rq.curr)
+    return item[1] == wq_pool.FN_DIO_COMPLETE and item[3].pid not in cpu.tasks
 
 
 def dio_complete(cpu: Cpu, rq: Request) -> None:

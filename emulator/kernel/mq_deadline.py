@@ -92,15 +92,6 @@ class DeadlineQueue:
         rt, rt_writes, _, _, idle, idle_writes = self.fifo
         return bool(rt or rt_writes or idle or idle_writes)
 
-    def oldest_sectors(self) -> int:
-        """Return the size of the request that has waited longest, of a write if there is one."""
-        which = min(
-            (2 * prio + direction for prio in range(DD_PRIO_COUNT) for direction in (READ, WRITE)),
-            key=lambda one: (not self.fifo[one], one % 2 != WRITE, one),
-        )
-        sequence = self.fifo[which][0][1]
-        return next(rq.nr_sector for _, number, rq in self.sorted[which] if number == sequence)
-
     def prio_of(self, rq: Request) -> int:
         """Return the priority of a request."""
         return CLASS_TO_PRIO[rq.ioprio >> IOPRIO_CLASS_SHIFT] if self.per_prio else DD_BE_PRIO

@@ -206,6 +206,7 @@ def pack_queue(q: BlockQueue) -> list[Any]:
         q.inactive,
         q.delayed,
         q.poll_stats.pack(),
+        None if q.issuing is None else q.issuing.pack(),
     ]
 
 
@@ -222,6 +223,7 @@ def unpack_queue(q: BlockQueue, data: list[Any]) -> None:
     q.stat.unpack(data[15])
     q.carries, q.busy_until, q.inactive, q.delayed = data[16:20]
     q.poll_stats.unpack(data[20])
+    q.issuing = None if data[21] is None else Request.unpack(data[21])
 
 
 def pack_elevator(queue: mq_deadline.DeadlineQueue) -> list[Any]:

@@ -12,6 +12,7 @@ from emulator.types import (
     OP_IO_SUBMIT,
     OP_RUN,
     OP_RW,
+    OP_SETAFFINITY,
     READ,
     WRITE,
     DiskSpec,
@@ -256,6 +257,42 @@ def test_vector_D_7_11_raw_block_device_write() -> None:
 
 
 # -- D.2 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("beside_a_hog", "wakeup_ns"), [(False, 700), (True, 0)])
+def test_D_2_a_worker_pays_for_waking_a_submitter_of_another_cpu_that_is_idle(
+    beside_a_hog: bool, wakeup_ns: int
+) -> None:
+    """The submitter goes to CPU 1 while its IO is in flight, which ends on CPU 0."""
+
+    def steps() -> Steps:
+        yield (OP_IO_SUBMIT, [(0, WRITE, 0, 0, 4096)])
+        yield (OP_SETAFFINITY, 2)
+        yield (OP_IO_GETEVENTS, 1, 1)
+
+    def burn() -> Steps:
+        yield (OP_RUN, 20 * MS)
+
+    hog = [Job(burn, name="hog", cpu=1, mask=2)] if beside_a_hog else []
+    charges = costs(
+        dio_complete_ns=400,
+        dio_tail_ns=200,
+        select_task_rq_ns=300,
+        ttwu_activate_ns=400,
+        ipi_ns=100,
+        coherence_ns=20,
+    )
+    box = Box(
+        Job(steps, name="fio", disk="/xfs", start_ns=BEGIN),
+        *hog,
+        nr_cpus=2,
+        disk=scsi_debug(5 * MS),
+        charges=charges,
+    ).run(BEGIN + 15 * MS)
+    assert len(box.times("box_aio_complete", cpu=1)) == 1
+    [begin] = box.times("workqueue_execute_start", cpu=0)
+    [end] = box.times("workqueue_execute_end", cpu=0)
+    assert end - begin == 600 + wakeup_ns
 
 
 @pytest.mark.parametrize(
