@@ -125,7 +125,7 @@ def find(pid: int) -> dict[str, Process]:
     found = {"launcher": Process(launcher)}
     for child in launcher.children(recursive=True):
         words = " ".join(child.cmdline())
-        name = child.name() if child.name().startswith("emu") else HELPERS[" forkserver" in words]
+        name = child.name() if child.name().startswith("emu") else HELPERS["forkserver" in words]
         found[name] = Process(child)
     return found
 
