@@ -14,6 +14,15 @@ due; only no next tick follows.
 
 Departures from the kernel: the whole work of the tick takes effect at its end, ``tick_ns`` after
 the grid point; timekeeping costs nothing extra.
+
+``jiffies`` is what the clock says.  The kernel's is written by one CPU, the holder of
+``tick_do_timer_cpu`` (whoever ticks takes it over when the holder's tick stops), and by a CPU without
+a tick when an interrupt wakes it.  Of CPUs that run in parallel and tick together nobody can tell: the
+holder writes at the beginning of its interrupt, all read at the end of theirs.  Where CPUs take
+turns one may: whose turn comes before the holder's reads the jiffy of before, so a pass or a kick
+that has just become due waits for its next tick.  It is not modelled: every tick, and every pass of
+the balancer, would read the holder's state at zero age, which ends all windows at every tick of
+any CPU, and no box whose CPUs run in parallel would decide differently for it.
 """
 
 from __future__ import annotations
