@@ -16,6 +16,7 @@ export PYTHONNOUSERSITE := 1
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help run test check format bench validate schema completions soak lock wheel prerequisites clean
+.PHONY: help run test check format bench validate schema completions chaos lock wheel prerequisites clean
 
 help:
 	@echo "make run       run config/boxes/$(BOX).yaml (BOX=name for another one)"
@@ -26,6 +27,7 @@ help:
 	@echo "make schema    write again what is generated: box.schema.json, config/README.md, tables"
 	@echo "make completions  run every completion policy under every load for the table in config/completions.md"
 	@echo "make soak      a box of 8 CPUs for an hour (SOAK_S=seconds): does a process grow, or lose descriptors?"
+	@echo "make chaos     strike boxes from all sides (500 faults), for the table in config/faults.md"
 	@echo "make clean     remove .venv, caches and build products (runs/ stays)"
 
 run: $(STAMP)
@@ -63,6 +65,9 @@ soak: $(STAMP)
 
 completions: $(STAMP)
 	$(BIN)/python -m tests.completion_table
+
+chaos: $(STAMP)
+	$(BIN)/python -m tests.chaos
 
 wheel: $(STAMP)
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

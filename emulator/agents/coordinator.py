@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from emulator import messages, wire
@@ -71,16 +72,22 @@ class RefusedError(Exception):
 
 
 def main(
-    plan: Plan, hub_address: str, observer_address: str, cpus: tuple[int, ...], heirs_from: int = 0
+    plan: Plan,
+    hub_address: str,
+    observer_address: str,
+    cpus: tuple[int, ...],
+    heirs_from: int = 0,
+    make: Callable[[Plan, Hub, tuple[int, ...], int], Coordinator] | None = None,
 ) -> int:
     """Run the box and return the exit status.
 
     Processes that replace killed ones are numbered from ``heirs_from`` on, which strangers cannot know.
+    ``make`` builds the coordinator, where it is to be another one.
     """
     host.set_comm(COORDINATOR_NAME)
     cpus = host.pin(cpus)
     hub = Hub(hub_address, observer_address, QUIET_MS)
-    coordinator = Coordinator(plan, hub, cpus, heirs_from)
+    coordinator = (make or Coordinator)(plan, hub, cpus, heirs_from)
     try:
         coordinator.run()
         return 0

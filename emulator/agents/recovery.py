@@ -105,6 +105,10 @@ class Recovery:
                 f"{fault.frames} frames after its last checkpoint"
             )
 
+    def struggling(self) -> set[int]:
+        """Return the nodes that have died and have not got any further, or not caught up."""
+        return {*self._deaths, *self._open}
+
     def restore_frame(self, node: int) -> bytes:
         """Return the RESTORE frame for a node's new process."""
         log = self.logs[node]

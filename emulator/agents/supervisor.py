@@ -26,7 +26,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import multiprocess
 from multiprocess import process as multiprocess_process
@@ -98,6 +98,9 @@ class Supervisor:
         "_stopping",
     )
 
+    #: What the coordinator's process runs.
+    coordinator_main: ClassVar[Callable[..., int]] = staticmethod(coordinator.main)
+
     def __init__(self, plan: Plan, on_progress: OnProgress | None) -> None:
         self._plan, self._on_progress = plan, on_progress
         self._directory = SocketDirectory()
@@ -161,7 +164,7 @@ class Supervisor:
             self._launch(
                 context,
                 COORDINATOR_NAME,
-                coordinator.main,
+                self.coordinator_main,
                 (plan, hub, observers, cpus, self._heirs),
             )
             for place, node_id in enumerate(plan.remote_nodes()):
