@@ -15,8 +15,7 @@ export PYTHONNOUSERSITE := 1
 # Runs are short processes, of which the suite starts hundreds: none is to compile the sources again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help run test check format bench validate schema completions soak lock wheel prerequisites clean
-.PHONY: help run test check format bench validate schema completions chaos lock wheel prerequisites clean
+.PHONY: help run test check format bench validate schema completions soak chaos lock wheel prerequisites clean
 
 help:
 	@echo "make run       run config/boxes/$(BOX).yaml (BOX=name for another one)"
