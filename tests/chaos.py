@@ -191,7 +191,6 @@ def table_of(rounds: list[Round]) -> str:
             "|---|---:|---:|---:|",
             f"| until it is noticed, ms | {_spread(noticed)} |",
             f"| from there until the successor has caught up, ms | {_spread(recovered)} |",
-            "",
         ]
     )
 

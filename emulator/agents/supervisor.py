@@ -12,7 +12,8 @@ it sent and status 1.  Its connection may be lost before its end is seen: what c
 Silence ends nothing, since a stopped process is not dead.  Whatever happens,
 at the end every process is gone: told to quit, or killed, and reaped.
 
-Agents ignore SIGINT, which a terminal sends to all; the run's end is the supervisor's to decide.
+Agents ignore SIGINT, which a terminal sends to all, and SIGTERM, which ``timeout`` and service managers do;
+the run's end is the supervisor's to decide.
 If the supervisor itself is killed, each agent sees its pipe close and ends.
 
 This is the only file that imports multiprocess.
@@ -314,7 +315,7 @@ def child(
         os._exit(0)
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = multiprocess_process.parent_process()
     assert parent is not None
     host.end_with(parent.sentinel, leave)

@@ -194,7 +194,7 @@ def test_a_lost_connection_is_told_as_the_death_that_it_is(monkeypatch: pytest.M
 @pytest.mark.parametrize("victim", ["emucoord", "emudev/sda"])
 def test_any_agents_death_ends_the_run(victim: str) -> None:
     def kill(run: Disturbed) -> None:
-        os.kill(run.pids[victim], signal.SIGTERM)
+        os.kill(run.pids[victim], signal.SIGKILL)
 
     run = Disturbed(toy_plan([2, 1], FOREVER_NS), kill)
     outcome = run.outcome()
