@@ -49,7 +49,7 @@ def test_touches_of_all_cpus_make_the_one_stamp(
     events: list[tuple[int, int, int, int]] = []
     for first, last, start, length in requests:
         events += [(start, 0, first, start), (start + length, 1, last, start)]
-    cpus = [PartStat(tick) for _ in range(4)]
+    cpus = [PartStat(tick, rows=not rules.io_ticks_in_flight) for _ in range(4)]
     stamp, ticks, in_flight = -1, 0, 0
     for now, end, cpu, start in sorted(events):
         if now // tick != stamp:
@@ -66,6 +66,17 @@ def test_touches_of_all_cpus_make_the_one_stamp(
             cpus[cpu].account_io_start(WRITE, now)
     assert io_ticks(cpus, rules) == ticks
     assert io_ticks([part_stat(cpu.pack(), tick) for cpu in cpus], rules) == ticks
+
+
+def test_what_is_kept_of_jiffies_in_a_row_does_not_grow() -> None:
+    stat, each = PartStat(MS, rows=True), PartStat(MS)
+    for one in (stat, each):
+        for start in (*range(0, 500 * MS, MS), *range(700 * MS, 900 * MS, MS)):
+            one.account_io_start(READ, start)
+            one.account_io_done(READ, 8, start, start + 700 * US)
+    assert stat.touches == [0, 0, 500, 700 * MS << 1, 0, 200]
+    assert len(each.touches) == 3 * 700
+    assert io_ticks([stat], GAP) == io_ticks([each], GAP) == 700
 
 
 def test_counters_of_a_run() -> None:

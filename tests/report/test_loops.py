@@ -129,7 +129,7 @@ def test_every_pattern_has_a_sentence() -> None:
         (
             "xfs-aio-4k-tuned",
             "1500ms",
-            ["pushed_from_bound_kthread", "pulled_while_kworker_runs", "tick_locked"],
+            ["pushed_from_bound_kthread", "tick_locked"],
         ),
         ("xfs-aio-512", "600ms", ["follows_completions"]),
         ("xfs-aio-4k-default", "600ms", []),
