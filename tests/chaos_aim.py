@@ -16,8 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from emulator import messages, wire
-from emulator.agents import coordinator, frames, host
+from emulator import messages
+from emulator.agents import coordinator, host
 from emulator.agents.coordinator import Coordinator
 from emulator.agents.link import Hub
 from emulator.engine.conservation import CARRIES
@@ -98,7 +98,7 @@ class AimedCoordinator(Coordinator):
     def _give(self, grant: Grant) -> None:
         ops = {message[4] for message in grant.messages}
         super()._give(grant)
-        if grant.node not in self._local:
+        if grant.node not in self._home:
             if ops & set(CARRIES) or messages.DETACH in ops:
                 self._strike(MIGRATION, [grant.node])
             elif messages.SCHEDULE_REQUEST in ops:
@@ -106,14 +106,12 @@ class AimedCoordinator(Coordinator):
             else:
                 self._strike(COMPUTING, [grant.node])
 
-    def _send(self, node_id: int, frame: bytes) -> None:
-        super()._send(node_id, frame)
-        if frame == wire.pack([frames.SNAPSHOT]):
-            self._strike(SNAPSHOT, [node_id])
-
     def _take_next(self) -> None:
-        busy = {node for node, log in self._recovery.logs.items() if log.computing}
-        idle = [node for node in self._pids if node not in busy and node not in self._local]
+        asked = self._keeping.asked()
+        self._strike(SNAPSHOT, asked)
+        logs = self._keeping.recovery.logs
+        busy = {node for node, log in logs.items() if log.computing} | set(asked)
+        idle = [node for node in self._pids if node not in busy and node not in self._home]
         self._strike(IDLE, idle)
         self._plug()
         super()._take_next()
@@ -130,7 +128,7 @@ class AimedCoordinator(Coordinator):
         if blow is None or blow.aim != aim or not self._board.started:
             return
         # A node that has just died must get further first: twice at one instant is a bug.
-        unfit = self._recovery.struggling() | self._fallen
+        unfit = self._keeping.recovery.struggling() | self._fallen
         fit = [node for node in nodes if node not in unfit]
         if not fit:
             return
@@ -154,9 +152,7 @@ class AimedCoordinator(Coordinator):
         self._ahead.pop(0)
         cpu = self._random.randrange(1, self._plan.nr_cpus)
         words = ["cpu", self._random.choice(["offline", "online"]), str(cpu)]
-        at_ns = self._core.stamp_ns()
-        for message in self._commands.give(at_ns, self._plan.targets(words), words):
-            self._core.post(message)
+        self._desk.give(self._core.stamp_ns(), words)
         self._note(blow, " ".join(words))
 
     def _note(self, blow: Blow, whom: str) -> None:

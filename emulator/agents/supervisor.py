@@ -34,9 +34,9 @@ from multiprocess import process as multiprocess_process
 
 from emulator import wire
 from emulator.agents import coordinator, frames, host, node_agent, shapes
-from emulator.agents.coordinator import SUPERVISOR_NAME
 from emulator.agents.gate import Gate
 from emulator.agents.link import Link
+from emulator.agents.post import SUPERVISOR_NAME
 from emulator.agents.sockets import SocketDirectory
 from emulator.engine.inline import RunOutcome
 from emulator.engine.plan import COORDINATOR_NAME, Plan
