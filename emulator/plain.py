@@ -177,6 +177,8 @@ def _workqueue_to_plain(workqueue: WorkqueueSpec) -> list[Any]:
         workqueue.cpu_intensive_ns,
         workqueue.create_delay_ns,
         workqueue.watchdog_ns,
+        workqueue.create_failures,
+        workqueue.idle_timeout_ns,
     ]
     assert len(plain) == len(fields(WorkqueueSpec)), (
         "WorkqueueSpec has a field that plain.py forgets"

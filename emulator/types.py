@@ -422,6 +422,8 @@ class WorkqueueSpec:
     cpu_intensive_ns: int = 10_000_000  #: items that run longer are CPU_INTENSIVE (6.5); 0: none
     create_delay_ns: int = 0  #: creating a worker of a bound pool blocks so long: memory is short
     watchdog_ns: int = 30_000_000_000  #: a list that does not move for longer is reported; 0: none
+    create_failures: int = 0  #: of each CPU's bound pools, so many creations of a worker fail first
+    idle_timeout_ns: int = 300_000_000_000  #: IDLE_WORKER_TIMEOUT: who idles longer may be too many
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,6 +259,8 @@ def _workqueue(kernel: Kernel, rules: Rules, report: Report) -> WorkqueueSpec:
         10_000_000 if thresh is None else thresh,
         asked.create_delay,
         asked.watchdog_thresh,
+        asked.create_failures,
+        asked.idle_timeout,
     )
 
 

@@ -167,6 +167,19 @@ class WorkqueueOptions(_Model):
         30_000_000_000,
         description="a work list that does not move for longer is reported in the log; 0: none is",
     )
+    create_failures: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="on each CPU, so many attempts to create a worker of a bound pool fail first, each "
+        "followed by a second of waiting",
+    )
+    idle_timeout: Duration = Field(
+        300_000_000_000,
+        ge=1,
+        description="a worker of a bound pool that has idled for so long ends if too many idle; a "
+        "constant of the kernel (IDLE_WORKER_TIMEOUT)",
+    )
 
 
 class Kernel(_Model):

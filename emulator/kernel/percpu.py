@@ -96,6 +96,7 @@ class PerCpu:
         "completion",
         "costs",
         "counters",
+        "create_failed",
         "deferred",
         "delayed_wakes",
         "dev_numbers",
@@ -204,6 +205,8 @@ class PerCpu:
         "work_seq",
         "workqueues",
         "works",
+        "wq_cull_at",
+        "wq_idle_timeout",
         "wq_rr_cpu",
         "wq_ticket",
         "wq_watch_at",
@@ -244,6 +247,10 @@ class PerCpu:
         self.unbound_pools += wq_table.disassociated_pools(spec, self.first_disassociated)
         self.wq_watchdog = spec.kernel.workqueue.watchdog_ns // self.tick_ns  # in jiffies
         self.wq_watch_at = self.wq_watchdog
+        #: IDLE_WORKER_TIMEOUT in jiffies, and the jiffy in which the first pool's idle timer is due
+        self.wq_idle_timeout = -(-spec.kernel.workqueue.idle_timeout_ns // self.tick_ns)
+        self.wq_cull_at = NEVER
+        self.create_failed = 0  # attempts to create a worker that have failed
         self.wq_ticket = 0  # questions asked there
         self.wq_rr_cpu = -1  # wq_rr_cpu_last
         self.names = Names(sink, traced_names(self.workqueues, spec))

@@ -125,6 +125,8 @@ def quiet_frames(cpu: Cpu) -> bool:
         return False
     if pending >> softirq.SCHED & 1 or (pending >> softirq.TIMER & 1 and cpu.jiffy_timers):
         return False
+    if pending >> softirq.TIMER & 1 and cpu.jiffies() >= cpu.wq_cull_at:
+        return False
     if cpu.f_kind in SENDING:
         return False
     return all(frame[0] not in SENDING for frame in cpu.stack)

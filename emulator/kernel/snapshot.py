@@ -74,6 +74,8 @@ PLAIN = (
     "wq_ticket",
     "wq_rr_cpu",
     "wq_watch_at",
+    "wq_cull_at",
+    "create_failed",
     "printed",
     "printed_since",
 )

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import fair, frames, hrtimer, idle, pelt, rcu, rt, softirq, wq_watch
+from emulator.kernel import fair, frames, hrtimer, idle, pelt, rcu, rt, softirq, wq_idle, wq_watch
 from emulator.kernel.sched import FAIR_CLASS, PF_WQ_WORKER, RT_CLASS
 from emulator.types import (
     BAL_ACTIVE_MASK,
@@ -220,5 +220,7 @@ def process_wheel(cpu: Cpu) -> None:
     while cpu.jiffy_timers and cpu.jiffy_timers[0][0] <= jiffies:
         _expiry, _seq, kind, arg = cpu.jiffy_timers.pop(0)
         hrtimer.run_jiffy_timer(cpu, kind, arg)
+    if jiffies >= cpu.wq_cull_at:
+        wq_idle.idle_worker_timeout(cpu)
     if cpu.tick_stopped:
         idle.arm_next_wheel_timer(cpu)

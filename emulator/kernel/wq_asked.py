@@ -26,7 +26,7 @@ Items that are delayed by ``max_active`` become active in the order in which the
 queue share it (6.9), the parts take turns.
 
 Departures from the kernel: creating a worker cannot fail, so nobody calls for rescuers; idle workers
-are not reaped within a run (300 s).
+do not end (:mod:`wq_idle`).
 """
 
 from __future__ import annotations

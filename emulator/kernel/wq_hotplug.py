@@ -39,6 +39,7 @@ from emulator.kernel import (
     migration,
     pipe,
     wq_flush,
+    wq_idle,
     wq_rescuer,
     wq_unbound,
     wq_worker,
@@ -124,6 +125,7 @@ def disassociate(cpu: Cpu, pool: WorkerPool, there: Pool) -> None:
     assert asked is not None
     index = there.facts.index
     wq_rescuer.cancel_mayday(cpu, pool)
+    wq_idle.stop_idle_timer(cpu, pool)
     pool.disassociated = True
     for item in pool.worklist:
         there.worklist.append(((item[2], index), sent_away(cpu, item)))
@@ -141,8 +143,10 @@ def disassociate(cpu: Cpu, pool: WorkerPool, there: Pool) -> None:
     there.nr_workers = len(there.places)
     there.next_id = pool.next_id
     there.watchdog_ns = pool.watchdog_ns
-    if pool.manager:
+    if pool.manager in cpu.tasks:
         make_manager(cpu, pool.manager, there)
+    else:
+        there.manager = pool.manager  # none, or it is away since the last time
     pool.worklist.clear()
     pool.delayed.clear()
     pool.away.clear()

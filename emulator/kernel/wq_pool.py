@@ -13,7 +13,7 @@ from emulator import tracepoints as tp
 from emulator.kernel.request import Request
 from emulator.kernel.sched import TASK_WAKING, Task
 from emulator.kernel.wq_table import UNBOUND_BASE
-from emulator.types import Costs
+from emulator.types import NEVER, Costs
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
@@ -79,9 +79,11 @@ class WorkerPool:
         "active",
         "away",
         "cpu",
+        "cull_at",
         "delayed",
         "disassociated",
         "executing",
+        "free_ids",
         "idle",
         "manager",
         "next_id",
@@ -107,6 +109,8 @@ class WorkerPool:
         self.manager = 0  # pid of the worker that creates workers, 0: none
         self.rescuers: dict[int, int] = {}  # workqueue -> pid of its rescuer here
         self.next_id = 0
+        self.free_ids: list[int] = []  # below it, of workers that have ended; sorted
+        self.cull_at = NEVER  # the jiffy of the idle timer (wq_idle)
         self.disassociated = False
         #: Workers that have not come back to this CPU since it is online again: pid -> [where it asked
         #: last, its residence then, queue, work and function of its item or -1, 0 and 0].
@@ -132,6 +136,8 @@ class WorkerPool:
             self.watchdog_ns,
             [[wq, pid] for wq, pid in self.rescuers.items()],
             [[pid, one] for pid, one in self.away.items()],
+            self.free_ids,
+            self.cull_at,
         ]
 
     @classmethod
@@ -147,6 +153,7 @@ class WorkerPool:
         pool.manager, pool.next_id, pool.disassociated, pool.watchdog_ns = data[9:13]
         pool.rescuers = dict(data[13])
         pool.away = dict(data[14])
+        pool.free_ids, pool.cull_at = list(data[15]), data[16]
         return pool
 
 
@@ -172,6 +179,12 @@ def too_many_workers(nr_workers: int, nr_idle: int, managing: bool = False) -> b
     """Whether idle workers should be reaped."""
     nr_idle += managing
     return nr_idle > 2 and (nr_idle - 2) * 4 >= nr_workers - nr_idle
+
+
+def too_many_in(pool: WorkerPool) -> bool:
+    """Whether too many workers of a pool idle; rescuers are not counted."""
+    nr_workers = len(pool.workers) - len(pool.rescuers)
+    return too_many_workers(nr_workers, len(pool.idle), pool.manager != 0)
 
 
 def wants_next(pool: WorkerPool, p: Task) -> bool:

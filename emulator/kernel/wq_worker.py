@@ -7,7 +7,7 @@ and takes item after item as long as it is the only one running (F.5, F.7).  Aft
 it should give way (``cond_resched()``).  A worker of a pool of no CPU asks for each item
 (:mod:`wq_unbound`); what it does with one is the same.
 
-Departures from the kernel: the idle timer does not reap workers within a run.
+Workers of which too many idle end after a while (:mod:`wq_idle`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from emulator.kernel import (
     workqueue,
     wq_flush,
     wq_functions,
+    wq_idle,
     wq_rescuer,
     wq_unbound,
 )
@@ -50,11 +51,11 @@ if TYPE_CHECKING:
 
 def create_worker(cpu: Cpu, pool: WorkerPool, index: int, pid: int) -> Task:
     """Create a worker of a pool, idle and asleep."""
-    name = f"kworker/{pool.cpu}:{pool.next_id}{'H' if pool.nice < 0 else ''}"
-    pool.next_id += 1
+    name = f"kworker/{pool.cpu}:{wq_idle.new_id(pool)}{'H' if pool.nice < 0 else ''}"
     nice = pool.nice or cpu.rq.rules.kworker_nice
     p = kthread.new_bound_worker(cpu, pid, name, nice, index)
     pool.workers[pid] = WORKER_IDLE | WORKER_PREP
+    p.run.wait_since = cpu.now
     pool.idle.append(pid)
     return p
 
@@ -66,6 +67,9 @@ def worker_start(cpu: Cpu, _arg: object) -> None:
         wq_unbound.fetch(cpu, p, starts=True)
         return
     pool = pool_of(cpu, p)
+    if p.pid not in pool.workers:
+        wq_idle.die(cpu, p)
+        return
     if pool.workers[p.pid] & WORKER_RESCUER:
         rescuer_thread(cpu, p, pool)
         return
@@ -92,12 +96,19 @@ def worker_created(cpu: Cpu, arg: Any) -> None:
         return
     pool = pool_of(cpu, p)
     if pool.manager == p.pid:
+        if wq_rescuer.to_be_tried_again(cpu, p, pool, arg):
+            return
         new = create_worker(cpu, pool, p.run.worker, kthread.late_pid(cpu))
         pool.manager = 0
         wq_rescuer.cancel_mayday(cpu, pool)
         cpu.start(frames.WORKER_CREATE, 0)
         core.wake_up(cpu, new)  # a new worker looks for itself whether it is needed
         return
+    go_on(cpu, p, pool)
+
+
+def go_on(cpu: Cpu, p: Task, pool: WorkerPool) -> None:
+    """After the manager's part: work, if there still is any for this worker."""
     if need_more_worker(pool):
         worker_work(cpu, p, pool)
     else:
@@ -216,6 +227,8 @@ def worker_enter_idle(cpu: Cpu, p: Task) -> None:
         pool.nr_running -= 1
     pool.workers[p.pid] = flags | WORKER_PREP | WORKER_IDLE
     pool.idle.append(p.pid)
+    if len(pool.idle) > 1:
+        wq_idle.start_idle_timer(cpu, pool)
     sleep_until_work(cpu, p)
 
 

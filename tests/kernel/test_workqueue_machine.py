@@ -69,8 +69,18 @@ class WorkqueueMachine(RuleBasedStateMachine):
         scope=st.sampled_from(("cpu", "cache", "system")),
         strict=st.booleans(),
         thresh_ns=st.sampled_from((0, MS, 10 * MS)),
+        idle_ns=st.sampled_from((MS, 20 * MS, 300_000 * MS)),
+        failures=st.integers(0, 1),
     )
-    def build(self, version: str, scope: str, strict: bool, thresh_ns: int) -> None:
+    def build(
+        self,
+        version: str,
+        scope: str,
+        strict: bool,
+        thresh_ns: int,
+        idle_ns: int,
+        failures: int,
+    ) -> None:
         """Build the box."""
         self.now = 0
         self.told: list[list[tuple[int, Any]]] = [[] for _ in range(NR_CPUS)]
@@ -82,6 +92,8 @@ class WorkqueueMachine(RuleBasedStateMachine):
             affinity_strict=strict,
             max_active=tuple(QUEUES.items()),
             cpu_intensive_ns=thresh_ns,
+            create_failures=failures,
+            idle_timeout_ns=idle_ns,
         )
         jobs = [
             Job(lambda cpu=cpu: self.module(cpu), name=f"m{cpu}", cpu=cpu, mask=1 << cpu)  # type: ignore[misc]
@@ -243,7 +255,7 @@ class WorkqueueMachine(RuleBasedStateMachine):
         """In the end every item has been executed once, those of a queue in their order."""
         if not hasattr(self, "box"):
             return
-        for _ in range(60):
+        for _ in range(150):
             self.time_passes(20 * MS)
             if not any(self.told) and works_of(self.box)[0] == works_of(self.box)[1]:
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from emulator import wire
+from emulator.kernel import hrtimer
 from emulator.kernel.wq_pool import WorkerPool
 from emulator.kernel.wq_table import WQ_DIO, WQ_EVENTS, WQ_INTENSIVE
 from emulator.rules import rules_of
@@ -106,3 +107,38 @@ def test_F_11_a_cpu_may_go_while_its_manager_waits() -> None:
     again = script_work(box.cpus[1], WQ_DIO, [(US, 0)])
     box.run(130 * MS)
     assert box.times("workqueue_execute_end", work=again)
+
+
+def unlucky(nr: int) -> Box:
+    """Return a CPU whose first attempts to create a worker fail, with an item that sleeps."""
+    box = Box(wq=WorkqueueSpec(create_failures=nr)).run(START)
+    script_work(box.cpus[0], WQ_EVENTS, [(US, 3900 * MS), (US, 0)])
+    return box
+
+
+@pytest.mark.parametrize("nr", [1, 2])
+def test_F_7_an_attempt_that_fails_is_repeated_after_a_second(nr: int) -> None:
+    box = unlucky(nr)
+    cpu = box.cpus[0]
+    rescued = script_work(cpu, WQ_DIO, [(US, 0)])
+    waiting = script_work(cpu, WQ_EVENTS, [(US, 0)])
+    box.run(3000 * MS)
+    (start,) = box.times("workqueue_execute_start", work=waiting)
+    assert nr * 1000 * MS <= start < nr * 1000 * MS + MS
+    assert box.times("workqueue_execute_start", work=rescued) == [10 * MS]
+    pool = cpu.pools[0]
+    assert (pool.manager, len(pool.workers) - len(pool.rescuers), cpu.create_failed) == (0, 3, nr)
+    assert not [timer for timer in cpu.jiffy_timers if timer[2] == hrtimer.WHEEL_MAYDAY]
+
+
+def test_F_7_after_the_pause_nobody_may_be_wanted_any_more() -> None:
+    box = unlucky(9)
+    rescued = script_work(box.cpus[0], WQ_DIO, [(US, 0)])
+    box.run(2000 * MS)
+    pool = box.cpus[0].pools[0]
+    assert box.times("workqueue_execute_end", work=rescued)
+    assert (pool.manager, len(pool.workers) - len(pool.rescuers)) == (0, 2)
+    assert box.cpus[0].create_failed == 1
+    again = script_work(box.cpus[0], WQ_EVENTS, [(US, 0)])
+    box.run(2010 * MS)
+    assert not box.times("workqueue_execute_end", work=again), "the next attempt has failed too"
