@@ -283,7 +283,6 @@ def _resolved(model: BoxFile, dirty: frozenset[str], file: FilePath, report: Rep
     around.custom_slice = kernel is None or kernel.rules.custom_slice
     workloads = resolve_workloads(model.workloads, _job_texts(model, file, report), around)
     names = tuple(dict.fromkeys(one.name for one in workloads))
-    rules = None if kernel is None else kernel.rules
     driven = None if no_storage else {one.name: one for one in disks}
     events = resolve_events(
         model.events,
@@ -291,7 +290,7 @@ def _resolved(model: BoxFile, dirty: frozenset[str], file: FilePath, report: Rep
         names,
         model.duration,
         report,
-        rules,
+        kernel,
         driven,
         model.kernel.threadirqs,
     )

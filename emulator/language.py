@@ -35,6 +35,7 @@ VERBS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("workload add FILE", "start what a YAML file with workloads: or a .fio file says"),
             ("workload stop NAME", "its tasks end: fio as on SIGTERM, others at their next step"),
             ("policy +NAME", "decide by a remedy that `policies` lists; -NAME: no longer"),
+            ("completion POLICY", "where a finished write's work goes; `policies` lists them"),
             ("sysctl NAME=VALUE", "such as kernel.sched_latency_ns=4000000"),
         ),
     ),

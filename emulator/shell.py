@@ -33,6 +33,7 @@ from emulator.attach import (
     why_lines,
 )
 from emulator.boxfile.kernel import SYSCTLS, has_sysctl
+from emulator.completion import COMPLETIONS
 from emulator.kernel.kthread import FIRST_USER_PID
 from emulator.language import EXAMPLES, VERBS, help_lines
 from emulator.report.procfs.files import list_files
@@ -138,6 +139,8 @@ def _words(pattern: str, text: str, facts: Facts) -> list[str]:
             return _files(text)
         case "NAME=VALUE":
             return facts.sysctls
+        case "POLICY":
+            return list(COMPLETIONS)
         case "OPTIONS":
             return ["sector=", "every=", "count="]
     return [pattern] if pattern.islower() and not pattern[0].isdecimal() else []

@@ -418,6 +418,31 @@ def test_a_completion_policy_is_the_same_across_processes(
 # -- Many CPUs --------------------------------------------------------------------------------------
 
 
+#: Policies that a box goes over to in turn, each with writes in flight that an earlier one sent about.
+IN_TURN = (
+    *("submitter", "next-online", "system-wq", "round-robin:3", "caller", "wq-cache-bound"),
+    *("inline-overwrite", "unless-saturated:nr_running+worklist=4", "caller", "bound"),
+)
+
+
+@pytest.mark.box
+@pytest.mark.timeout(120)
+def test_completion_policies_that_change_in_mid_run_are_the_same_across_processes(
+    tmp_path: Path,
+) -> None:
+    lines = [
+        f'{{at: {20_000_000 * turn + 137_731 * turn % 900_001}ns, do: "completion {name}"}}'
+        for turn, name in enumerate(IN_TURN, 1)
+    ]
+    lines += ["{at: 90ms, do: cpu offline of:fio}", "{at: 155ms, do: cpu kill of:fio}"]
+    settings = (f"events=[{', '.join(lines)}]",)
+    ways = [Way(INLINE, settings), Way(STRICT, settings), Way(PROCESSES, settings)]
+    directory, held = assert_identical("xfs-aio-4k-tuned", "230ms", ways, tmp_path)
+    assert {"completion", "cpu kill", "hotplug"} <= held
+    answers = (directory / "commands.yaml").read_text()
+    assert answers.count('"answer": "done"') == len(IN_TURN)
+
+
 @pytest.mark.box
 @pytest.mark.timeout(120)
 def test_24_cpus_in_one_cache_are_the_same_as_processes(tmp_path: Path) -> None:

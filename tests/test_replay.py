@@ -111,6 +111,10 @@ def commanded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert "cpu kill 6: done" in status
         assert _tell(out, "workload stop burner").startswith("takes effect at 0.06")
         assert _tell(out, "continue").startswith("goes on from 0.06")
+        assert _tell(out, "completion unless-saturated:psi").startswith(
+            "error: the signal psi reads"
+        )
+        assert _tell(out, "completion wq-cache-bound:2") == "done\n"
         _tell(out, "cpu load 3 --percent 50")
         assert process.wait(DEADLINE_S) in (0, 1)  # whatever became of what the box expects
     return out

@@ -16,10 +16,12 @@ from emulator import faults
 from emulator.added import ADD
 from emulator.boxfile.kernel import did_you_mean, sysctl_problem
 from emulator.boxfile.problems import Path, Report
+from emulator.completion import COMPLETIONS
+from emulator.completion_word import live_problem
 from emulator.irq_affinity import irq_number
 from emulator.kernel.blk_queue import irq_names, service_time
 from emulator.rules import CFS_RULES, POLICIES, Rules, changed, live_switches, missing_needs
-from emulator.types import BoxEvent, DiskSpec, cpulist_format, cpulist_parse
+from emulator.types import BoxEvent, DiskSpec, KernelSpec, cpulist_format, cpulist_parse
 from emulator.units import duration_format
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ COMMANDS = (
     "renice TASK NICE",
     "policy +NAME",
     "policy -NAME",
+    "completion POLICY",
     "workload stop NAME",
     *faults.COMMANDS,
 )
@@ -48,7 +51,9 @@ _CPU_VERBS = ("offline", "online", "kill", "load")
 class Command:
     """A command line taken apart; ``cpu`` is -1 where it is named by a task or not at all."""
 
-    verb: str  #: offline, online, kill, load, sysctl, affine, irq, renice, policy, add, stop, disk
+    verb: (
+        str  #: offline, online, kill, load, sysctl, affine, irq, renice, policy, completion, add …
+    )
     cpu: int = -1
     of: str = ""
     percent: int = 0
@@ -84,6 +89,8 @@ def parse_command(line: str) -> Command:
             return Command("stop", of=name)
         case ["policy", word]:
             return Command("policy", name=_policy(word))
+        case ["completion", word]:
+            return Command("completion", name=_completion(word))
         case ["renice", task, nice]:
             return Command("renice", of=task, value=_nice(nice))
         case ["task", "affine", name, cpulist] | ["taskset", name, cpulist]:
@@ -110,9 +117,19 @@ def _policy(word: str) -> str:
     try:
         live_switches(word)
     except ValueError as error:
-        name = word[1:].partition("=")[0]
+        name = word.lstrip("+-").partition("=")[0]
+        if name.partition(":")[0] in COMPLETIONS:
+            raise ValueError(f"{name} is a completion policy: `completion {name}`") from None
         hint = did_you_mean(name, POLICIES) if name not in POLICIES else ""
         raise ValueError(f"{error}{hint}") from None
+    return word
+
+
+def _completion(word: str) -> str:
+    name = word.partition(":")[0]
+    if name not in COMPLETIONS:
+        hint = did_you_mean(name, COMPLETIONS) or f"; there are {', '.join(COMPLETIONS)}"
+        raise ValueError(f"no completion policy is called {name!r}{hint}")
     return word
 
 
@@ -137,8 +154,13 @@ class Expected:
     online: dict[int, bool]
     killed: set[int]
     threadirqs: bool = False
-    rules: Rules | None = None  #: of the kernel, None where they are not known
+    kernel: KernelSpec | None = None  #: None where it is not known
     disks: Mapping[str, DiskSpec] | None = None  #: by name, None where they are not known
+
+    @property
+    def rules(self) -> Rules | None:
+        """The kernel's rules, None where they are not known."""
+        return None if self.kernel is None else self.kernel.rules
 
 
 def resolve_events(
@@ -147,17 +169,17 @@ def resolve_events(
     tasks: tuple[str, ...],
     duration_ns: int,
     report: Report,
-    rules: Rules | None = None,
+    kernel: KernelSpec | None = None,
     disks: Mapping[str, DiskSpec] | None = None,
     threadirqs: bool = False,
 ) -> tuple[BoxEvent, ...]:
     """Return the events in order of time; refuse what cannot be done when it is due.
 
-    ``tasks`` are the names that ``of:NAME`` may give, ``rules`` the kernel's, by which it has a sysctl
-    or not; none where they are not known.
+    ``tasks`` are the names that ``of:NAME`` may give, ``kernel`` says which sysctls and policies there
+    are; None where it is not known.
     """
     order = sorted(range(len(events)), key=lambda index: events[index].at)
-    expected = Expected(tasks, dict.fromkeys(range(cpus), True), set(), threadirqs, rules, disks)
+    expected = Expected(tasks, dict.fromkeys(range(cpus), True), set(), threadirqs, kernel, disks)
     for index in order:
         event, path = events[index], ("events", index)
         if event.at >= duration_ns:
@@ -218,6 +240,8 @@ def _problem(command: Command, expected: Expected) -> str:
         return irq_problem(command.value, expected.disks, expected.threadirqs)
     if command.verb == "policy":
         return policy_problem(command.name, expected.rules)
+    if command.verb == "completion":
+        return "" if expected.kernel is None else live_problem(command.name, expected.kernel)
     if command.verb == "add":
         return "a workload of a box file begins when its start: says"
     return ""

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from emulator.boxfile.completion import resolve_completion
 from emulator.boxfile.problems import Path, Report
 from emulator.completion import BOUND, COMPLETION_QUEUES, COMPLETIONS, CompletionSpec
+from emulator.completion_word import resolve_completion
 from emulator.kernel.fair_tunables import RT_PROBLEM
 from emulator.kernel.wq_table import WQ_MAX_ACTIVE, WQ_NAMES
 from emulator.rules import (

@@ -15,6 +15,7 @@ from typing import Any
 from emulator.added import ADD, with_added, workloads_of
 from emulator.boxfile.events import fault_problem, irq_problem, parse_command, policy_problem
 from emulator.boxfile.kernel import sysctl_problem
+from emulator.completion_word import live_problem
 from emulator.engine.plan import CommandError
 from emulator.faults import Fault
 from emulator.irq_affinity import irq_disk
@@ -43,6 +44,11 @@ def route(words: list[Any], spec_plain: Any) -> list[int]:
         return list(range(nr_cpus + 1))
     if command.verb == "policy":
         problem = policy_problem(command.name, spec.kernel.rules)
+        if problem:
+            raise CommandError(problem)
+        return list(range(nr_cpus))
+    if command.verb == "completion":
+        problem = live_problem(command.name, spec.kernel)
         if problem:
             raise CommandError(problem)
         return list(range(nr_cpus))

@@ -1,4 +1,4 @@
-"""What a person tells a running CPU: offline, kill, load, sysctl, affinity, nice; how tasks start.
+"""What a person tells a running CPU: offline, kill, load, sysctl, policies, affinity, nice; how tasks start.
 
 Theory of operation
 -------------------
@@ -22,7 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import blk_timeout, core, cpuhp, fair, kthread, mail, migration
+from emulator.kernel import (
+    blk_timeout,
+    core,
+    cpuhp,
+    dio_completion,
+    fair,
+    kthread,
+    mail,
+    migration,
+)
 from emulator.kernel.sched import FAIR_CLASS, POLICIES
 from emulator.rules import changed, live_switches
 from emulator.types import cpulist_parse
@@ -122,6 +131,8 @@ def act(cpu: Cpu, words: list[Any], place: int) -> None:
         answer = affine(cpu, task_of(words), str(words[-1]))
     elif verb == "policy":
         answer = policy(cpu, str(words[1]))
+    elif verb == "completion":
+        answer = dio_completion.change(cpu, str(words[1]))
     elif verb == "renice":
         answer = renice(cpu, task_of(words), int(words[2]))
     else:

@@ -19,9 +19,13 @@ charged for them (``completion_refill_ns``).
 What is decided is recorded: ``box_completion`` with the CPU chosen and why, and, for each signal that
 was asked, ``box_saturation`` with what it read.
 
+A box may go over to another policy while it runs (:func:`change`): from then on each bio that ends goes by
+the new one.  What has been queued, sent away or left to its submitter is completed there.
+
 Departures from the kernel: an inline completion has its effect first and takes its time afterwards.
 Whether a remote pool's worker has to be woken is known to its queuer as of the coherence latency.
-A policy goes for buffered writeback's works too, which the proposals left alone.
+A policy goes for buffered writeback's works too, which the proposals left alone.  ``caller`` leaves an
+io_uring's writes to the submitter only by ``rules.dio_caller_comp``, which a box keeps as it was booted.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.completion import SIGNALS, CompletionSpec
+from emulator.completion_word import live_problem, resolve_completion
 from emulator.kernel import (
     aio,
     core,
@@ -46,7 +51,7 @@ from emulator.kernel import (
 )
 from emulator.kernel.process import MAIL_WAITS
 from emulator.kernel.request import Request
-from emulator.kernel.xfs_file import NOT_PURE
+from emulator.kernel.xfs_file import IOMAP_DIO_URING, NOT_PURE
 from emulator.topology import for_each_cpu_wrap
 from emulator.types import RQ_FLAGS, RQF_IDLE, RQF_KWORKER_ASLEEP, Message
 
@@ -69,6 +74,7 @@ class DioCompletion:
         "ns",
         "remote",
         "signals",
+        "spec",
         "target",
         "turn",
         "woken",
@@ -76,6 +82,7 @@ class DioCompletion:
     )
 
     def __init__(self, spec: CompletionSpec) -> None:
+        self.spec = spec
         self.name = spec.name
         self.target = TARGETS.get(spec.name)
         self.inline = spec.name == "inline-overwrite"
@@ -96,18 +103,37 @@ class DioCompletion:
         """Whether the CPU knows that a worker is awake because it woke that worker itself."""
         return target == self.woken[0] and cpu.now <= self.woken[1]
 
-    def pack(self) -> list[int]:
-        """Return the changing part as plain data."""
-        return [self.turn, self.left, self.ns, *self.woken]
+    def pack(self) -> list[Any]:
+        """Return the policy and where it has got to, as plain data."""
+        spec = self.spec
+        signals = [list(signal) for signal in spec.signals]
+        return [spec.name, spec.batch, signals, self.turn, self.left, self.ns, *self.woken]
 
-    def unpack(self, data: list[int]) -> None:
-        """Take over what :meth:`pack` returned."""
-        self.turn, self.left, self.ns, *self.woken = data
+    @classmethod
+    def unpack(cls, data: list[Any]) -> DioCompletion:
+        """Rebuild what :meth:`pack` returned."""
+        name, batch, signals, *changing = data
+        policy = cls(CompletionSpec(name, batch, tuple((one, limit) for one, limit in signals)))
+        policy.turn, policy.left, policy.ns, *policy.woken = changing
+        return policy
 
 
 def policy_of(spec: CompletionSpec) -> DioCompletion | None:
     """Return a CPU's part of a box's policy, None if the workqueue itself is all there is to it."""
     return DioCompletion(spec) if spec.name in TARGETS else None
+
+
+def change(cpu: Cpu, word: str) -> str:
+    """Go over to another policy; return "done", or why not."""
+    problem = live_problem(word, cpu.spec.kernel)
+    if problem:
+        return f"refused: {problem}"
+    asked = resolve_completion(word, cpu.rq.rules)
+    if asked == (CompletionSpec() if cpu.completion is None else cpu.completion.spec):
+        return f"refused: it is {word} already"
+    cpu.completion = policy_of(asked)
+    cpu.publish()  # whether a worker sleeps is published where somebody may ask
+    return "done"
 
 
 # -- Policies: which CPU, and why ---------------------------------------------------------------
@@ -192,12 +218,13 @@ REMOTE = frozenset(TARGETS) - {"system-wq", "inline-overwrite", "caller"}
 
 def queue_write(cpu: Cpu, policy: DioCompletion, rq: Request) -> bool:
     """What the policy does with an asynchronous write; return whether a worker is to be woken."""
-    if (policy.inline or policy.caller) and not (rq.error or rq.dio & NOT_PURE):
+    if not (rq.error or rq.dio & NOT_PURE):
         if policy.inline:
             complete_inline(cpu, rq)
-        else:
+            return False
+        if policy.caller and not rq.dio & IOMAP_DIO_URING:
             leave_to_submitter(cpu, rq)
-        return False
+            return False
     return queue(cpu, policy, wq_table.WQ_DIO, wq_pool.FN_DIO_COMPLETE, rq)
 
 

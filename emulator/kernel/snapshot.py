@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from emulator.kernel import command, fields, holdings, late_work, mq_deadline, wq_hotplug
+from emulator.kernel.dio_completion import DioCompletion
 from emulator.kernel.irq_thread import IrqThread
 from emulator.kernel.process import plain, unpack_task
 from emulator.kernel.request import Request
@@ -169,8 +170,7 @@ def unpack(cpu: Cpu, data: list[Any]) -> None:
     cpu.rcu.unpack(data[23])
     cpu.domains = DomainMap(cpu.spec.machine, cpu.rq.rules, data[24])
     cpu.piped = dict(data[25])
-    if cpu.completion is not None:
-        cpu.completion.unpack(data[26])
+    cpu.completion = None if data[26] is None else DioCompletion.unpack(data[26])
     for one, state in zip((cpu.psi, cpu.sched_info, cpu.steal), data[27], strict=True):
         if one is not None:
             one.unpack(state)

@@ -22,6 +22,7 @@ PLAIN = spec_to_plain(load_box("hotplug-and-load").resolve())
         ("workload stop fio", list(range(8))),
         ("policy +preempt-kthread", list(range(8))),
         ("policy -kthread-stack", list(range(8))),
+        ("completion round-robin:4", list(range(8))),
         ("sysctl kernel.sched_nr_migrate=8", list(range(9))),
     ],
 )
@@ -45,6 +46,9 @@ def test_commands_go_to_the_nodes_concerned_as_they_are(line: str, nodes: list[i
         ("policy +renice-kworkers", "`renice` the workers themselves"),
         ("policy +lb-rework", "more than a decision of one CPU (lb_group_types"),
         ("policy +no-push-for-kthreads", "say it in the box file"),
+        ("policy +round-robin:2", "is a completion policy: `completion round-robin:2`"),
+        ("completion round-robbin", "did you mean round-robin"),
+        ("completion cache-pool", "the workqueues are made at boot"),
         ("workload stop 10000", "no task is called '10000'"),
         ("taskset fio 7-8", "the machine has CPUs 0-7"),
         ("make coffee", "is not one of: cpu offline CPU"),

@@ -277,3 +277,21 @@ def test_a_policy_is_decided_by_from_its_time_on_and_survives_a_move_to_another_
     assert not box.cpus[1].rq.favours_kthreads
     cpu.restore(state)
     assert box.cpus[1].rq.favours_kthreads
+
+
+def test_a_completion_policy_is_gone_by_from_its_time_on_and_survives_a_move() -> None:
+    box = box_of(Job(hog, "hog", cpu=1))
+    ask_all(box, MS, "completion", "round-robin:3")
+    ask_all(box, 2 * MS, "completion", "round-robin:3")
+    box.run(3 * MS)
+    said = [answer for _, answer, _ in answers(box)]
+    assert sorted(said) == ["done"] * 4 + ["refused: it is round-robin:3 already"] * 4
+    cpu = box.cpus[1]
+    assert cpu.completion is not None
+    cpu.completion.turn, cpu.completion.left = 2, 1
+    state = cpu.snapshot()
+    ask_all(box, 3 * MS, "completion", "bound")
+    box.run(4 * MS)
+    assert box.cpus[1].completion is None
+    cpu.restore(state)
+    assert cpu.snapshot() == state

@@ -2,8 +2,8 @@
 
 import pytest
 
-from emulator.boxfile.completion import resolve_completion
 from emulator.completion import COMPLETIONS, SIGNALS, CompletionSpec
+from emulator.completion_word import live_problem, resolve_completion
 from emulator.config import BoxError, load_box
 from emulator.plain import spec_from_plain, spec_to_plain
 from emulator.rules import Rules, rules_of
@@ -94,3 +94,27 @@ def test_the_others_are_for_bound_queues() -> None:
     words = ["kernel.completion=next-online", "kernel.workqueue.unbound=[dio]"]
     with pytest.raises(BoxError, match="is for bound workqueues"):
         load_box("xfs-aio-4k-tuned", words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word", "why"),
+    [
+        ((), "wq-unbound", "the workqueues are made at boot"),
+        ((), "cache-pool", "say it in the box file"),
+        (("kernel.completion=wq-unbound",), "round-robin", "booted with dio unbound"),
+        ((), "unless-saturated:psi", "the signal psi reads what is counted from boot on"),
+        ((), "unless-saturated:nr_running+run_delay", "the signal run_delay"),
+        (("kernel.completion=unless-saturated:psi",), "unless-saturated:psi=30", ""),
+        (("kernel.completion=unless-saturated:psi",), "bound", ""),
+        ((), "caller", ""),
+        ((), "wq-cache-bound:2", ""),
+        ((), "round-robin:0", "1 to 4096"),
+    ],
+)
+def test_what_a_box_that_runs_may_go_over_to(
+    settings: tuple[str, ...], word: str, why: str
+) -> None:
+    kernel = load_box("xfs-aio-4k-tuned", settings).resolve().kernel
+    problem = live_problem(word, kernel)
+    assert why in problem
+    assert bool(problem) == bool(why)

@@ -1,7 +1,10 @@
-"""``kernel.completion``: a completion policy by name, with what may follow it.
+"""A completion policy as a word: its name, with what may follow it; and which may be taken up live.
 
 ``NAME``, ``NAME:BATCH`` for the policies that go round, ``NAME:SIGNAL=LIMIT+SIGNAL=LIMIT`` for the one
 that asks signals.  A limit is a duration, a count or a percentage, as the signal's row says.
+
+A box that runs may go over to another policy if that is a choice at the end of each bio.  What is made at
+boot stays: the workqueues, and the books that some signals read.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import difflib
 
 from emulator.completion import (
+    COMPLETION_QUEUES,
     COMPLETIONS,
     DEFAULT_BATCH,
     DEFAULT_SIGNAL,
@@ -16,7 +20,11 @@ from emulator.completion import (
     CompletionSpec,
 )
 from emulator.rules import Rules
+from emulator.types import KernelSpec
 from emulator.units import duration_parse
+
+#: Signals that read books which a box keeps only if its file asks for them.
+BOOKED = frozenset(("psi", "run_delay", "steal"))
 
 BATCH_MAX = 4096
 COUNT_MAX = 4096
@@ -41,6 +49,26 @@ def resolve_completion(text: str, rules: Rules) -> CompletionSpec:
             raise ValueError(f"{text}: a signal is there twice")
         return CompletionSpec(name, signals=signals)
     return CompletionSpec(name)
+
+
+def live_problem(text: str, kernel: KernelSpec) -> str:
+    """Return why a kernel that runs cannot take up a policy, "" if it can."""
+    try:
+        asked = resolve_completion(text, kernel.rules)
+    except ValueError as error:
+        return str(error)
+    if COMPLETIONS[asked.name].unbound:
+        return f"{asked.name}: the workqueues are made at boot; say it in the box file"
+    for name in COMPLETION_QUEUES:
+        if name in kernel.workqueue.unbound:
+            return (
+                f"this box was booted with {name} unbound, and a policy chooses among bound pools"
+            )
+    kept = {signal for signal, _limit in kernel.completion.signals}
+    for signal, _limit in asked.signals:
+        if signal in BOOKED and signal not in kept:
+            return f"the signal {signal} reads what is counted from boot on; say it in the box file"
+    return ""
 
 
 def _batch(word: str) -> int:
