@@ -237,6 +237,9 @@ OP_PIPE_POLL = 27
 OP_EVENTFD_READ = 33
 OP_IOPRIO_SET = 34  #: (OP_IOPRIO_SET, ioprio)   ioprio_set() of itself: class << 13 | level
 
+#: (OP_STAT,)   stat() of a name that a RAM file system does not know; returns -ENOENT
+OP_STAT = 35
+
 OP_SYNC = 23  #: (OP_SYNC,)   sync(): all that is dirty is written; the log is not forced
 OP_WRITE = 22  #: (OP_WRITE, file, offset, length)   write() through the page cache; returns length
 

@@ -214,7 +214,8 @@ class Kernel(_Model):
         False, description="IO leaves RCU callbacks, so the next tick of its CPU raises RCU"
     )
     rcu_needs_cpu: bool = Field(
-        False, description="with `rcu_callbacks`: a CPU that idles keeps its tick for them"
+        False,
+        description="a CPU that idles keeps its tick for the callbacks of IO too (`rcu_callbacks`)",
     )
     workqueue: WorkqueueOptions = Field(
         default_factory=lambda: WorkqueueOptions.model_validate({}),

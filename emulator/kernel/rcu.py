@@ -4,9 +4,11 @@ Theory of operation
 -------------------
 Submitting an IO leaves callbacks that wait for a grace period, so at the next tick of that CPU
 ``rcu_pending()`` finds work and raises RCU.  The work itself is this CPU's alone and only takes
-time (``rcu_softirq_ns``); ``kernel.rcu_callbacks`` switches that on.  With ``kernel.rcu_needs_cpu`` a
-CPU that goes idle before keeps its tick (:func:`rcu_needs_cpu`): it balances for itself at that tick,
-and the idle load balancer does not see it if it was busy before.
+time (``rcu_softirq_ns``); ``kernel.rcu_callbacks`` switches that on.
+
+A CPU that goes idle with callbacks keeps its tick (:func:`rcu_needs_cpu`): it balances for itself
+at that tick, and the idle load balancer does not see it if it was busy before.  Those of IO count
+only with ``kernel.rcu_needs_cpu``.
 
 In a box with the kthread ``rcu_sched`` (the program ``rcu_gp``) grace periods follow each other.
 Each CPU that ticks notices a new one in its RCU softirq; from then on a context switch, or a tick
@@ -14,17 +16,22 @@ that interrupts user space or the idle loop, is a quiescent state, which the sof
 reports.  The kthread looks when its timeout has expired: CPUs that are idle then need not report
 (``force_qs_rnp()``).  Whoever reports after that, and is the last, wakes it (``rcu_report_qs_rsp()``).
 
+:func:`call_rcu` queues a callback on its CPU. It is given a grace period when the CPU notices a new one:
+not that, which may have begun before, but the next; when the CPU notices that this has ended too,
+its softirq invokes the callback.  So a CPU with one callback every 10 ms is never without.
+
 Departures from the kernel: callbacks are pending if this CPU has made a request since its last
 tick, whatever the state of the grace period, so a kept tick is kept for one period (on the measured
 guest 512-byte IO shows kept ticks and a submitter bound to two of four CPUs shows none, so it is off
-by default); what they free is not modelled; a grace period is always wanted; the look counts CPUs that
+by default); what callbacks free is not modelled; :func:`call_rcu` does nothing in a box without the
+kthread, and those of a CPU that goes offline stay there until it is back; a grace period is always wanted; the look counts CPUs that
 are idle then, not those that were idle since the last look; a CPU sees the others' reports as of the coherence latency, so of two that report at once neither may take itself for the
 last, and the kthread's timeout ends the grace period.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
@@ -51,7 +58,19 @@ RCU_GP_PROGRAM = "rcu_gp"
 class RcuData:
     """One CPU's view of grace periods (``struct rcu_data``), and the kthread's if it was here."""
 
-    __slots__ = ("driven", "gp_left", "gp_pid", "gp_seq", "io_seq", "quiescent", "reported", "seen")
+    __slots__ = (
+        "cblist",
+        "cbs_next",
+        "cbs_ready",
+        "driven",
+        "gp_left",
+        "gp_pid",
+        "gp_seq",
+        "io_seq",
+        "quiescent",
+        "reported",
+        "seen",
+    )
 
     def __init__(self, spec: BoxSpec) -> None:
         self.driven = any(w.program == RCU_GP_PROGRAM for w in spec.workloads)  # by rcu_sched
@@ -62,8 +81,13 @@ class RcuData:
         self.gp_seq = 0  # see RQ_GP_SEQ
         self.gp_left = 0  # see RQ_GP_LEFT
         self.gp_pid = -1  # the kthread's pid, once it was here
+        #: ``rcu_segcblist``: callbacks without a grace period, those that wait for the end of one (its
+        #: number and how many, oldest first), and those whose time has come.
+        self.cbs_next = 0
+        self.cblist: list[tuple[int, int]] = []
+        self.cbs_ready = 0
 
-    def pack(self) -> list[int]:
+    def pack(self) -> list[Any]:
         """Return the changing part."""
         return [
             self.io_seq,
@@ -73,13 +97,18 @@ class RcuData:
             self.gp_seq,
             self.gp_left,
             self.gp_pid,
+            self.cbs_next,
+            self.cblist,
+            self.cbs_ready,
         ]
 
-    def unpack(self, data: list[int]) -> None:
+    def unpack(self, data: list[Any]) -> None:
         """Take over what :meth:`pack` returned."""
         self.io_seq, self.seen, self.reported = data[:3]
         self.quiescent = bool(data[3])
-        self.gp_seq, self.gp_left, self.gp_pid = data[4:]
+        self.gp_seq, self.gp_left, self.gp_pid, self.cbs_next = data[4:8]
+        self.cblist = [(seq, count) for seq, count in data[8]]
+        self.cbs_ready = data[9]
 
 
 def rcu_sched_clock_irq(cpu: Cpu) -> None:
@@ -94,7 +123,7 @@ def rcu_sched_clock_irq(cpu: Cpu) -> None:
 def rcu_pending(cpu: Cpu) -> bool:
     """``rcu_pending()``: a report is due, callbacks wait, or a new grace period has begun."""
     rcu = cpu.rcu
-    if rcu.quiescent and rcu.seen > rcu.reported:
+    if rcu.cbs_ready or (rcu.quiescent and rcu.seen > rcu.reported):
         return True
     return callbacks_wait(cpu) or (rcu.driven and current_gp(cpu) > rcu.seen)
 
@@ -106,7 +135,34 @@ def callbacks_wait(cpu: Cpu) -> bool:
 
 def rcu_needs_cpu(cpu: Cpu) -> bool:
     """``rcu_needs_cpu()``: whether an idle CPU keeps its tick for its callbacks."""
+    rcu = cpu.rcu
+    if rcu.cbs_next or rcu.cblist or rcu.cbs_ready:
+        return True
     return cpu.spec.kernel.rcu_needs_cpu and callbacks_wait(cpu)
+
+
+# -- Callbacks ----------------------------------------------------------------------------------
+
+
+def call_rcu(cpu: Cpu) -> None:
+    """``call_rcu()``: something is freed here when a grace period has gone by."""
+    if cpu.rcu.driven:
+        cpu.rcu.cbs_next += 1
+
+
+def note_gp_changes(rcu: RcuData, seq: int) -> None:
+    """``__note_gp_changes()``: all grace periods before ``seq`` are over, ``seq`` has begun.
+
+    Callbacks that waited for one of them are ready (``rcu_advance_cbs()``); those without a grace period
+    get the next one (``rcu_accelerate_cbs()``).
+    """
+    rcu.seen = seq
+    rcu.quiescent = False
+    while rcu.cblist and rcu.cblist[0][0] < seq:
+        rcu.cbs_ready += rcu.cblist.pop(0)[1]
+    if rcu.cbs_next:
+        rcu.cblist.append((seq + 1, rcu.cbs_next))
+        rcu.cbs_next = 0
 
 
 def current_gp(cpu: Cpu) -> int:
@@ -127,17 +183,17 @@ def rcu_core(cpu: Cpu) -> None:
 
 
 def rcu_core_done(cpu: Cpu, _arg: object) -> None:
-    """``rcu_check_quiescent_state()``: notice a new grace period, or report to the one noticed."""
+    """``rcu_core()``: notice a new grace period, or report to the one noticed; invoke callbacks."""
     rcu = cpu.rcu
     cpu.start(frames.SOFTIRQ_RCU_END, 0)
     seq = current_gp(cpu) if rcu.driven else 0
     if seq > rcu.seen:
-        rcu.seen = seq
-        rcu.quiescent = False
+        note_gp_changes(rcu, seq)
     elif rcu.quiescent and rcu.seen > rcu.reported:
         rcu.reported = rcu.seen
         cpu.publish()
         rcu_report_qs_rsp(cpu)
+    rcu.cbs_ready = 0  # rcu_do_batch()
     if cpu.f_kind == frames.SOFTIRQ_RCU_END and cpu.f_end == cpu.now:
         rcu_core_end(cpu, None)
 
@@ -215,9 +271,9 @@ def rcu_gp_init(cpu: Cpu, p: Task, gp_seq: int) -> None:
     """``rcu_gp_init()``: a grace period begins; its own CPU notices at once."""
     rcu = cpu.rcu
     rcu.gp_pid = p.pid
-    rcu.gp_seq = rcu.seen = gp_seq
+    rcu.gp_seq = gp_seq
     rcu.gp_left = 0
-    rcu.quiescent = False
+    note_gp_changes(rcu, gp_seq)
     cpu.publish()
 
 

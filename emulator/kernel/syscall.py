@@ -7,6 +7,7 @@ one has returned to user space.  A pending reschedule is acted on there, before 
 from __future__ import annotations
 
 from collections.abc import Callable
+from errno import ENOENT
 from typing import TYPE_CHECKING, Any
 
 from emulator import tracepoints as tp
@@ -52,6 +53,7 @@ from emulator.types import (
     OP_SETAFFINITY,
     OP_SLEEP,
     OP_SLEEP_JIFFIES,
+    OP_STAT,
     OP_SYNC,
     OP_URING_ENTER,
     OP_URING_REAP,
@@ -160,6 +162,16 @@ def sys_ioprio_set(cpu: Cpu, p: Task, op: Op) -> None:
     cpu.start(frames.RET_USER, cpu.costs.syscall_ns, 0)
 
 
+def sys_stat(cpu: Cpu, _p: Task, _op: Op) -> None:
+    """``stat()`` of a name that is not there, on a RAM file system.
+
+    Such a one keeps no negative dentries (``always_delete_dentry()`` of ``fs/libfs.c``): the one made for
+    the look-up is freed after a grace period.
+    """
+    rcu.call_rcu(cpu)
+    cpu.start(frames.RET_USER, cpu.costs.syscall_ns, -ENOENT)
+
+
 def sys_sync(cpu: Cpu, p: Task, _op: Op) -> None:
     """``sync()``."""
     buffered.sys_sync(cpu, p)
@@ -215,6 +227,7 @@ SYSTEM_CALLS: dict[int, Callable[[Cpu, Task, Op], None]] = {
     OP_URING_ENTER: sys_uring_enter,
     OP_URING_REAP: sys_uring_reap,
     OP_PIPE_POLL: sys_pipe_poll,
+    OP_STAT: sys_stat,
     OP_SYNC: sys_sync,
     OP_WRITE: sys_write,
 }

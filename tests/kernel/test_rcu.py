@@ -14,6 +14,7 @@ from emulator.types import (
     OP_RUN,
     OP_SLEEP,
     OP_SLEEP_JIFFIES,
+    OP_STAT,
     WRITE,
 )
 from tests.kernel.box import MS, US, Box, Job, Script, Steps, costs, scsi_debug
@@ -255,9 +256,72 @@ def test_a_grace_period_is_part_of_the_snapshot() -> None:
     box, _ = gp_box(0)
     box.run(1_500 * US)
     for cpu in box.cpus[:2]:
+        cpu.rcu.cblist.append((2, 3))
         state = cpu.snapshot()
         before = cpu.rcu.pack()
-        cpu.rcu.unpack([0] * len(before))
+        cpu.rcu.unpack([0] * 8 + [[], 0])
         cpu.restore(state)
         assert cpu.rcu.pack() == before
         assert cpu.rcu.seen == 1
+
+
+# -- Callbacks ----------------------------------------------------------------------------------
+
+
+def test_a_callback_waits_for_a_grace_period_that_begins_after_it_was_noticed() -> None:
+    """``rcu_seq_snap()``: the one under way may have begun before; only the next is sure to cover it."""
+    box, _ = gp_box()
+    data = box.cpus[0].rcu
+    rcu.call_rcu(box.cpus[0])
+    rcu.note_gp_changes(data, 5)
+    assert (data.cbs_next, data.cblist, data.cbs_ready) == (0, [(6, 1)], 0)
+    rcu.call_rcu(box.cpus[0])
+    rcu.call_rcu(box.cpus[0])
+    rcu.note_gp_changes(data, 6)
+    assert (data.cbs_next, data.cblist, data.cbs_ready) == (0, [(6, 1), (7, 2)], 0)
+    rcu.note_gp_changes(data, 7)  # so 6 is over
+    assert (data.cblist, data.cbs_ready) == ([(7, 2)], 1)
+    assert rcu.rcu_pending(box.cpus[0])
+
+
+def test_without_grace_periods_nothing_is_freed_and_nothing_waits() -> None:
+    box = rcu_box(one_write_then_burn)
+    rcu.call_rcu(box.cpus[1])
+    assert not rcu.rcu_needs_cpu(box.cpus[1])
+
+
+def look_for_a_file() -> Steps:
+    """Look for a file that is not there, then sleep for long."""
+    yield (OP_RUN, 300 * US)
+    yield (OP_STAT,)
+    yield (OP_SLEEP, 500 * MS)
+
+
+def three_grace_periods() -> Steps:
+    """Drive three grace periods of two ticks each."""
+    for number in (1, 2, 3):
+        yield (OP_RCU_GP_INIT, number)
+        yield (OP_SLEEP_JIFFIES, 2)
+    yield (OP_SLEEP, 500 * MS)
+
+
+def test_D_4_an_idle_cpu_ticks_until_its_callback_has_been_invoked() -> None:
+    """Queued in the first grace period, given the next one at tick 1, noticed to be over at tick 5."""
+    kthread = Job(
+        three_grace_periods, name="rcu_sched", cpu=1, mask=2, start_ns=100 * US, kthread=True
+    )
+    looker = Job(look_for_a_file, name="looker", cpu=0, mask=1)
+    box = Box(kthread, looker, nr_cpus=2, charges=costs(rcu_softirq_ns=20 * US))
+    cpu = box.cpus[0]
+    for each in box.cpus:
+        each.rcu.driven = True
+    box.run(900 * US)
+    assert cpu.is_halted()
+    assert not cpu.tick_stopped
+    box.run(1_500 * US)
+    assert cpu.rcu.cblist == [(2, 1)]
+    box.run(4_500 * US)
+    assert not cpu.tick_stopped
+    box.run(5_500 * US)
+    assert cpu.rcu.cblist == []
+    assert cpu.tick_stopped

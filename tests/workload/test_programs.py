@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from errno import ENOENT
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from emulator.types import (
     OP_SETAFFINITY,
     OP_SLEEP,
     OP_SLEEP_JIFFIES,
+    OP_STAT,
     OP_WRITEBACK,
     Books,
     Op,
@@ -309,9 +311,11 @@ def test_rcu_gp_counts_reports_that_wake_it_early() -> None:
 
 def test_fio_main_sleeps_relative_and_burns_the_rest_of_its_stint() -> None:
     thread = make("fio_main")
-    assert thread.next(77, None) == (OP_SLEEP, 77 + 10 * MS)
-    assert thread.next(77 + 11 * MS, 0) == (OP_RUN, 15_200)
-    assert thread.next(78 + 11 * MS, 0) == (OP_SLEEP, 78 + 21 * MS)
+    assert thread.next(77, None) == (OP_SLEEP, 77 + 100 * MS)
+    for now in (100 * MS, 110 * MS):
+        assert thread.next(now, 0) == (OP_RUN, 15_000)
+        assert thread.next(now, None) == (OP_STAT,)
+        assert thread.next(now + 7, -ENOENT) == (OP_SLEEP, now + 7 + 10 * MS)
 
 
 def test_flusher_writes_the_file_in_order_and_never_waits() -> None:
