@@ -331,6 +331,12 @@ class Rules:
         "5.15+",
         "an elevator's round that ends with need_resched leaves the rest to kblockd (5.18; 5.15.y)",
     )
+    dispatch_busy_sched: bool = _rule(
+        "5.15+", "a queue with an elevator keeps the average of how busy its driver was too (5.14)"
+    )
+    plug_issue_direct: bool = _rule(
+        "6.1+", "a plug of one queue without elevator is issued directly, busy as it may be (5.16)"
+    )
     plug_32: bool = _rule("5.15+", "a plug holds 32 requests, 64 of several queues (5.15)")
     hctx_drain: bool = _rule(
         "5.10+", "hardware queues whose last CPU goes offline are drained first (5.8)"

@@ -454,5 +454,14 @@ BOX_PAGE_STATE = _declare(
     "dirty:int writeback:int written:int thresh:int bg_thresh:int",
     "dirty={dirty} writeback={writeback} written={written} thresh={thresh} bg_thresh={bg_thresh}",
 )
+# A driver that is busy gave a request back; and the average of that of a hardware queue, as a CPU has it.
+BLOCK_RQ_REQUEUE = _declare(
+    "block_rq_requeue",
+    "dev:dev rwbs:str sector:int nr_sector:int errors:int",
+    "{dev} {rwbs} () {sector} + {nr_sector} [{errors}]",
+)
+BOX_DISPATCH_BUSY = _declare(
+    "box_dispatch_busy", "dev:dev hctx:int busy:int", "dev {dev} hctx={hctx} dispatch_busy={busy}"
+)
 
 BY_NAME: dict[str, Tracepoint] = {point.name: point for point in TRACEPOINTS.values()}

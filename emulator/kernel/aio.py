@@ -42,6 +42,7 @@ from emulator.kernel import (
     xfs_file,
     xfs_log,
 )
+from emulator.kernel.blk_queue import FROM_SCHEDULE, PLUG_ENDS, PLUG_FULL
 from emulator.kernel.process import WAIT_DIO, WAIT_EVENTFD, WAIT_RING, WAIT_RW, Kioctx
 from emulator.kernel.request import DIO_SYNC, PAGES
 from emulator.types import WRITE
@@ -156,7 +157,7 @@ def inode_dio_wait(cpu: Cpu, p: Task, file: int, kind: int, left: int) -> None:
 def sleep_plugged(cpu: Cpu, p: Task, kind: int, left: int, arg: Any = None) -> None:
     """``sched_submit_work()``: flush the plug of a task about to sleep; kblockd runs the queue."""
     queues = {rq.queue: None for rq in p.run.plug}
-    blk_mq.flush_plug(cpu, p)
+    blk_mq.flush_plug(cpu, p, FROM_SCHEDULE)
     core.block(cpu, p, tp.TASK_UNINTERRUPTIBLE, kind, left, arg)
     for queue in queues:
         blk_mq.run_hw_queue_async(cpu, cpu.queues[queue])
@@ -208,7 +209,8 @@ def submit_bio(cpu: Cpu, _arg: object) -> None:
 
 def flush(cpu: Cpu, p: Task, queue: int, then: str) -> None:
     """Flush the plug and run the hardware queue inline; ``flushed`` goes on with ``then``."""
-    blk_mq.flush_plug(cpu, p)
+    full = then == "prep"
+    blk_mq.flush_plug(cpu, p, PLUG_FULL if full else PLUG_ENDS)
     blk_mq.dispatch_loop(cpu, [queue, then])
 
 

@@ -112,7 +112,7 @@ def got_tag(cpu: Cpu, p: Task, disk: int, kind: int, again: list[Any]) -> bool:
     q = cpu.queues[disk]
     if blk_mq_tag.get_tag(cpu, q):
         return True
-    if blk_mq.dispatch_pending(cpu, disk):
+    if blk_mq.runs_here(cpu, disk):
         blk_mq.dispatch_loop(cpu, [disk, "frame", kind, again])  # that may free some
     else:
         blk_mq_tag.wait_for_tag(cpu, q, p, kind, again)

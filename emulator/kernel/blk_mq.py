@@ -11,7 +11,7 @@ Departures from the kernel: the elevator's queue is kept per CPU (each CPU dispa
 inserted itself, as it nearly always does); an elevator over several hardware queues is run in the
 submitter as over one; its requests leave it one by one, also where a run takes all of them first
 (from 5.9 on); merging does not happen (the workloads here never submit adjacent requests under one
-plug); the queue's ``dispatch_busy`` average is left out.  Polling is :mod:`blk_poll`'s.
+plug).  Polling is :mod:`blk_poll`'s, what waits without an elevator :mod:`blk_mq_sched`'s.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from emulator import tracepoints as tp
 from emulator.kernel import (
     aio,
     blk_flush,
+    blk_mq_sched,
     blk_mq_tag,
     blk_timeout,
     dio_completion,
@@ -35,7 +36,7 @@ from emulator.kernel import (
     xfs_aops,
     xfs_log,
 )
-from emulator.kernel.blk_queue import BlockQueue
+from emulator.kernel.blk_queue import PLUG_ENDS, BlockQueue
 from emulator.kernel.request import (
     DIO_ASYNC,
     DIO_SYNC,
@@ -95,9 +96,8 @@ def plug_full(q: BlockQueue, plug: list[Request]) -> bool:
     return bool(plug) and plug[-1].nr_sector * 512 >= BLK_PLUG_FLUSH_SIZE
 
 
-def flush_plug(cpu: Cpu, p: Task) -> bool:
-    """Insert the plug's requests; return whether there is something to dispatch inline."""
-    queued = False
+def flush_plug(cpu: Cpu, p: Task, how: int = PLUG_ENDS) -> None:
+    """Insert the plug's requests, or leave them to be issued directly."""
     for rq in p.run.plug:
         q = cpu.queues[rq.queue]
         if rq.ctx_cpu != cpu.node_id:
@@ -106,22 +106,24 @@ def flush_plug(cpu: Cpu, p: Task) -> bool:
             trace_request(cpu, tp.BLOCK_RQ_INSERT, rq)
             q.elevator.insert(rq, cpu.now)
         else:
-            q.busy.append(rq)
-        queued = True
+            blk_mq_sched.insert_requests(cpu, q, rq, how)
     p.run.plug = []
-    return queued
 
 
 def dispatch_loop(cpu: Cpu, arg: list[Any]) -> None:
     """Start the next dispatch, or go on with what the flush belonged to."""
     q = cpu.queues[arg[0]]
-    if q.blocking and q.elevator is not None and arg[1] != "work":
+    if q.direct is not None and issue_directly(cpu, q, arg):
+        return
+    if q.blocking and arg[1] != "work":
         leave_to_kblockd(cpu, q, arg)
         return
     if q.elevator is not None and q.busy_until <= cpu.now:
         if not q.lease:
-            if q.has_work() and blk_mq_tag.wait_for_driver_tag(cpu, q, arg):
-                return
+            if q.has_work():
+                if blk_mq_tag.wait_for_driver_tag(cpu, q, arg):
+                    return
+                blk_mq_sched.update_dispatch_busy(cpu, q, True)
         elif q.tag_mode == SHARED:
             blk_mq_tag.give_up_lease(cpu, q)
     if dispatch_pending(cpu, arg[0]):
@@ -134,6 +136,23 @@ def dispatch_loop(cpu: Cpu, arg: list[Any]) -> None:
             dispatch_over(cpu, arg)
     else:
         dispatch_over(cpu, arg)
+
+
+def issue_directly(cpu: Cpu, q: BlockQueue, arg: list[Any]) -> bool:
+    """Issue the next of a plug past all lists; return whether that goes on, or is over.
+
+    If the driver is busy, all of them wait now and the queue is to be run.
+    """
+    if q.direct and q.busy_until > cpu.now:
+        blk_mq_sched.direct_refused(cpu, q)
+        return False
+    if q.direct:
+        q.issuing = q.direct.pop(0)
+        cpu.start(frames.DISPATCH, q.dispatch_ns + driver_ns(cpu, q, q.issuing), arg)
+    else:
+        q.direct = None
+        dispatch_over(cpu, arg)
+    return True
 
 
 def dispatch_over(cpu: Cpu, arg: list[Any]) -> None:
@@ -157,9 +176,9 @@ def next_request(cpu: Cpu, q: BlockQueue) -> Request:
 
     Who looks for pending requests while the driver has it in hand does not see it any more.
     """
-    if q.busy:
-        return q.busy.pop(0)
-    rq = q.elevator.dispatch(cpu.now) if q.elevator is not None else None
+    if q.busy or q.elevator is None:
+        return blk_mq_sched.dequeue(q)
+    rq = q.elevator.dispatch(cpu.now)
     assert rq is not None, cpu.story(f"{q.name}: nothing to dispatch")
     return rq
 
@@ -181,7 +200,7 @@ def dispatch_pending(cpu: Cpu, queue: int) -> bool:
     if q.busy_until > cpu.now:
         return False  # BLK_STS_RESOURCE: it is run again after a while
     if q.elevator is None:
-        return bool(q.busy)
+        return q.has_work()
     # Without a driver tag nothing goes out: SCHED_RESTART, the next free runs the queue again.
     return q.has_work() and q.lease > 0
 
@@ -191,11 +210,7 @@ def device_is_busy(cpu: Cpu, q: BlockQueue) -> None:
 
     Until then any request that is freed runs it (SCHED_RESTART).
     """
-    cpu.count("blk_sts_resource")
-    if q.elevator is not None and not q.busy:
-        rq = q.elevator.dispatch(cpu.now)
-        assert rq is not None
-        q.busy.append(rq)
+    if not blk_mq_sched.run_refused(cpu, q):
         run_hw_queue_async(cpu, q)
         return
     q.restart = True
@@ -208,7 +223,7 @@ def device_is_busy(cpu: Cpu, q: BlockQueue) -> None:
 def runs_here(cpu: Cpu, queue: int) -> bool:
     """Whether a submitter runs the queue itself, and there is something that can go out."""
     q = cpu.queues[queue]
-    return not (q.blocking and q.elevator is not None) and dispatch_pending(cpu, queue)
+    return not q.blocking and dispatch_pending(cpu, queue)
 
 
 def dispatch_end(cpu: Cpu, arg: list[Any]) -> None:
@@ -248,6 +263,8 @@ def dispatch_one(cpu: Cpu, queue: int) -> None:
     if q.elevator is not None:
         rq.tag_cpu = cpu.node_id
     driver.queue_rq(cpu, q, rq)
+    if q.dispatch_busy:
+        blk_mq_sched.taken(cpu, q)
 
 
 def run_hw_queue_async(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = None) -> None:

@@ -110,7 +110,7 @@ def tags_granted(cpu: Cpu, message: Message) -> None:
         cpu.answered(frames.TAG_ASKED, frames.TAG_ANSWERED, [index, nr, mode])
         return
     q.tag_asked = nr == 0 and mode == LEASED  # nothing to be had: wait for own frees
-    if nr and q.restart:
+    if nr and q.restart and q.elevator is not None:
         q.restart = False
         blk_mq.run_hw_queue_async(cpu, q, waker)
     if mode == SHARED:

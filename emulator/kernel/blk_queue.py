@@ -16,6 +16,11 @@ from emulator.queue_map import queue_map
 from emulator.tags import LEASED, SbitmapQueue, initial_lease
 from emulator.types import NEVER, SCHEDULE_REQUESTS, BoxSpec, Costs, DiskSpec
 
+# Why a plug is flushed.
+PLUG_ENDS = 0
+PLUG_FULL = 1
+FROM_SCHEDULE = 2  # its task is about to sleep
+
 
 class BlockQueue:
     """What one CPU has of a disk's queue: its ctx, its part of the elevator, its lease of tags."""
@@ -24,14 +29,19 @@ class BlockQueue:
         "allocated",
         "announced",
         "asks",
+        "averages",
         "bios",
         "blocking",
         "busy",
         "busy_until",
         "carries",
         "copy_ps_per_byte",
+        "ctx_list",
         "delayed",
         "depth",
+        "direct",
+        "dispatch_busy",
+        "dispatch_from",
         "dispatch_ns",
         "doorbells",
         "driver",
@@ -135,6 +145,13 @@ class BlockQueue:
         self.woken_early: list[int] = []  # tasks woken before they slept
         self.issuing: Request | None = None  # it has left the queue, the driver is at it
         self.busy: list[Request] = []  # hctx.dispatch: requests that found no driver tag
+        #: Without an elevator (blk_mq_sched): those inserted, those of a plug that is being issued, how
+        #: busy the driver was, the ctx whose turn it is.
+        self.ctx_list: list[Request] = []
+        self.direct: list[Request] | None = None
+        self.averages = self.elevator is None or rules.dispatch_busy_sched
+        self.dispatch_busy = 0
+        self.dispatch_from = 0
         self.delayed = False  # hctx.run_work is to be queued by a timer
         self.run_queued = False  # hctx.run_work is pending
         self.poll_queues = disk.params.get("poll_queues", 0)
@@ -150,7 +167,14 @@ class BlockQueue:
 
     def has_work(self) -> bool:
         """Whether anything waits to be dispatched."""
-        return bool(self.busy) or (self.elevator is not None and self.elevator.has_work())
+        if self.elevator is None:
+            return bool(self.busy or self.ctx_list)
+        return bool(self.busy) or self.elevator.has_work()
+
+    def waiting(self) -> list[Request]:
+        """Return the requests that have left the plug and are in no elevator, the next one first."""
+        first = [] if self.issuing is None else [self.issuing]
+        return [*first, *(self.direct or ()), *self.busy, *self.ctx_list]
 
 
 def irq_names(disk: DiskSpec) -> list[str]:

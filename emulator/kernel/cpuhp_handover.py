@@ -117,10 +117,9 @@ def take_queue(cpu: Cpu, index: int, target: int) -> list[Any]:
     """Take what this CPU has of a disk's queue; its free tags go back to the device."""
     q = cpu.queues[index]
     driver.ring_doorbells(cpu, q)
-    busy, q.busy = q.busy, []
-    if q.issuing is not None:
-        busy.insert(0, q.issuing)
-        q.issuing = None
+    busy = q.waiting()
+    q.busy, q.ctx_list = [], []
+    q.issuing = q.direct = None
     waiting = q.elevator.drain() if q.elevator is not None else []
     moved = 0
     if q.elevator is not None:

@@ -129,8 +129,7 @@ def all_requests(cpu: Cpu) -> Iterator[tuple[Request, bool]]:
         for rq in p.run.plug:
             yield rq, cpu.queues[rq.queue].elevator is None
     for q in cpu.queues:
-        for rq in q.busy if q.issuing is None else (q.issuing, *q.busy):
-            yield rq, q.elevator is None
+        yield from ((rq, q.elevator is None) for rq in q.waiting())
         if q.elevator is not None:
             for direction in q.elevator.sorted:
                 yield from ((entry[2], False) for entry in direction)

@@ -209,6 +209,10 @@ def pack_queue(q: BlockQueue) -> list[Any]:
         q.delayed,
         q.poll_stats.pack(),
         None if q.issuing is None else q.issuing.pack(),
+        [rq.pack() for rq in q.ctx_list],
+        None if q.direct is None else [rq.pack() for rq in q.direct],
+        q.dispatch_busy,
+        q.dispatch_from,
     ]
 
 
@@ -226,6 +230,9 @@ def unpack_queue(q: BlockQueue, data: list[Any]) -> None:
     q.carries, q.busy_until, q.inactive, q.delayed = data[16:20]
     q.poll_stats.unpack(data[20])
     q.issuing = None if data[21] is None else Request.unpack(data[21])
+    q.ctx_list = [Request.unpack(rq) for rq in data[22]]
+    q.direct = None if data[23] is None else [Request.unpack(rq) for rq in data[23]]
+    q.dispatch_busy, q.dispatch_from = data[24:26]
 
 
 def pack_elevator(queue: mq_deadline.DeadlineQueue) -> list[Any]:

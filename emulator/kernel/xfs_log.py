@@ -35,6 +35,7 @@ from emulator.kernel import (
     workqueue,
     wq_pool,
 )
+from emulator.kernel.blk_queue import FROM_SCHEDULE
 from emulator.kernel.process import WAIT_RW
 from emulator.kernel.request import LOG_FORCE, LOG_WRITE, Request
 from emulator.kernel.wq_table import WQ_XFS_CIL, WQ_XFS_LOG
@@ -102,7 +103,7 @@ def transaction(cpu: Cpu, p: Task, kind: int, further_ns: int, arg: Any = None) 
         cpu.count("log_stalls")
         until_ns = cpu.now + cpu.costs.log_stall_ns
         queues = {rq.queue: None for rq in p.run.plug}
-        blk_mq.flush_plug(cpu, p)
+        blk_mq.flush_plug(cpu, p, FROM_SCHEDULE)
         core.sleep_on_timer(cpu, p, until_ns, tp.TASK_UNINTERRUPTIBLE, kind, ns, arg)
         for queue in queues:
             blk_mq.run_hw_queue_async(cpu, cpu.queues[queue])

@@ -28,7 +28,12 @@ from emulator.trace.reader import (
     COLUMN_TIME,
     RingReader,
 )
-from emulator.tracepoints import BLOCK_RQ_COMPLETE, BLOCK_RQ_INSERT, BLOCK_RQ_ISSUE
+from emulator.tracepoints import (
+    BLOCK_RQ_COMPLETE,
+    BLOCK_RQ_INSERT,
+    BLOCK_RQ_ISSUE,
+    BLOCK_RQ_REQUEUE,
+)
 from emulator.types import BoxSpec
 
 #: magic and version, sequence, time, sector, bytes, action, pid, device, cpu, error, length of a pdu
@@ -38,14 +43,22 @@ MAGIC = 0x65617407
 COMM_LENGTH = 16
 
 #: Actions, and the category that each belongs to.
-QUEUE, GETRQ, ISSUE, COMPLETE, INSERT = 1, 4, 7, 8, 12
+QUEUE, GETRQ, REQUEUE, ISSUE, COMPLETE, INSERT = 1, 4, 6, 7, 8, 12
 TC_READ, TC_WRITE, TC_FLUSH, TC_SYNC, TC_QUEUE = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4
-TC_ISSUE, TC_COMPLETE, TC_NOTIFY, TC_META, TC_FUA = 1 << 6, 1 << 7, 1 << 10, 1 << 12, 1 << 15
+TC_REQUEUE, TC_ISSUE, TC_COMPLETE, TC_NOTIFY, TC_META, TC_FUA = (
+    1 << 5,
+    1 << 6,
+    1 << 7,
+    1 << 10,
+    1 << 12,
+    1 << 15,
+)
 TC_SHIFT = 16
 TN_PROCESS = TC_NOTIFY << TC_SHIFT
 
 ACTIONS = {
     BLOCK_RQ_INSERT: INSERT | TC_QUEUE << TC_SHIFT,
+    BLOCK_RQ_REQUEUE: REQUEUE | TC_REQUEUE << TC_SHIFT,
     BLOCK_RQ_ISSUE: ISSUE | TC_ISSUE << TC_SHIFT,
     BLOCK_RQ_COMPLETE: COMPLETE | TC_COMPLETE << TC_SHIFT,
 }
@@ -83,13 +96,15 @@ def write_traces(spec: BoxSpec, readers: Sequence[RingReader], target: Path) -> 
 
 
 # (CPU, position) of the events in which the rings first tell of a request: an issue that follows an insert
-# does not.  A flush is no bio.
+# does not, nor does a device's refusal.  A flush is no bio.
 def _births(events: list[_Event]) -> set[tuple[int, int]]:
     found: set[tuple[int, int]] = set()
     inserted: Counter[tuple[int, int, str]] = Counter()
     for event in sorted(events, key=attrgetter("time_ns", "cpu", "position")):
         key = (event.dev, event.sector, event.rwbs)
-        if event.event == BLOCK_RQ_INSERT:
+        if event.event == BLOCK_RQ_REQUEUE and inserted[key]:
+            continue
+        if event.event in (BLOCK_RQ_INSERT, BLOCK_RQ_REQUEUE):
             inserted[key] += 1
         elif event.event == BLOCK_RQ_ISSUE and inserted[key]:
             inserted[key] -= 1

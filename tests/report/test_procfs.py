@@ -23,6 +23,7 @@ from emulator.tracepoints import (
     BLOCK_RQ_INSERT,
     BLOCK_RQ_ISSUE,
     BOX_COMMAND,
+    BOX_DISPATCH_BUSY,
     CALL_FUNCTION_SINGLE_ENTRY,
     CPU_IDLE,
     CPUHP_ENTER,
@@ -248,6 +249,8 @@ runnable tasks:
     "/sys/block/sda/queue/rotational": "0\n",
     "/sys/block/sda/mq/0/cpu_list": "0, 1\n",
     "/sys/block/sda/mq/0/nr_tags": "192\n",
+    "/sys/kernel/debug/block/sda/hctx0/dispatch_busy": "0\n",
+    "/sys/kernel/debug/block/sda/hctx0/type": "default\n",
     "/proc/sys/kernel/sched_wakeup_granularity_ns": "15000000\n",
     "/proc/sys/kernel/sched_latency_ns": "12000000\n",
     "/sys/devices/system/cpu/online": "0-1\n",
@@ -681,6 +684,22 @@ def test_polled_queues_are_hardware_queues_too() -> None:
     assert read_file(view, f"{place}/queue/io_poll_delay") == "-1\n"
     assert read_file(view, f"{place}/mq/1/cpu_list") == "1\n"
     assert read_file(view, f"{place}/mq/5/cpu_list") == "1, 3\n"
+    assert read_file(view, "/sys/kernel/debug/block/nvme0n1/hctx5/type") == "poll\n"
+
+
+def test_A_4_dispatch_busy_is_that_of_the_cpu_that_found_the_driver_busiest() -> None:
+    rings = [MemoryRing(f"cpu{cpu}", cpu) for cpu in range(4)]
+    for at_ms, cpu, hctx, busy in [(10, 1, 1, 2), (12, 3, 3, 2), (13, 3, 3, 3), (20, 3, 3, 0)]:
+        rings[cpu].emit(at_ms * MS, BOX_DISPATCH_BUSY, 0, FIO, 0, 8 << 20, hctx, busy)
+
+    def averages(at_ms: int) -> list[str]:
+        view = View(load_box("polled-4k").resolve(), readers_of(rings), at_ms * MS)
+        place = "/sys/kernel/debug/block/nvme0n1"
+        return [read_file(view, f"{place}/hctx{hctx}/dispatch_busy") for hctx in range(4)]
+
+    assert averages(11) == ["0\n", "2\n", "0\n", "0\n"]
+    assert averages(15) == ["0\n", "2\n", "0\n", "3\n"]
+    assert averages(25) == ["0\n", "2\n", "0\n", "0\n"]
 
 
 def test_an_interrupt_s_affinity_is_what_was_written_last() -> None:

@@ -161,5 +161,19 @@ def nr_reserved_tags(view: View, disk: str, hctx: int) -> str:
     return "0\n"
 
 
+def dispatch_busy(view: View, disk: str, hctx: int) -> str:
+    """Return how busy the driver of a hardware queue was of late, as the CPU has it that found it busiest."""
+    hctx_cpus(view, disk, hctx)
+    averages = view.disk_counts(view.disk_index(disk)).dispatch_busy
+    return f"{max((busy for (queue, _), busy in averages.items() if queue == hctx), default=0)}\n"
+
+
+def hctx_type(view: View, disk: str, hctx: int) -> str:
+    """Return what a hardware queue is for."""
+    hctx_cpus(view, disk, hctx)
+    polled = hctx >= _spec(view, disk).params.get("submit_queues", 1)
+    return "poll\n" if polled else "default\n"
+
+
 def _spec(view: View, disk: str) -> DiskSpec:
     return view.spec.disks[view.disk_index(disk)]

@@ -16,12 +16,14 @@ What the device is asked for is a flush besides, which only later kernels count
 
 The nodes keep the same counters (:mod:`emulator.kernel.part_stat`), but for the end of a run only.
 
+Besides, ``dispatch_busy`` of hardware queues, as each CPU last recorded it.
+
 Departures: a request is made where the ring first tells of it, as it is inserted or issued; the
 kernel's clock starts a little earlier, where it is allocated.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from emulator.rules import Rules
@@ -34,7 +36,12 @@ from emulator.trace.reader import (
     Piece,
     RingReader,
 )
-from emulator.tracepoints import BLOCK_RQ_COMPLETE, BLOCK_RQ_INSERT, BLOCK_RQ_ISSUE
+from emulator.tracepoints import (
+    BLOCK_RQ_COMPLETE,
+    BLOCK_RQ_INSERT,
+    BLOCK_RQ_ISSUE,
+    BOX_DISPATCH_BUSY,
+)
 from emulator.types import NEVER, NSEC_PER_MSEC
 
 STAT_READ = 0
@@ -77,6 +84,7 @@ class DiskCounts:
     """The counters of one disk."""
 
     __slots__ = (
+        "dispatch_busy",
         "groups",
         "in_flight",
         "io_ticks",
@@ -93,6 +101,7 @@ class DiskCounts:
         self.stamp = -1  #: jiffy in which io_ticks was last touched
         self.until_ns = 0  #: end of that jiffy
         self.queue_jiffies = 0
+        self.dispatch_busy: dict[tuple[int, int], int] = {}  #: by hardware queue and CPU
         self.post_flushes = 0  #: that are still to come after writes that have been counted
 
     def count(self, rwbs: str, group: int, nr_sector: int, taken_ns: int) -> None:
@@ -150,6 +159,8 @@ class DiskCounter:
             end = reader.position_at(until_ns) if until_ns < NEVER else reader.position
             for piece in reader.pieces(self._at[cpu], end):
                 rows += _rows(piece, cpu, reader.names)
+                for dev, hctx, busy in _averages(piece):
+                    self.disks[dev].dispatch_busy[hctx, cpu] = busy
             self._at[cpu] = max(self._at[cpu], end)
         rows.sort()
         for row in rows:
@@ -218,6 +229,12 @@ def _take(made: defaultdict[Key, list[int]], key: Key) -> int:
     if not times:
         del made[key]
     return time_ns
+
+
+def _averages(piece: Piece) -> Iterator[tuple[int, int, int]]:
+    indices = piece.select((BOX_DISPATCH_BUSY,))
+    columns = (piece.gather(column, indices) for column in (COLUMN_A, COLUMN_B, COLUMN_C))
+    return zip(*columns, strict=True)
 
 
 def _rows(piece: Piece, cpu: int, names: list[str]) -> list[tuple[Any, ...]]:

@@ -145,6 +145,12 @@ FILES: tuple[File, ...] = (
     File(
         "/sys/block/{disk}/mq/{hctx}/nr_reserved_tags", disk_files.nr_reserved_tags, "and reserved"
     ),
+    File(
+        "/sys/kernel/debug/block/{disk}/hctx{hctx}/dispatch_busy",
+        disk_files.dispatch_busy,
+        "how busy its driver was of late, 0 to 9",
+    ),
+    File("/sys/kernel/debug/block/{disk}/hctx{hctx}/type", disk_files.hctx_type, "what it is for"),
     File("/sys/block/{disk}/queue/scheduler", disk_files.scheduler, "the elevator"),
     File("/sys/block/{disk}/queue/nr_requests", disk_files.nr_requests, "requests of the queue"),
     File("/sys/block/{disk}/queue/rq_affinity", disk_files.rq_affinity, "steering of completions"),
