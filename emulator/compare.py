@@ -226,12 +226,12 @@ def axis_of(text: str) -> Axis:
     return Axis(key, tuple(words), numbers)
 
 
-# Every policy; the one that takes signals by itself asks its own.  A signal that not every version has
-# is left out.
+# Every policy; unless-saturated with every signal, by itself it asks its own.  A signal that not every
+# version has is left out.
 def _every_completion() -> Iterator[str]:
     for policy in COMPLETIONS.values():
         yield policy.name
-        if policy.takes == "signals":
+        if policy.signal == DEFAULT_SIGNAL:
             yield from (
                 f"{policy.name}:{name}"
                 for name, signal in SIGNALS.items()

@@ -9,7 +9,8 @@ about others.  A box names one of :data:`COMPLETIONS` in ``kernel.completion``; 
 :mod:`emulator.kernel.dio_completion`.
 
 ``unless-saturated`` leaves the work where it is unless that CPU is *saturated*, and asks the signals
-of :data:`SIGNALS` whether it is, all of which must say so.
+of :data:`SIGNALS` whether it is, all of which must say so.  ``rescue`` asks them too, but later: at the
+tick, of works that wait.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ COMPLETION_QUEUES = ("dio", "xfs-conv")
 #: What a policy does in a box that says nothing.
 BOUND = "bound"
 
+#: What ``unless-saturated`` asks if it is not told.
+DEFAULT_SIGNAL = "preempt"
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -33,6 +37,7 @@ class Completion:
     changes: str  #: what it decides
     outcome: str  #: what was reported, or expected
     takes: str = ""  #: what may follow its name: "" nothing, "batch" a number, "signals"
+    signal: str = ""  #: what it asks if it takes signals and is told none
     unbound: bool = False  #: it makes the file systems' completion workqueues WQ_UNBOUND
     scope: str = ""  #: with this affinity scope; empty: as the box says
     strict: bool = False
@@ -115,6 +120,18 @@ COMPLETIONS: dict[str, Completion] = _table(
         "preempt)",
         "the open question of the thread: can saturation be told simply and cheaply?",
         "signals",
+        DEFAULT_SIGNAL,
+    ),
+    Completion(
+        "rescue",
+        "P5",
+        "a sketch, after the workqueues' rescuers",
+        "bound; but each tick looks at the works that still wait, and if signals say that the CPU is "
+        "saturated and one that shares its cache idles, all of them go there "
+        "(rescue:SIGNAL[=LIMIT][+SIGNAL…], head_age)",
+        "costs nothing where no work waits; comes a tick late, when the worker has been woken already",
+        "signals",
+        "head_age",
     ),
     Completion(
         "wq-unbound",
@@ -279,8 +296,6 @@ NOT_OFFERED: dict[int, str] = {
     23: "the search for an idle CPU is the second half of every decision, not a signal",
 }
 
-#: What ``unless-saturated`` asks if it is not told.
-DEFAULT_SIGNAL = "preempt"
 #: Completions per CPU of the policies that go round.
 DEFAULT_BATCH = 8
 

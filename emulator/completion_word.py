@@ -1,7 +1,7 @@
 """A completion policy as a word: its name, with what may follow it; and which may be taken up live.
 
-``NAME``, ``NAME:BATCH`` for the policies that go round, ``NAME:SIGNAL=LIMIT+SIGNAL=LIMIT`` for the one
-that asks signals.  A limit is a duration, a count or a percentage, as the signal's row says.
+``NAME``, ``NAME:BATCH`` for the policies that go round, ``NAME:SIGNAL=LIMIT+SIGNAL=LIMIT`` for those
+that ask signals.  A limit is a duration, a count or a percentage, as the signal's row says.
 
 A box that runs may go over to another policy if that is a choice at the end of each bio.  What is made at
 boot stays: the workqueues, and the books that some signals read.
@@ -15,7 +15,6 @@ from emulator.completion import (
     COMPLETION_QUEUES,
     COMPLETIONS,
     DEFAULT_BATCH,
-    DEFAULT_SIGNAL,
     SIGNALS,
     CompletionSpec,
 )
@@ -43,7 +42,7 @@ def resolve_completion(text: str, rules: Rules) -> CompletionSpec:
     if policy.takes == "batch":
         return CompletionSpec(name, batch=_batch(rest) if colon else DEFAULT_BATCH)
     if policy.takes == "signals":
-        words = rest.split("+") if colon else [DEFAULT_SIGNAL]
+        words = rest.split("+") if colon else [policy.signal]
         signals = tuple(_signal(word, rules) for word in words)
         if len({signal for signal, _limit in signals}) < len(signals):
             raise ValueError(f"{text}: a signal is there twice")

@@ -241,8 +241,10 @@ COMPLETION_NONE_IDLE = 4  # saturated, but so is everybody who shares the cache
 COMPLETION_IDLE = 5  # saturated: the first idle CPU that shares the cache
 COMPLETION_INLINE = 6  # completed where the bio ended
 COMPLETION_CALLER = 7  # left to the submitter
+COMPLETION_RESCUED = 8  # saturated, and the work waited: the first idle CPU that shares the cache
 COMPLETION_WHYS = (
     *("rule", "dead", "no_cache", "not_saturated", "none_idle", "idle", "inline", "caller"),
+    "rescued",
 )
 
 

@@ -150,6 +150,7 @@ def test_every_completion_policy_is_a_word() -> None:
     words = axis_of("kernel.completion=all").words
     assert set(COMPLETIONS) <= set(words)
     assert len(words) == len(COMPLETIONS) + len(SIGNALS) - 2  # its own; not in every version
+    assert [word for word in words if word.startswith("rescue")] == ["rescue"]
     assert "unless-saturated:head_age" in words
 
 

@@ -25,6 +25,8 @@ CFS = Rules()
         ),
         ("unless-saturated:psi=25", CompletionSpec("unless-saturated", 0, (("psi", 25),))),
         ("unless-saturated:worklist", CompletionSpec("unless-saturated", 0, (("worklist", 16),))),
+        ("rescue", CompletionSpec("rescue", 0, (("head_age", 1_000_000),))),
+        ("rescue:worklist=4", CompletionSpec("rescue", 0, (("worklist", 4),))),
     ],
 )
 def test_what_a_box_may_say(text: str, spec: CompletionSpec) -> None:

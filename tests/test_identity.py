@@ -403,6 +403,7 @@ def test_a_modules_works_are_the_same_across_processes(tmp_path: Path) -> None:
         ("xfs-aio-4k-tuned", "caller"),
         ("xfs-aio-4k-tuned", "round-robin:3"),
         ("xfs-aio-4k-tuned", "unless-saturated:stint=50us"),
+        ("xfs-aio-4k-tuned", "rescue"),
     ],
 )
 def test_a_completion_policy_is_the_same_across_processes(

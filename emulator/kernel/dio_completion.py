@@ -7,7 +7,8 @@ there, on what that CPU knows: :data:`TARGETS` has one function per policy, whic
 pool is to do the work, and why.  ``bound`` has none: the plain kernel does not decide.  Nor have those
 that make the workqueue unbound: the waker places the worker as any task (:mod:`wq_unbound`).
 
-A work for this CPU is queued as ever.  One for another CPU is a ``queue_work_on()``: this CPU takes
+A work for this CPU is queued as ever; ``rescue`` looks at it again at each tick
+(:mod:`completion_rescue`).  One for another CPU is a ``queue_work_on()``: this CPU takes
 that pool's lock, appends the work, and wakes the pool's worker if none runs, which it pays for.  Then
 the work travels as a message and takes effect there when this CPU is done with it
 (:func:`queue_work_here`): the worker is woken on behalf of this CPU, with a wake list or an IPI as any
@@ -73,6 +74,7 @@ class DioCompletion:
         "name",
         "ns",
         "remote",
+        "rescues",
         "signals",
         "spec",
         "target",
@@ -87,6 +89,7 @@ class DioCompletion:
         self.target = TARGETS.get(spec.name)
         self.inline = spec.name == "inline-overwrite"
         self.caller = spec.name == "caller"
+        self.rescues = spec.name == "rescue"  # works may leave at a tick
         self.remote = spec.name in REMOTE  # works may go to other CPUs
         self.wq = wq_table.WQ_EVENTS if spec.name == "system-wq" else -1
         self.batch = spec.batch
@@ -208,9 +211,10 @@ TARGETS: dict[str, Target] = {
     "inline-overwrite": here,
     "caller": here,
     "unless-saturated": unless_saturated,
+    "rescue": here,
 }
-#: Policies whose works may go to another CPU's pool.
-REMOTE = frozenset(TARGETS) - {"system-wq", "inline-overwrite", "caller"}
+#: Policies whose works may go to another CPU's pool when they are queued.
+REMOTE = frozenset(TARGETS) - {"system-wq", "inline-overwrite", "caller", "rescue"}
 
 
 # -- The end of a bio ---------------------------------------------------------------------------
@@ -326,9 +330,7 @@ def note_own(cpu: Cpu, nr: int) -> None:
 def queue_work_on(cpu: Cpu, policy: DioCompletion, target: int, item: list[Any]) -> None:
     """``queue_work_on()`` of another CPU's pool: pay, and let the work take effect there."""
     requested = wq_pool.WORK_CPU_UNBOUND if policy.name == "wq-cache-bound" else target
-    ns = policy.ns
     work, function, wq_id, _rq, _cause = item
-    costs = cpu.costs
     cpu.works[0] += 1
     item[4] = cpu.emit(
         tp.WORKQUEUE_QUEUE_WORK,
@@ -338,7 +340,17 @@ def queue_work_on(cpu: Cpu, policy: DioCompletion, target: int, item: list[Any])
         requested,
         target,
     )
-    ns += costs.queue_work_ns + costs.coherence_ns  # its pool's lock and list
+    ns = insert_there(cpu, policy, target, item, policy.ns + cpu.costs.coherence_ns)
+    cpu.count("works_queued_elsewhere")
+    charge(cpu, ns)
+
+
+def insert_there(
+    cpu: Cpu, policy: DioCompletion, target: int, item: list[Any], locked_ns: int
+) -> int:
+    """``__queue_work()`` of a pool elsewhere, whose lock is held in so many ns; return when it is over."""
+    costs = cpu.costs
+    ns = locked_ns + costs.queue_work_ns
     wakes = bool(cpu.view(target)[RQ_FLAGS] & RQF_KWORKER_ASLEEP)
     if wakes and not policy.has_just_woken(cpu, target):
         ns += costs.ttwu_ns + costs.coherence_ns  # its runqueue's lock
@@ -352,8 +364,7 @@ def queue_work_on(cpu: Cpu, policy: DioCompletion, target: int, item: list[Any])
         # A worker that runs may take it up at once, and wakes somebody when it has completed it.
         cpu.wake_reply_ns[1] if asleep else min(cpu.wake_reply_ns[0], costs.dio_complete_ns),
     )
-    cpu.count("works_queued_elsewhere")
-    charge(cpu, ns)
+    return ns
 
 
 def queue_work_here(cpu: Cpu, message: Message) -> None:

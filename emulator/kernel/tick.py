@@ -31,7 +31,19 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import fair, frames, hrtimer, idle, pelt, rcu, rt, softirq, wq_idle, wq_watch
+from emulator.kernel import (
+    completion_rescue,
+    fair,
+    frames,
+    hrtimer,
+    idle,
+    pelt,
+    rcu,
+    rt,
+    softirq,
+    wq_idle,
+    wq_watch,
+)
 from emulator.kernel.sched import FAIR_CLASS, PF_WQ_WORKER, RT_CLASS
 from emulator.types import (
     BAL_ACTIVE_MASK,
@@ -69,6 +81,8 @@ def tick_sched_timer(cpu: Cpu, _arg: object) -> None:
         cpu.steal.steal_account_process_time()
     if cpu.wq_watchdog and cpu.jiffies() >= cpu.wq_watch_at:
         wq_watch.wq_watchdog(cpu)
+    if cpu.completion is not None and cpu.completion.rescues and cpu.pools[0].worklist:
+        completion_rescue.rescue(cpu, cpu.completion)
     if cpu.f_kind == frames.IRQ_DONE:
         hrtimer.interrupt_end(cpu)
 

@@ -183,6 +183,7 @@ COMPLETION_PHRASES = {
     "idle": "gave the work to CPU {cpu}, the first idle one of the cache: its own was saturated",
     "inline": "let the IO be completed on CPU {cpu}, where it ended, without a work",
     "caller": "left the IO to {pid} itself to be completed, without a work",
+    "rescued": "took the work, which waited, to CPU {cpu}, the first idle one of the cache",
 }
 
 

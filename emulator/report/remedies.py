@@ -37,7 +37,7 @@ def completion_lines(width: int) -> Iterator[str]:
         yield from _wrapped(f"decides   {policy.changes}", width)
         yield from _wrapped(f"reported  {policy.outcome}", width)
         yield ""
-    yield "signals of saturation, for unless-saturated:"
+    yield "signals of saturation, for unless-saturated and rescue:"
     for signal in SIGNALS.values():
         yield f"{signal.name}  (#{signal.number})"
         yield from _wrapped(f"says so   {signal.asserted}{_limit(signal)}", width)
