@@ -32,10 +32,11 @@ VERBS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         (
             ("taskset TASK CPULIST", "it may run on these CPUs only; also `task affine`"),
             ("renice TASK NICE", "from -20 to 19"),
+            ("chrt TASK POLICY [PRIO]", "normal, batch, idle; fifo and rr, 1 to 99, of one CPU"),
             ("workload add FILE", "start what a YAML file with workloads: or a .fio file says"),
             ("workload stop NAME", "its tasks end: fio as on SIGTERM, others at their next step"),
             ("policy +NAME", "decide by a remedy that `policies` lists; -NAME: no longer"),
-            ("completion POLICY", "where a finished write's work goes; `policies` lists them"),
+            ("completion WHERE", "where a finished write's work goes; `policies` lists them"),
             ("sysctl NAME=VALUE", "such as kernel.sched_latency_ns=4000000"),
         ),
     ),

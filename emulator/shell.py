@@ -35,6 +35,7 @@ from emulator.attach import (
 from emulator.boxfile.kernel import SYSCTLS, has_sysctl
 from emulator.completion import COMPLETIONS
 from emulator.kernel.kthread import FIRST_USER_PID
+from emulator.kernel.sched import POLICIES
 from emulator.language import EXAMPLES, VERBS, help_lines
 from emulator.report.procfs.files import list_files
 from emulator.rundir import BOX, RunDirectory, RunDirError, resolve_run
@@ -139,8 +140,10 @@ def _words(pattern: str, text: str, facts: Facts) -> list[str]:
             return _files(text)
         case "NAME=VALUE":
             return facts.sysctls
-        case "POLICY":
+        case "WHERE":
             return list(COMPLETIONS)
+        case "POLICY":
+            return list(POLICIES)
         case "OPTIONS":
             return ["sector=", "every=", "count="]
     return [pattern] if pattern.islower() and not pattern[0].isdecimal() else []

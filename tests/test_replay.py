@@ -115,6 +115,8 @@ def commanded(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "error: the signal psi reads"
         )
         assert _tell(out, "completion wq-cache-bound:2") == "done\n"
+        assert _tell(out, "chrt fio fifo 3").startswith("refused: fio may run on ")
+        assert _tell(out, "chrt fio batch").startswith("done on CPU ")
         _tell(out, "cpu load 3 --percent 50")
         assert process.wait(DEADLINE_S) in (0, 1)  # whatever became of what the box expects
     return out

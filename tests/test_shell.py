@@ -28,7 +28,21 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("", ["cat", "completion", "continue", "cpu", "disk", "help", "irq", "logs", "pause"]),
+        (
+            "",
+            [
+                "cat",
+                "chrt",
+                "completion",
+                "continue",
+                "cpu",
+                "disk",
+                "help",
+                "irq",
+                "logs",
+                "pause",
+            ],
+        ),
         ("st", ["status", "step"]),
         ("cpu ", ["kill", "load", "offline", "online"]),
         ("cpu offline of", ["of:fio"]),

@@ -217,7 +217,7 @@ class Balancer(NodeBase):
             list(rb.newidle_cost),
             [rb.overload_ns, rb.serialize_cpu, rb.migration_cost],
             [rb.limits.least, rb.limits.most],
-            [view.now_ns, view.active_mask, view.nr_migrate],
+            [view.now_ns, view.active_mask, view.nr_migrate, view.capacity_varies],
             [None if r is None else list(r) for r in view.active_balance],
             [[cpu, list(facts)] for cpu, facts in view.rqs.items()],
             [list(row) for row in self.totals],
@@ -242,7 +242,7 @@ class Balancer(NodeBase):
         rb.nr_idle_scan, rb.newidle_cost = list(state[9]), list(state[10])
         rb.overload_ns, rb.serialize_cpu, rb.migration_cost = state[11]
         rb.limits.least, rb.limits.most = state[12]
-        view.now_ns, view.active_mask, view.nr_migrate = state[13]
+        view.now_ns, view.active_mask, view.nr_migrate, view.capacity_varies = state[13]
         view.active_balance = [None if r is None else list(r) for r in state[14]]
         view.rqs = {cpu: tuple(facts) for cpu, facts in state[15]}
         rb.note_due(range(self.machine.nr_cpus))
@@ -405,6 +405,8 @@ class Balancer(NodeBase):
         elif words[0] == "sysctl":
             name, _, value = str(words[1]).partition("=")
             self.set_sysctl(name, int(value))
+        elif words[0] == "chrt":
+            self.rb.view.capacity_varies = True  # there may be real-time tasks from now on
         else:
             raise AssertionError(f"the balancer does not know the command {words}")
 

@@ -1,7 +1,7 @@
 """Timed events of a box: which command lines there are, and which cannot work when they are due.
 
 A command's CPU is a number, or ``of:NAME``: the CPU on which the first task of that name then is
-(CPU 1 if that is CPU 0, which cannot go offline).  ``task affine``, ``taskset`` and ``renice`` are about
+(CPU 1 if that is CPU 0, which cannot go offline).  ``task affine``, ``taskset``, ``renice`` and ``chrt`` are about
 one task, wherever it is: the first of a name, or that of a pid.
 """
 
@@ -20,6 +20,7 @@ from emulator.completion import COMPLETIONS
 from emulator.completion_word import live_problem
 from emulator.irq_affinity import irq_number
 from emulator.kernel.blk_queue import irq_names, service_time
+from emulator.kernel.sched import POLICIES as SCHED_POLICIES
 from emulator.rules import CFS_RULES, POLICIES, Rules, changed, live_switches, missing_needs
 from emulator.types import BoxEvent, DiskSpec, KernelSpec, cpulist_format, cpulist_parse
 from emulator.units import duration_format
@@ -38,9 +39,10 @@ COMMANDS = (
     "irq NUMBER affinity CPULIST",
     "taskset TASK CPULIST",
     "renice TASK NICE",
+    "chrt TASK POLICY [PRIO]",
     "policy +NAME",
     "policy -NAME",
-    "completion POLICY",
+    "completion WHERE",
     "workload stop NAME",
     *faults.COMMANDS,
 )
@@ -51,9 +53,7 @@ _CPU_VERBS = ("offline", "online", "kill", "load")
 class Command:
     """A command line taken apart; ``cpu`` is -1 where it is named by a task or not at all."""
 
-    verb: (
-        str  #: offline, online, kill, load, sysctl, affine, irq, renice, policy, completion, add …
-    )
+    verb: str  #: offline, online, kill, load, sysctl, affine, irq, renice, chrt, policy, completion, add …
     cpu: int = -1
     of: str = ""
     percent: int = 0
@@ -91,10 +91,8 @@ def parse_command(line: str) -> Command:
             return Command("policy", name=_policy(word))
         case ["completion", word]:
             return Command("completion", name=_completion(word))
-        case ["renice", task, nice]:
-            return Command("renice", of=task, value=_nice(nice))
-        case ["task", "affine", name, cpulist] | ["taskset", name, cpulist]:
-            return Command("affine", of=name, mask=cpulist_parse(cpulist))
+        case [("task" | "taskset" | "renice" | "chrt"), *_] if found := _about_task(words):
+            return found
         case ["irq", number, "affinity", cpulist] if number.isdecimal():
             return Command("irq", value=int(number), mask=cpulist_parse(cpulist))
         case ["disk", *_]:
@@ -103,6 +101,18 @@ def parse_command(line: str) -> Command:
             raise ValueError(f"no command 'cpu {verb}'{did_you_mean(verb, _CPU_VERBS)}")
     alike = [command for command in COMMANDS if command.split()[0] == words[0]] if words else []
     raise ValueError(f"{line!r} is not one of: {'; '.join(alike or COMMANDS)}")
+
+
+# A command about one task, wherever it is; None: it is none.
+def _about_task(words: list[str]) -> Command | None:
+    match words:
+        case ["renice", task, nice]:
+            return Command("renice", of=task, value=_nice(nice))
+        case ["chrt", task, policy, *priority] if len(priority) < 2:
+            return Command("chrt", of=task, value=_rt_priority(policy, priority))
+        case ["task", "affine", name, cpulist] | ["taskset", name, cpulist]:
+            return Command("affine", of=name, mask=cpulist_parse(cpulist))
+    return None
 
 
 def _cpu(word: str) -> tuple[int, str]:
@@ -137,6 +147,19 @@ def _nice(word: str) -> int:
     if not word.removeprefix("-").isdecimal() or not -20 <= int(word) <= 19:
         raise ValueError(f"{word!r} is no nice level: these go from -20 to 19")
     return int(word)
+
+
+def _rt_priority(policy: str, words: list[str]) -> int:
+    if policy not in SCHED_POLICIES:
+        known = ", ".join(SCHED_POLICIES)
+        raise ValueError(f"no scheduling policy is called {policy!r}; there are {known}")
+    if policy not in ("fifo", "rr"):
+        if words:
+            raise ValueError(f"{policy} takes no priority: `renice` changes a fair task's weight")
+        return 0
+    if not words or not words[0].isdecimal() or not 1 <= int(words[0]) <= 99:
+        raise ValueError(f"{policy} takes a priority, 1 to 99")
+    return int(words[0])
 
 
 def _sysctl(assignment: str) -> Command:

@@ -1,7 +1,7 @@
 """Which nodes a command line of a running box goes to, and what a step may go on until.
 
 ``cpu VERB N`` is CPU N's, a sysctl is every CPU's and the balancer's.  ``cpu VERB of:NAME`` goes to
-every CPU, as ``task affine NAME``, ``taskset`` and ``renice`` do: the one on which the named task then is acts, the others have
+every CPU, as ``task affine NAME``, ``taskset``, ``renice`` and ``chrt`` do: the one on which the named task then is acts, the others have
 nothing to say
 (:mod:`emulator.kernel.command`).  ``disk NAME …`` is the disk's and every CPU's.
 """
@@ -65,7 +65,8 @@ def route(words: list[Any], spec_plain: Any) -> list[int]:
             or not command.of.isdecimal()
         ):
             _check_task(command.of, spec)
-        return list(range(nr_cpus))
+        # The balancer looks at what real-time tasks leave of a CPU once there may be some.
+        return list(range(nr_cpus + (command.verb == "chrt" and command.value > 0)))
     if command.cpu >= nr_cpus:
         raise CommandError(f"there is no CPU {command.cpu}: the machine has CPUs 0-{nr_cpus - 1}")
     return [command.cpu]

@@ -31,17 +31,18 @@ from emulator.kernel import (
     kthread,
     mail,
     migration,
+    setscheduler,
 )
-from emulator.kernel.sched import FAIR_CLASS, POLICIES
+from emulator.kernel.sched import FAIR_CLASS, POLICIES, TASK_WAKING
 from emulator.rules import changed, live_switches
-from emulator.types import cpulist_parse
+from emulator.types import COORDINATOR, cpulist_parse
 
 if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
 NOBODY = -1
 #: First words of commands about one task, wherever it is.
-ABOUT_TASKS = ("task", "renice", "taskset")
+ABOUT_TASKS = ("task", "renice", "taskset", "chrt")
 #: The box's own words, between CPUs: ["set_load", pid, percent].
 SET_LOAD = "set_load"
 
@@ -71,6 +72,11 @@ def find(cpu: Cpu, words: list[Any], place: int, name: str) -> None:
     if pid in cpu.tasks:
         if words[0] == "spawn":
             spawn(cpu, [words[0], words[1], words[3]], cpu.node_id)
+        elif words[0] == "chrt" and cpu.tasks[pid].state == TASK_WAKING:
+            # p->pi_lock is the waker's; it will be queued here, or be on its way.
+            when = cpu.now + max(cpu.costs.ttwu_activate_ns, 1)
+            args = (words, place if place >= 0 else cpu.node_id)
+            cpu.deliver((when, COORDINATOR, pid, cpu.node_id, messages.COMMAND, args))
         elif cpu.node_id == 0 and words[1] in ("offline", "kill") and cpu.nr_cpus > 1:
             send_command(cpu, 1, (words, place if place >= 0 else 0, 1), cpu.now)
         else:
@@ -133,6 +139,8 @@ def act(cpu: Cpu, words: list[Any], place: int) -> None:
         answer = policy(cpu, str(words[1]))
     elif verb == "completion":
         answer = dio_completion.change(cpu, str(words[1]))
+    elif verb == "chrt":
+        answer = chrt(cpu, *words[1:])
     elif verb == "renice":
         answer = renice(cpu, task_of(words), int(words[2]))
     else:
@@ -195,6 +203,16 @@ def renice(cpu: Cpu, name: str, nice: int) -> str:
     core.smp_send_reschedule_here(cpu, asked)
     cpu.publish()
     return "done"
+
+
+def chrt(cpu: Cpu, name: str, policy_name: str, rt_priority: str = "0") -> str:
+    """``chrt`` of a task, which is here: ``sched_setscheduler()``."""
+    p = cpu.tasks[first_pid(cpu, name)]
+    if p.state == tp.TASK_DEAD:
+        return f"refused: {p.comm} has ended"
+    number = POLICIES[policy_name]
+    problem = setscheduler.sched_setscheduler(cpu, p, number, int(rt_priority))
+    return f"refused: {problem}" if problem else "done"
 
 
 # -- Load and start -----------------------------------------------------------------------------

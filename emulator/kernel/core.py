@@ -198,7 +198,7 @@ def context_switch(cpu: Cpu, prev: Task, following: Task) -> None:
         if following is rq.idle or rq.nr_running != cpu.published_nr:
             cpu.publish()
         if prev.state == tp.TASK_DEAD:
-            rq.fair.task_dead(rq, prev)
+            rt.class_of(rq, prev).task_dead(rq, prev)
             del cpu.tasks[prev.pid]
     elif rq.nr_running != cpu.published_nr:
         cpu.publish()  # the pick has let delayed tasks go

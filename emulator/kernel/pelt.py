@@ -330,6 +330,9 @@ def post_init_entity_util_avg(rq: Rq, p: Task) -> None:
     p.avg.runnable_avg = p.avg.util_avg
     if p.sched_class == FAIR_CLASS:
         attach_entity_cfs_rq(rq, p)
+    else:
+        # As if it had been attached and had left: one day it may join (switched_to_fair()).
+        p.avg.last_update_time = rq.cfs.avg.last_update_time
 
 
 # -- What others read ------------------------------------------------------------------------------

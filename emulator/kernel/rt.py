@@ -16,7 +16,7 @@ for fair tasks (``scale_rt_capacity()``).
 
 Departures from the kernel
 --------------------------
-* A real-time task is allowed one CPU (the box file refuses others), so there is no pushing and no
+* A real-time task is allowed one CPU (box files and commands refuse others), so there is no pushing and no
   pulling.  One whose CPU has gone offline may run anywhere; it stays where it then is.
 * With RT_RUNTIME_SHARE (default up to v5.9) a CPU that has used up its time borrows from the others
   until it has the whole period: here it has that at once, on a machine with several CPUs.
@@ -31,7 +31,15 @@ from operator import attrgetter
 
 from emulator.kernel.fair_entity import resched_curr, rq_clock_skip_update
 from emulator.kernel.pelt import update_rt_rq_load_avg
-from emulator.kernel.sched import NO_PREEMPT, RT_CLASS, SCHED_RR, Rq, SchedClass, Task
+from emulator.kernel.sched import (
+    ENQUEUE_HEAD,
+    NO_PREEMPT,
+    RT_CLASS,
+    SCHED_RR,
+    Rq,
+    SchedClass,
+    Task,
+)
 from emulator.tracepoints import PREEMPT_RT_PRIO, PREEMPT_TICK_SLICE
 
 MAX_RT_PRIO = 100
@@ -39,7 +47,7 @@ _PRIO = attrgetter("prio")
 
 
 def set_rt_policy(rq: Rq, p: Task, rt_priority: int) -> None:
-    """Make a new task a real-time one (``__setscheduler()``); its policy is set already."""
+    """Make a task that is on no queue a real-time one (``__setscheduler()``); its policy is set already."""
     p.sched_class = RT_CLASS
     p.prio = MAX_RT_PRIO - 1 - rt_priority
     p.time_slice = rr_timeslice(rq)
@@ -96,11 +104,12 @@ def unthrottle(rq: Rq) -> None:
 # -- The class -------------------------------------------------------------------------------------
 
 
-def enqueue_task_rt(rq: Rq, p: Task, _flags: int) -> None:
-    """Put a task at the end of the line of its priority."""
+def enqueue_task_rt(rq: Rq, p: Task, flags: int) -> None:
+    """Put a task at the end of the line of its priority, with HEAD at its beginning."""
     assert not p.on_rq, f"{p.comm}/{p.pid} is queued already"
     queue = rq.rt.queue
-    queue.insert(bisect_right(queue, p.prio, key=_PRIO), p)
+    place = bisect_left if flags & ENQUEUE_HEAD else bisect_right
+    queue.insert(place(queue, p.prio, key=_PRIO), p)
     p.on_rq = 1
     if not rq.rt.rt_throttled:
         rq.nr_running += 1

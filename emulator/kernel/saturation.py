@@ -168,8 +168,8 @@ def preempt(cpu: Cpu, _limit: int) -> Answer:
     p = cpu.tasks[pool.idle[-1]]
     if p.on_rq:
         return 0, p is not curr
-    if curr.sched_class != FAIR_CLASS:
-        return 0, True
+    if curr.sched_class != FAIR_CLASS or p.sched_class != FAIR_CLASS:
+        return 0, p.prio >= curr.prio
     vdiff = vruntime_of_curr(cpu, curr) - placed_vruntime(cpu, p, curr)
     return vdiff, not would_preempt(rq, curr, p, vdiff)
 

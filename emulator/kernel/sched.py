@@ -68,6 +68,7 @@ DEQUEUE_DELAYED = 0x200  # EEVDF: it sleeps already, and leaves the queue now
 ENQUEUE_WAKEUP = 0x01
 ENQUEUE_RESTORE = 0x02
 ENQUEUE_MOVE = 0x04
+ENQUEUE_HEAD = 0x10  # of a real-time task: before others of its priority
 ENQUEUE_MIGRATED = 0x40
 ENQUEUE_INITIAL = 0x80
 ENQUEUE_DELAYED = 0x200  # EEVDF: it sleeps, but is queued: wake it where it is

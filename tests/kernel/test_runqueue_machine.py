@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from emulator.kernel.cpu import Cpu
-from emulator.kernel.sched import FAIR_CLASS, Task
+from emulator.kernel.sched import FAIR_CLASS, RT_CLASS, Task
 from emulator.rules import POLICIES, VERSIONS, changed, policy_switches, rules_of
 from emulator.types import (
     OP_EXEC,
@@ -152,6 +152,25 @@ class RunqueueMachine(RuleBasedStateMachine):
             self.box.command(self.now, cpu.node_id, *words)
         self.time_passes(2 * MS)
 
+    @rule(
+        task=st.integers(0, 5),
+        cpu=CPU,
+        policy=st.sampled_from(
+            (("fifo", "1"), ("fifo", "7"), ("rr", "7"), ("normal",), ("batch",), ("idle",))
+        ),
+    )
+    def chrt(self, task: int, cpu: int, policy: tuple[str, ...]) -> None:
+        """A task changes its policy, wherever it is; one that is to be real-time is bound before."""
+        name = f"t{task % len(self.box.jobs)}"
+        lines = [("chrt", name, *policy)]
+        if len(policy) > 1:
+            lines.insert(0, ("taskset", name, str(cpu % len(self.box.cpus))))
+        for words in lines:
+            self.now += 20 * US
+            for one in self.box.cpus:
+                self.box.command(self.now, one.node_id, *words)
+        self.time_passes(2 * MS)
+
     def hotplug(self, verb: str, where: int) -> None:
         """Give one of the CPUs but the first a command, and time to carry it out."""
         if len(self.box.cpus) > 1:
@@ -168,17 +187,21 @@ class RunqueueMachine(RuleBasedStateMachine):
         for cpu in self.box.cpus:
             rq, cfs = cpu.rq, cpu.rq.cfs
             held = members(cpu)
-            assert rq.nr_running == len(held) + rq.stop_queued
+            real = [] if rq.rt.rt_throttled else rq.rt.queue
+            assert rq.nr_running == len(held) + len(real) + rq.stop_queued
+            assert [p.prio for p in rq.rt.queue] == sorted(p.prio for p in rq.rt.queue)
+            assert all(p.sched_class == RT_CLASS and p.on_rq for p in rq.rt.queue)
             assert cfs.nr_running == len(held)
             assert cfs.load_weight == sum(p.weight for p in held)
             assert sorted(p.pid for p in held) == sorted(p.pid for p in cfs.cfs_tasks)
-            for p in held:
+            for p in (*held, *rq.rt.queue):
                 assert cpu.tasks[p.pid] is p
                 assert p.cpu == cpu.node_id
                 assert p.on_rq
                 assert p.cpus_mask >> cpu.node_id & 1 or p.affinity_broken or cpu.rq.curr is p
             if not cpu.online:
                 assert not held
+                assert not rq.rt.queue
 
     @invariant()
     def min_vruntime_never_falls(self) -> None:

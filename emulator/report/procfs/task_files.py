@@ -22,6 +22,7 @@ PF_RANDOMIZE = 0x400000
 PF_NO_SETAFFINITY = 0x4000000
 
 SCHED_FIFO = 1
+REALTIME = (1, 2)
 POLICIES = {"normal": 0, "batch": 3, "idle": 5, "fifo": 1, "rr": 2}
 
 KTHREADD = 2
@@ -179,10 +180,13 @@ def _flags(view: View, pid: int) -> int:
 
 
 def _policy(view: View, pid: int) -> int:
+    # No event tells of `chrt`, but its priority does whether it is a real-time task.
     workload = view.workload(pid)
-    if workload >= 0:
-        return POLICIES[view.spec.workloads[workload].policy]
-    return SCHED_FIFO if view.task(pid).prio < MAX_RT_PRIO else 0
+    realtime = view.task(pid).prio < MAX_RT_PRIO
+    started = POLICIES[view.spec.workloads[workload].policy] if workload >= 0 else 0
+    if realtime == (started in REALTIME):
+        return started
+    return SCHED_FIFO if realtime else 0
 
 
 def _weight(prio: int) -> int:
