@@ -245,7 +245,15 @@ SIGNALS: dict[str, Signal] = _signals(
         1,
         "without end: a CPU that never idles keeps its old value",
     ),
-    Signal("psi", 13, "avg10 of PSI cpu some is above", 10, "percent", 1, "2 s"),
+    Signal(
+        "psi",
+        13,
+        "avg10 of PSI cpu some is above (its state of the moment is nr_running at least 2)",
+        10,
+        "percent",
+        1,
+        "2 s",
+    ),
     Signal(
         "run_delay",
         14,

@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 A CPU is *stalled* while a task waits for it (more than one is runnable).  How long it was is added up,
 and every two seconds its share of them enters the average over ten seconds, in the load average's
-fixed point.
+fixed point.  Whether it is stalled now, which the kernel keeps as a bit of each CPU's state, is what the signal
+``nr_running`` with its limit of 2 reads.
 
 Departures from the kernel: the averages there are those of all CPUs weighted by their non-idle time;
 here each CPU has its own, since a policy asks about one.
@@ -54,7 +55,7 @@ class Psi:
         while now_ns >= self.next_ns:
             if self.stalled:
                 self.time_ns += self.next_ns - self.since_ns
-            percent = self.time_ns * 100 * FIXED_1 // PSI_FREQ_NS
+            percent = self.time_ns * 100 // PSI_FREQ_NS * FIXED_1  # whole ones
             self.avg10 = calc_load(self.avg10, EXP_10s, percent)
             self.since_ns, self.time_ns = self.next_ns, 0
             self.next_ns += PSI_FREQ_NS

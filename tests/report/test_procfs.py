@@ -162,6 +162,8 @@ cpu1 0 0 3 1 1 1 21000000 3000000 2
 """,
     "/proc/loadavg": "0.00 0.00 0.00 1/2 10000\n",
     "/proc/uptime": "0.10 0.13\n",
+    # fio waits from 32 to 37 ms on CPU 0, which is busy for 28 ms, CPU 1 for 43: 5 ms * 28 / 71.
+    "/proc/pressure/cpu": "some avg10=0.00 avg60=0.00 avg300=0.00 total=1971\n",
     "/proc/10000/comm": "fio\n",
     "/proc/10000/schedstat": "65000000 5000000 3\n",
     "/proc/10000/stat": (
@@ -392,6 +394,31 @@ def test_the_load_average_is_sampled_after_five_seconds() -> None:
     assert read_file(scene.view(5_001 * MS), "/proc/loadavg").startswith("0.00 0.00 0.00 1/")
     # One task: 0.08 = 1 - 1884 / 2048, as the kernel's tables have it.
     assert read_file(scene.view(5_002 * MS), "/proc/loadavg").startswith("0.08 0.02 0.01 1/")
+
+
+def test_pressure_of_a_total_stall_as_psi_averages_it() -> None:
+    """H.2: 100 % from 0 on are 18.1, 32.9, 45.1, 55.0 and 63.2 % after 2, 4, 6, 8 and 10 s."""
+    scene = Scene()
+    for pid in (FIO, KWORKER):
+        scene.emit(0, 0, SCHED_WAKEUP, pid, 120, 0)
+    scene.switch(0, 0, 0, FIO)
+    found = []
+    for period in range(1, 6):
+        text = read_file(scene.view(period * 2001 * MS), "/proc/pressure/cpu")
+        found.append(text.partition(" avg60")[0])
+    tenths = ("18.11", "32.9", "45.0", "55.0", "63.1")
+    assert all(one.startswith(f"some avg10={t}") for one, t in zip(found, tenths, strict=True)), (
+        found
+    )
+    early = read_file(scene.view(2000 * MS), "/proc/pressure/cpu")
+    assert early == "some avg10=0.00 avg60=0.00 avg300=0.00 total=2000000\n"
+
+
+def test_pressure_of_later_kernels_has_a_second_line() -> None:
+    scene = Scene()
+    scene.play()
+    text = read_file(scene.view(100 * MS, 'kernel.version="6.1"'), "/proc/pressure/cpu")
+    assert text.splitlines()[1] == "full avg10=0.00 avg60=0.00 avg300=0.00 total=0"
 
 
 # -- Disks --------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from emulator.kernel.kthread import FIRST_USER_PID
+from emulator.report.procfs.pressure import Pressure
 from emulator.trace.reader import (
     COLUMN_A,
     COLUMN_B,
@@ -258,6 +259,7 @@ class Counter:
         "cpus",
         "forks",
         "now_ns",
+        "pressure",
         "readers",
         "tasks",
     )
@@ -270,6 +272,7 @@ class Counter:
         self.comms: dict[int, str] = {}
         for reader in self.readers:
             self.comms.update(reader.comms)
+        self.pressure = Pressure(len(self.readers), hz)
         self.commands: list[Command] = []
         self.forks = 0
         self._at = [reader.first for reader in self.readers]
@@ -406,10 +409,13 @@ class Counter:
         else:
             task.nvcsw += 1
             task.sleeping_since = time_ns
+            waits = 0
             if state == TASK_UNINTERRUPTIBLE and pid >= FIRST_USER_PID:
                 task.iowait_cpu = cpu
                 counts.nr_iowait += 1
+                waits = 1
             task.state = "X" if state == TASK_DEAD else STATE_LETTERS.get(state, "?")
+            self.pressure.change(time_ns, cpu, -1, waits)
 
     def _switch_in(self, time_ns: int, cpu: int, pid: int, prio: int) -> None:
         counts = self.cpus[cpu]
@@ -420,6 +426,8 @@ class Counter:
         task = self.tasks[pid]
         if task.queued_since >= 0:
             self._waited(task, counts, time_ns)
+        else:
+            self.pressure.change(time_ns, cpu, 1)  # nothing is recorded of its way here
         task.slices += 1
         counts.slices += 1
         task.running_since, task.state, task.cpu, task.prio = time_ns, "R", cpu, prio
@@ -440,6 +448,8 @@ class Counter:
         if task.queued_since >= 0:  # what it waited so far is its old CPU's
             self._waited(task, self.cpus[orig_cpu], time_ns)
             task.queued_since = time_ns
+            self.pressure.change(time_ns, orig_cpu, -1)
+            self.pressure.change(time_ns, dest_cpu, 1)
 
     def _waking(self, time_ns: int, cpu: int, pid: int) -> None:
         task = self.tasks[pid]
@@ -450,6 +460,7 @@ class Counter:
             if task.iowait_cpu == cpu and slept_on.idle_since >= 0:
                 slept_on.settle_idle(time_ns)
             slept_on.nr_iowait -= 1
+            self.pressure.change(time_ns, task.iowait_cpu, 0, -1)
             task.iowait_cpu = -1
 
     def _wakeup(self, time_ns: int, pid: int, prio: int, cpu: int, new: bool) -> None:
@@ -468,6 +479,7 @@ class Counter:
             task.sleeping_since = -1
         if task.running_since < 0 and task.queued_since < 0:
             task.queued_since, task.state = time_ns, "R"
+            self.pressure.change(time_ns, cpu, 1)
 
     def _calc_load(self) -> None:
         active = sum(task.is_active for task in self.tasks.values()) * FIXED_1

@@ -192,6 +192,11 @@ def loadavg(view: View) -> str:
     return f"{averages} {view.counter.nr_running}/{len(view.pids)} {last}\n"
 
 
+def pressure_cpu(view: View) -> str:
+    """Return ``/proc/pressure/cpu``: the share of time in which a task waited for a CPU."""
+    return _text(view.counter.pressure.lines(view.now_ns, view.spec.kernel.version))
+
+
 def uptime(view: View) -> str:
     """Return ``/proc/uptime``: seconds since boot, and idle seconds of all CPUs together."""
     idle_ns = sum(cpu.idle_until(view.now_ns) for cpu in view.cpus)

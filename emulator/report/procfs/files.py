@@ -106,6 +106,7 @@ FILES: tuple[File, ...] = (
     File("/proc/stat", cpu_files.stat, "CPU time by kind, interrupts, switches"),
     File("/proc/schedstat", cpu_files.schedstat, "switches, wakeups, run and wait time by CPU"),
     File("/proc/loadavg", cpu_files.loadavg, "load averages"),
+    File("/proc/pressure/cpu", cpu_files.pressure_cpu, "share of time a task waited for a CPU"),
     File("/proc/uptime", cpu_files.uptime, "seconds since boot, idle seconds"),
     File("/proc/version", sys_files.version, "the kernel"),
     File("/proc/diskstats", disk_files.diskstats, "IO of all disks"),
