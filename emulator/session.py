@@ -352,6 +352,7 @@ def engine_facts(clocked: Clocked) -> dict[str, Any]:
         "windows": outcome.windows,
         "messages": outcome.messages,
         "wire_bytes": outcome.wire_bytes,
+        "unread_answers": sum(one.get("unread_answers", 0) for one in outcome.agents.values()),
         "refused_frames": sum(one.get("refused_frames", 0) for one in outcome.agents.values()),
         "agents": outcome.agents,
     }

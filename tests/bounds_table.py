@@ -35,6 +35,11 @@ BOUNDS: tuple[tuple[str, str, str], ...] = (
         "further ones wait in the peer; agents have two under way at most",
     ),
     (
+        "answers for a client on this machine that does not read",
+        "emulator.agents.link:UNREAD_MAX",
+        "dropped for this client, counted in `status` and `engine.unread_answers`",
+    ),
+    (
         "frames for an observer that does not read",
         "emulator.agents.link:OBSERVER_QUEUE_MAX",
         "it misses some: each says how far the run is, and the next one says it again",

@@ -95,9 +95,10 @@ class Closing:
     def send_outcome(self, home: Home, keeping: Safekeeping, desk: Desk) -> None:
         """Dismiss everybody and tell the supervisor how it was."""
         # A node may have failed before the supervisor was heard.
-        self._post.await_supervisor()
-        outcome, core = self.outcome, self._core
-        facts = host.usage(self._cpus) | {"refused_frames": self._post.refusals.count}
+        outcome, core, post = self.outcome, self._core, self._post
+        post.await_supervisor()
+        counts = {"refused_frames": post.refusals.count, "unread_answers": post.unread}
+        facts = host.usage(self._cpus) | counts
         outcome.agents[COORDINATOR_NAME] = facts
         data = wire.pack(
             [
@@ -107,7 +108,7 @@ class Closing:
                 core.floor_ns(),
                 core.windows,
                 core.messages,
-                self._post.nr_bytes,
+                post.nr_bytes,
                 outcome.books,
                 desk.commands.record(core.until_ns),
                 outcome.agents,
@@ -115,7 +116,7 @@ class Closing:
                 self._lost,
             ]
         )
-        for node_id in self._post.nodes():
+        for node_id in post.nodes():
             if node_id not in home:
-                self._post.dismiss(node_id)
-        self._post.tell_supervisor(data)
+                post.dismiss(node_id)
+        post.end(data)

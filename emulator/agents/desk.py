@@ -103,6 +103,9 @@ class Desk:
             refused = self._post.refusals.count
             if refused:
                 faults.append(f"{refused} frames refused: see {shapes.REFUSED_LOG}")
+            unread = self._post.unread
+            if unread:
+                faults.append(f"{unread} answers dropped: those who asked do not read")
             given = self.commands.given()
             self._post.answer(client, self.control.status(given, self.waiting_for(), faults))
             return

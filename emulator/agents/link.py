@@ -8,9 +8,10 @@ gives commands.  Clients on other machines come through the gate (:mod:`emulator
 the run is; it alone may lose mail.
 
 What ZeroMQ would do silently is an error here: the ROUTER refuses mail for a peer that is not
-there (ROUTER_MANDATORY), no queue has a limit at which mail is dropped (the protocol has one grant
-and one reply in flight per node, and that bounds them; a peer that sends too much waits), and an identity carries an incarnation, so
-that a successor is never taken for its predecessor.
+there (ROUTER_MANDATORY), and one whose queue is full is waited for (:meth:`Hub.send`), which an agent's never is: the
+protocol has one grant and one reply in flight per node.  Only what a client is answered, and what says how far
+the run is, is dropped where nobody reads it (:meth:`Hub.offer`).  A peer that sends too much waits.  An identity
+carries an incarnation, so that a successor is never taken for its predecessor.
 
 Beside the gate this is the only file that imports zmq.
 """
@@ -30,6 +31,9 @@ from emulator.agents.keys import ClientKey
 #: its memory.  An agent has two under way at most.
 HUB_QUEUE_MAX = 1000
 
+#: Frames that wait for one peer of the coordinator to read them; further answers to a client are dropped.
+UNREAD_MAX = 100
+
 #: Progress frames an observer may lag behind before it loses some.
 OBSERVER_QUEUE_MAX = 1000
 
@@ -41,6 +45,9 @@ FRAME_BYTES_MAX = 256 << 20
 
 #: This part of a frame is not the last: a plain number, since flags are looked at for each frame.
 MORE = int(zmq.SNDMORE)
+
+#: Refuse rather than wait for a peer whose queue is full.
+AT_ONCE = int(zmq.DONTWAIT)
 
 #: How long a closing link waits for its last frame to leave.
 LINGER_MS = 2_000
@@ -63,6 +70,7 @@ class Hub:
         self._router = self._context.socket(zmq.ROUTER)
         self._router.set(zmq.ROUTER_MANDATORY, 1)
         _without_limits(self._router)
+        self._router.set(zmq.SNDHWM, UNREAD_MAX)
         self._router.set(zmq.RCVHWM, HUB_QUEUE_MAX)
         self._router.set(zmq.RCVTIMEO, quiet_ms)
         self._router.bind(hub_address)
@@ -88,14 +96,30 @@ class Hub:
 
     def send(self, identity: bytes, data: bytes) -> None:
         """Send one frame; raise LinkError if there is no such peer."""
-        self.bytes += len(data)
+        self._send(identity, data, MORE)
+
+    def offer(self, identity: bytes, data: bytes) -> bool:
+        """Send one frame unless the peer has left too many unread; return whether it was sent.
+
+        Raise LinkError if there is no such peer.
+        """
         try:
-            self._router.send(identity, MORE)
+            self._send(identity, data, MORE | AT_ONCE)
+        except LinkError as error:
+            if error.errno == zmq.EAGAIN:
+                return False
+            raise
+        return True
+
+    def _send(self, identity: bytes, data: bytes, flags: int) -> None:
+        try:
+            self._router.send(identity, flags)
             self._router.send(data)
         except zmq.ZMQError as error:
             lost = LinkError(error.errno, f"no connection to {peer_name(identity)}")
             lost.peer = identity
             raise lost from error
+        self.bytes += len(data)
 
     def publish(self, data: bytes) -> None:
         """Tell observers; nobody need be there."""

@@ -10,6 +10,7 @@ none is refused and counted where a client sent it, and ends the run where an ag
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
 from emulator import wire
@@ -43,6 +44,7 @@ class Post:
         "refusals",
         "supervisor",
         "unheard",
+        "unread",
     )
 
     def __init__(self, plan: Plan, hub: Hub, heirs_from: int) -> None:
@@ -54,6 +56,7 @@ class Post:
         self.unheard = set(self._identities)  #: nodes whose process has not said HELLO or BACK
         self.supervisor = b""  #: its identity, b"" until it was heard
         self.refusals = Refusals(plan.run_dir)
+        self.unread = 0  #: answers that were dropped, since their clients do not read
 
     # -- frames that come ------------------------------------------------------------------------
 
@@ -132,10 +135,16 @@ class Post:
         """Ask the supervisor to kill a node's process."""
         self._hub.send(self.supervisor, wire.pack([frames.KILL, node_id]))
 
+    def end(self, data: bytes) -> None:
+        """Send the supervisor the last frame, waiting for it; it may be gone."""
+        with suppress(LinkError):
+            self._hub.send(self.supervisor, data)
+
     def tell_supervisor(self, data: bytes) -> None:
-        """Send the supervisor a frame, if it is there: it sees deaths by itself, and says so."""
+        """Tell the supervisor, if it is there and reads, what the next such frame says again."""
         if self.supervisor:
-            self._try_send(self.supervisor, data)
+            with suppress(LinkError):
+                self._hub.offer(self.supervisor, data)
 
     def publish(self, data: bytes) -> None:
         """Tell observers and the supervisor."""
@@ -144,23 +153,23 @@ class Post:
 
     def dismiss(self, node_id: int) -> None:
         """Tell a node's process to quit, if it is there."""
-        self._try_send(self._identities[node_id], wire.pack([frames.QUIT]))
+        with suppress(LinkError):
+            self._hub.send(self._identities[node_id], wire.pack([frames.QUIT]))
 
     def answer(self, client: bytes, text: str) -> None:
-        """Answer a client; one that did not wait gets none, and its command stands all the same."""
+        """Answer a client; one that did not wait gets none, and its command stands all the same.
+
+        Nor does one that has left too many answers unread.
+        """
         if client:
-            self._try_send(client, wire.pack([frames.ANSWER, text]))
+            with suppress(LinkError):
+                if not self._hub.offer(client, wire.pack([frames.ANSWER, text])):
+                    self.unread += 1
 
     @property
     def nr_bytes(self) -> int:
         """Bytes of all frames so far, in and out."""
         return self._hub.bytes
-
-    def _try_send(self, identity: bytes, data: bytes) -> None:
-        try:
-            self._hub.send(identity, data)
-        except LinkError:
-            return
 
 
 def identity_of(name: str) -> bytes:

@@ -9,7 +9,7 @@ import zmq
 
 from emulator import wire
 from emulator.agents import frames, shapes
-from emulator.agents.link import ask
+from emulator.agents.link import UNREAD_MAX, ask
 from emulator.agents.supervisor import CONTROL, run_processes
 from emulator.engine.inline import run_inline
 from emulator.engine.plan import COORDINATOR_NAME, Plan
@@ -97,3 +97,46 @@ def test_garbage_from_strangers_is_counted_and_changes_nothing(tmp_path: Path) -
     assert r"\xff\xfe: 1 bytes refused: not msgpack" in log
     assert "emusuper.2: " in log
     assert "STOP is not sent by a client" in log
+
+
+class Deaf:
+    """A client that asks and asks, and never reads."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.set(zmq.RCVHWM, 1)
+        self._socket.set(zmq.LINGER, 0)
+        self.sent = 0
+        self.status = ""
+
+    def on_progress(self, now_ns: int, waiting_for: str = "") -> bool:
+        """Ask for what is answered at length, as often as it fits, and how the box is."""
+        if now_ns > 0 and not self.sent:
+            address = (self._run_dir / CONTROL).read_text(encoding="utf-8").strip()
+            self._socket.connect(address)
+            for _ in range(5 * UNREAD_MAX):
+                self._socket.send(wire.pack([frames.COMMAND, wire.PROTOCOL, ["x" * 40_000]]))
+                self.sent += 1
+            while "dropped" not in self.status:
+                self.status = ask(address, ["status"], 20_000)
+        return True
+
+    def close(self) -> None:
+        """Go away."""
+        self._socket.close()
+        self._context.term()
+
+
+def test_what_a_client_never_reads_is_bounded_and_counted(tmp_path: Path) -> None:
+    deaf = Deaf(tmp_path)
+    try:
+        outcome = run_processes(plan(tmp_path, 60), deaf.on_progress)
+    finally:
+        deaf.close()
+    assert (outcome.status, outcome.error) == (0, "")
+    assert "answers dropped: those who asked do not read" in deaf.status
+    unread = outcome.agents[COORDINATOR_NAME]["unread_answers"]
+    assert 0 < unread <= deaf.sent - UNREAD_MAX
+    assert outcome.books == run_inline(plan(tmp_path, 60)).books
