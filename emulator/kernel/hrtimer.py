@@ -29,6 +29,7 @@ from emulator.kernel import (
     idle,
     io_uring,
     irq_thread,
+    irqtime,
     might_sleep,
     rt_bandwidth,
     smp,
@@ -59,6 +60,8 @@ WHEEL_RUN_QUEUE = 2  # blk_mq_delay_run_hw_queue(): arg = queue index
 
 def take_interrupt(cpu: Cpu) -> None:
     """Start the handling of the interrupt that is due: an IPI, the timer's, or a device's."""
+    if cpu.irqtime:
+        irqtime.account(cpu)
     hardirq_ns = cpu.costs.hardirq_ns
     ipi = pending_ipi(cpu)
     if ipi is not None:
@@ -222,6 +225,8 @@ def irq_exited(cpu: Cpu, _arg: object) -> None:
 
 def irq_return(cpu: Cpu) -> None:
     """Return to what was interrupted; reschedule there if it may be preempted."""
+    if cpu.irqtime:
+        irqtime.account(cpu)
     cpu.pop()
     if cpu.stack:
         return

@@ -129,9 +129,11 @@ class PerCpu:
         "inflight",
         "io_seq",
         "ipis",
+        "irq_start_ns",
         "irq_threads",
         "irqs",
         "irqs_on",
+        "irqtime",
         "jiffy_timers",
         "kick_cause",
         "killed",
@@ -364,6 +366,8 @@ class PerCpu:
         self.irqs: list[tuple[int, Any, int]] = []
         self.threadirqs = self.spec.kernel.threadirqs
         self.irq_threads: dict[int, IrqThread] = {}  # by the number of the interrupt
+        self.irqtime = self.spec.machine.irq_time_accounting
+        self.irq_start_ns = 0  # with that: up to where time is accounted
         self.ipis = 0  # reschedule IPIs on their way, among the timers
         self.tick_at = NEVER  # when the tick (or, with it stopped, the wheel) interrupts next
         self.tick_stopped = False

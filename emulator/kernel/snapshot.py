@@ -45,6 +45,7 @@ PLAIN = (
     "exited",
     "timer_seq",
     "tick_at",
+    "irq_start_ns",
     "ipis",
     "tick_stopped",
     "nohz_told",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import blk_softirq, core, frames, hrtimer, newidle, rcu, tick
+from emulator.kernel import blk_softirq, core, frames, hrtimer, irqtime, newidle, rcu, tick
 from emulator.kernel.process import WAIT_WORK
 from emulator.types import (
     BALANCE_NOHZ,
@@ -85,6 +85,8 @@ def start_round(cpu: Cpu) -> None:
 
     The mask is taken before interrupts are on: what one of them raises waits for the next pass.
     """
+    if cpu.irqtime:
+        irqtime.account(cpu)
     cpu.in_softirq = True
     take_pending(cpu)
     cpu.level = frames.LEVEL_SOFTIRQ
@@ -160,6 +162,8 @@ def round_done(cpu: Cpu, _arg: object) -> None:
 
     What a limit of the round left is ksoftirqd's, which has been woken for it, in every version.
     """
+    if cpu.irqtime:
+        irqtime.account(cpu)
     cpu.in_softirq = False
     left = cpu.softirq_pending and cpu.ksoftirqd.state != tp.TASK_RUNNING
     if left and not cpu.threadirqs:

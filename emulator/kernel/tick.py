@@ -105,7 +105,7 @@ def scheduler_tick(cpu: Cpu) -> None:
     if rq.avg_rt.util_sum:
         pelt.update_rt_rq_load_avg(rq, curr.sched_class == RT_CLASS)
         rq.cpu_capacity = pelt.scale_rt_capacity(rq)
-    elif cpu.spec.machine.irq_time_accounting:
+    elif cpu.irqtime:
         rq.cpu_capacity = pelt.scale_rt_capacity(rq)
     if curr is not rq.idle and curr.sched_class == FAIR_CLASS and curr.on_rq:
         why = rq.fair.task_tick(rq, curr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -403,9 +402,7 @@ def test_a_kick_is_recorded_with_the_condition_that_held() -> None:
 def test_B_6_capacity_is_what_interrupts_leave_as_of_the_last_tick() -> None:
     for accounting, capacity in ((False, 1024), (True, 724)):
         cpu, board = kicker(tasks=1)
-        cpu.spec = replace(
-            cpu.spec, machine=replace(cpu.spec.machine, irq_time_accounting=accounting)
-        )
+        cpu.irqtime = accounting
         cpu.rq.avg_irq.util_avg = 300
         cpu.level = frames.LEVEL_HARDIRQ
         scheduler_tick(cpu)
