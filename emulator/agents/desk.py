@@ -90,12 +90,13 @@ class Desk:
             # CommandError, or a number that is none.
             self._post.answer(client, f"error: {error}")
             return
-        if self.control.standing:
-            self._post.answer(client, f"takes effect at {moment(at_ns)}, when the box goes on")
-            client = b""
-        for message in self.commands.give(at_ns, targets, words, client):
+        standing = self.control.standing
+        for message in self.commands.give(at_ns, targets, words, b"" if standing else client):
             self._core.post(message)
         self.tell_record()
+        if standing:
+            # Not before it is recorded: what is answered outlives this process.
+            self._post.answer(client, f"takes effect at {moment(at_ns)}, when the box goes on")
 
     def _take_control(self, client: bytes, words: list[Any]) -> None:
         if words[0] == "status":

@@ -110,6 +110,10 @@ class Safekeeping:
         for node_id, state in checkpoint.states.items():
             if node_id in checkpoint.local:
                 self._home.seat(node_id, state)
+                if node_id in self.recovery.logs:
+                    # Its process was killed by command: nobody will say BACK for it.
+                    self.recovery.forget(node_id)
+                    self._post.unheard.discard(node_id)
             else:
                 self.recovery.logs[node_id].state = state
         self._desk.go_on(checkpoint.commands)
