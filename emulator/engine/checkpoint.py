@@ -21,7 +21,7 @@ from typing import Any
 from emulator import wire
 
 #: Changes with the layout below, or with that of anything inside.
-FORMAT = 3
+FORMAT = 4
 
 
 class CheckpointError(Exception):

@@ -78,7 +78,7 @@ def new_request(cpu: Cpu, p: Task, queue: int, rw: int, offset: int, length: int
     if q.bios:
         cpu.count("bios")
     else:
-        q.stat.account_io_start(rw, cpu.now)
+        q.stat.account_io_start(rw)
     return rq
 
 

@@ -157,7 +157,7 @@ class BlockQueue:
         self.poll_queues = disk.params.get("poll_queues", 0)
         self.poll_nsec = disk.params.get("poll_nsec", -1)  # -1: classic; 0: adaptive
         self.poll_stats = PollStats()
-        self.stat = PartStat(1_000_000_000 // machine.hz, rows=not rules.io_ticks_in_flight)
+        self.stat = PartStat(1_000_000_000 // machine.hz)
         self.doorbells: list[list[int]] = []
         self.rings = 0  # doorbells in all
         self.ring_at = 0  # end of the period in which one was last noted

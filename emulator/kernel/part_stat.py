@@ -7,25 +7,17 @@ is allocated, its end where it is freed.  ``/proc/diskstats`` is the sum over th
 :func:`disk_stats`.  Latency runs from the allocation to the end; the time waited for a tag is not in
 it.
 
-``io_ticks`` is the exception: the kernel keeps one stamp per disk, and the counter grows when a start
-or an end finds it to be of another jiffy (by how much depends on the version).  No CPU here knows
-the others' starts, so each notes its first touch of every jiffy with how many requests it then had
-started more than ended, and :func:`io_ticks` goes through all CPUs' touches in order of time.  Only
-the first touch of a jiffy can count, so nothing is lost by that.
-
-Up to 6.9 a touch that follows one of the jiffy before makes the counter grow by one, whatever it is and
-whoever makes it: of jiffies in a row only the first is noted, and how many there are.  So what a box under
-load keeps does not grow.  From 6.10 on it matters each time whether anything is in flight; then what is kept
-grows with the emulated time, by some fifty bytes per jiffy and CPU that had IO in it.
+``io_ticks`` is not here: the kernel keeps one stamp per disk for it, and no CPU knows the others' starts and
+ends.  It is counted from the rings, which hold all of them in order (:mod:`emulator.report.procfs.disks`), so that
+no node need keep what grows with the time emulated.
 
 Departures from the kernel: discards do not exist, nothing is merged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import merge
 from typing import Any
 
 from emulator.rules import Rules
@@ -40,51 +32,31 @@ class PartStat:
         "ios",
         "merges",
         "nsecs",
-        "rows",
         "sectors",
         "started",
         "tick_ns",
-        "touches",
-        "until_ns",
     )
 
-    def __init__(self, tick_ns: int, *, rows: bool = False) -> None:
-        """Count nothing yet; ``rows``: of jiffies in a row only the first touch matters."""
+    def __init__(self, tick_ns: int) -> None:
+        """Count nothing yet."""
         self.tick_ns = tick_ns
-        self.rows = rows
         self.started = [0, 0]  # requests allocated
         self.ios = [0, 0]  # requests ended
         self.merges = [0, 0]
         self.sectors = [0, 0]
         self.nsecs = [0, 0]  # from the allocation to the end, summed
         self.in_queue = 0  # the same in jiffies, each request's rounded down (up to 5.6)
-        #: flat list of (ns << 1 | whether it is an end, started less ended here before it, for how
-        #: many jiffies it stands), in order of time
-        self.touches: list[int] = []
-        self.until_ns = 0  # end of the jiffy last touched
 
-    def account_io_start(self, rw: int, now_ns: int) -> None:
-        """Count a request that is allocated now."""
-        if now_ns >= self.until_ns:
-            self.touch(now_ns << 1, now_ns)
+    def account_io_start(self, rw: int) -> None:
+        """Count a request that is allocated."""
         self.started[rw] += 1
 
     def account_io_done(self, rw: int, nr_sector: int, start_ns: int, now_ns: int) -> None:
         """Count a request, allocated at ``start_ns``, that ends now."""
-        if now_ns >= self.until_ns:
-            self.touch(now_ns << 1 | 1, now_ns)
         self.ios[rw] += 1
         self.sectors[rw] += nr_sector
         self.nsecs[rw] += now_ns - start_ns
         self.in_queue += (now_ns - start_ns) // self.tick_ns
-
-    def touch(self, what: int, now_ns: int) -> None:
-        """Note the first start or end of a jiffy."""
-        if self.rows and self.touches and now_ns < self.until_ns + self.tick_ns:
-            self.touches[-1] += 1
-        else:
-            self.touches += [what, self.balance(), 1]
-        self.until_ns = (now_ns // self.tick_ns + 1) * self.tick_ns
 
     def balance(self) -> int:
         """Return how many more requests have started here than ended; negative where they end."""
@@ -93,15 +65,14 @@ class PartStat:
     def pack(self) -> list[Any]:
         """Return everything as plain data, for snapshots and books."""
         pairs = (self.started, self.ios, self.merges, self.sectors, self.nsecs)
-        return [*(list(pair) for pair in pairs), self.in_queue, list(self.touches), self.until_ns]
+        return [*(list(pair) for pair in pairs), self.in_queue]
 
     def unpack(self, data: list[Any]) -> None:
         """Take over what :meth:`pack` returned."""
         self.started, self.ios, self.merges, self.sectors, self.nsecs = (
             list(pair) for pair in data[:5]
         )
-        self.in_queue, touches, self.until_ns = data[5:8]
-        self.touches = list(touches)
+        self.in_queue = data[5]
 
 
 def part_stat(data: list[Any], tick_ns: int) -> PartStat:
@@ -120,7 +91,6 @@ class DiskStats:
     sectors: tuple[int, int]
     ticks: tuple[int, int]  #: ms from allocation to end, summed, of reads and of writes
     in_flight: int
-    io_ticks: int  #: ms during which something was in flight, as the version counts it
     time_in_queue: int  #: ms, weighted: summed over requests
 
 
@@ -144,46 +114,5 @@ def disk_stats(cpus: Sequence[PartStat], rules: Rules) -> DiskStats:
         sectors=total("sectors"),
         ticks=ticks,
         in_flight=sum(cpu.balance() for cpu in cpus),
-        io_ticks=io_ticks(cpus, rules) * tick_ns // 1_000_000,
         time_in_queue=in_queue_ns // 1_000_000,
     )
-
-
-def io_ticks(cpus: Sequence[PartStat], rules: Rules) -> int:
-    """``update_io_ticks()`` over all CPUs' touches: return the busy jiffies of the disk (A.10)."""
-    tick_ns = cpus[0].tick_ns
-    started_more = [touched_balance(cpu, 0) for cpu in cpus]
-    position = [0] * len(cpus)
-    stamp, ticks = -1, 0
-    for what, index in merge(*(touches_of(cpu, index) for index, cpu in enumerate(cpus))):
-        now = (what >> 1) // tick_ns
-        if now != stamp:
-            gap = now - stamp
-            if rules.io_ticks_in_flight:
-                ticks += gap if what & 1 or sum(started_more) else 0
-            else:
-                ticks += gap if what & 1 and rules.io_ticks_gap_at_end else 1
-            stamp = now
-        position[index] += 1
-        started_more[index] = touched_balance(cpus[index], position[index])
-    return ticks
-
-
-def touches_of(cpu: PartStat, index: int) -> Iterator[tuple[int, int]]:
-    """Yield a CPU's touches in order of time, each with ``index``; one at the start of a jiffy in a row."""
-    tick_ns = cpu.tick_ns
-    for place in range(0, len(cpu.touches), 3):
-        what, _balance, jiffies = cpu.touches[place : place + 3]
-        yield what, index
-        first = (what >> 1) // tick_ns
-        for jiffy in range(first + 1, first + jiffies):
-            yield jiffy * tick_ns << 1, index
-
-
-def touched_balance(cpu: PartStat, position: int) -> int:
-    """Return a CPU's balance before its touch of a number, or its last one.
-
-    Where rows are noted as one nobody asks how many are in flight.
-    """
-    at = 3 * position + 1
-    return cpu.touches[at] if at < len(cpu.touches) else cpu.balance()

@@ -14,7 +14,7 @@ An empty flush is a write of nothing; those before and after a write of the log 
 What the device is asked for is a flush besides, which only later kernels count
 (``rules.diskstats_flush``).
 
-The nodes keep the same counters (:mod:`emulator.kernel.part_stat`), but for the end of a run only.
+The nodes keep the same counters (:mod:`emulator.kernel.part_stat`) but for ``io_ticks``, for the end of a run only.
 
 Besides, ``dispatch_busy`` of hardware queues, as each CPU last recorded it.
 
