@@ -214,7 +214,8 @@ OP_PIPE_READ = 12  #: (OP_PIPE_READ, pipe)          read() of one number; return
 OP_PIPE_WRITE = 13  #: (OP_PIPE_WRITE, pipe, number)  write() of one number
 OP_BURN = 15  #: (OP_BURN, ns)                    run until its own CPU clock has gone on so far
 #: (OP_QUEUE_WORK, [[queue, number, [[running ns, sleeping ns], …]], …])   queue_work() of a module's
-#: own items, one after the other
+#: own items, one after the other; [queue, number, steps, delay ns, node] is queue_delayed_work(), or
+#: queue_work_node() if there is no delay and a node, -1: none
 OP_QUEUE_WORK = 30
 #: (OP_FLUSH_WORKQUEUE, queue)   flush_workqueue(); returns how many items it has waited for
 OP_FLUSH_WORKQUEUE = 31

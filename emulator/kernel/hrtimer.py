@@ -34,6 +34,7 @@ from emulator.kernel import (
     rt_bandwidth,
     smp,
     softirq,
+    syscall,
     wq_rescuer,
 )
 from emulator.types import NEVER
@@ -54,6 +55,7 @@ TIMER_RT_PERIOD = 3  # a period of real-time throttling is over
 WHEEL_SLEEP = 1  # schedule_timeout(): arg = [pid, residence]
 WHEEL_WRITEBACK = 8  # the delayed work of a disk's flusher: arg = index of the disk
 WHEEL_DRAIN = 3  # msleep() of a CPU that goes down
+WHEEL_DELAYED_WORK = 31  # delayed_work_timer_fn(): arg = [queue, argument of the item]
 WHEEL_MAYDAY = 30  # pool_mayday_timeout(): arg = index of the pool
 WHEEL_RUN_QUEUE = 2  # blk_mq_delay_run_hw_queue(): arg = queue index
 
@@ -178,6 +180,8 @@ def run_jiffy_timer(cpu: Cpu, kind: int, arg: Any) -> None:
         wake_sleeper(cpu, arg)
     elif kind == WHEEL_MAYDAY:
         wq_rescuer.pool_mayday_timeout(cpu, arg)
+    elif kind == WHEEL_DELAYED_WORK:
+        syscall.queue_module_work(cpu, *arg)
     elif kind == WHEEL_WRITEBACK:
         buffered.delayed_work_timer_fn(cpu, arg)
     elif kind == WHEEL_DRAIN:

@@ -26,6 +26,7 @@ from emulator.kernel import (
     rcu,
     stop_machine,
     workqueue,
+    wq_delayed,
     wq_pool,
 )
 from emulator.kernel.process import WAIT_TIMER
@@ -192,10 +193,21 @@ def queue_next_work(cpu: Cpu, works: list[Any]) -> None:
     if not works:
         return_to_user(cpu, 0)
         return
-    (queue, number, steps), *rest = works
+    (queue, number, steps, *how), *rest = works
     cpu.start(frames.QUEUE_WORKS, cpu.costs.queue_work_ns if rest else 0, rest)
     wq_id = WQ_NAMES.index(queue)
     item = [f"{cpu.rq.curr.comm}.w{number}", cpu.now, steps]
+    delay_ns, node = how or (0, -1)
+    if delay_ns:
+        wq_delayed.queue_delayed_work(cpu, wq_id, item, delay_ns)
+    elif node >= 0 and cpu.workqueues[wq_id].unbound:
+        wq_delayed.queue_work_node(cpu, wq_id, item, node)
+    else:
+        queue_module_work(cpu, wq_id, item)
+
+
+def queue_module_work(cpu: Cpu, wq_id: int, item: list[Any]) -> None:
+    """Queue a module's item here, over the frame that goes on afterwards."""
     if workqueue.queue_work(cpu, wq_id, wq_pool.FN_MODULE, item, cpu.work_id()):
         workqueue.wake_up_worker(cpu, cpu.pools[cpu.workqueues[wq_id].pool])
 

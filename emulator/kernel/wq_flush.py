@@ -25,6 +25,7 @@ from emulator.kernel import (
     frames,
     pipe,
     syscall,
+    wq_delayed,
     wq_pool,
     wq_unbound,
 )
@@ -144,6 +145,9 @@ def cancel(cpu: Cpu, number: int) -> None:
     """``cancel_work_sync()`` of a module's item; it returns 1 if that had not begun."""
     p = cpu.rq.curr
     name = f"{p.comm}.w{number}"
+    if wq_delayed.cancel_delayed_work(cpu, name):
+        syscall.return_to_user(cpu, 1)
+        return
     for pool in cpu.pools:
         for wq_id in {item[2] for item in pool.worklist} | pool.delayed.keys():
             for waiting in (pool.worklist, pool.delayed.get(wq_id, [])):

@@ -65,8 +65,11 @@ ANSWER_FETCHED = 2  # what, creation, activated, wakes
 # -- Queueing (F.4) -----------------------------------------------------------------------------
 
 
-def queue_work(cpu: Cpu, item: list[Any]) -> None:
-    """Queue an item of an unbound queue: ask its pool, over the frame that goes on afterwards."""
+def queue_work(cpu: Cpu, item: list[Any], near: int = -1) -> None:
+    """Queue an item of an unbound queue: ask its pool, over the frame that goes on afterwards.
+
+    ``near`` is the CPU whose pool it is to be, -1: the kernel chooses.
+    """
     work, function, wq_id, arg, _cause = item
     wq = cpu.workqueues[wq_id]
     item[4] = cpu.emit(
@@ -74,12 +77,12 @@ def queue_work(cpu: Cpu, item: list[Any]) -> None:
         work,
         cpu.names[wq_pool.FUNCTIONS[function]],
         cpu.names[wq.name],
-        wq_pool.WORK_CPU_UNBOUND,
+        wq_pool.WORK_CPU_UNBOUND if near < 0 else near,
         -1,
     )
     if wq_pool.carries_request(function):
         dio_completion.send_away(cpu, arg)
-    here = wq_select_unbound_cpu(cpu)
+    here = wq_select_unbound_cpu(cpu) if near < 0 else near
     pool = cpu.pods[wq_id][here]
     cpu.wq_ticket += 1
     cpu.push(frames.WQ_WAIT, 0, cpu.wq_ticket, cpu.level, False)

@@ -9,6 +9,9 @@ one go where the task runs, nothing preempts it between two, first when it start
 ``period_ns`` (0: only once).  Item *n* is called ``COMM.wn`` in the figure ``items``, which says how long
 it took from when it was queued until it was done.
 
+``after 5ms events: 1ms`` is a delayed work, whose timer is on the CPU that asks, and ``node 1 events_unbound: 1ms`` one
+for a NUMA node.  What is delayed is not yet there for who flushes; ``cancel`` takes it back.
+
 Between items the module may wait: ``flush NAME`` for all items of a workqueue that are there then,
 ``drain NAME`` until there are none.  ``cancel wN`` takes item *n* back if it waits on a list of this
 CPU, and waits for it if it executes there.
@@ -35,7 +38,7 @@ WORKS_PARAMS: dict[str, Any] = {"items": None, "queue": "events", "period_ns": 0
 Steps = list[list[int]]
 
 
-#: What a module does: ["queue", workqueue, number, steps], ["flush" or "drain", workqueue],
+#: What a module does: ["queue", workqueue, number, steps(, delay ns, node)], ["flush" or "drain", workqueue],
 #: ["cancel", number].
 Act = list[Any]
 
@@ -49,6 +52,7 @@ def parse_items(text: str, queue: str) -> list[Act]:
         if words and words[0] in ("flush", "drain", "cancel"):
             acts.append(parse_wait(part, words, number))
             continue
+        how, part = parse_how(part, words)
         name, colon, rest = part.rpartition(":")
         durations = [duration_parse(word) for word in rest.split()]
         if not durations:
@@ -57,9 +61,19 @@ def parse_items(text: str, queue: str) -> list[Act]:
             )
         durations += [0] * (len(durations) % 2)
         steps = [list(pair) for pair in zip(durations[::2], durations[1::2], strict=True)]
-        acts.append(["queue", name.strip() if colon else queue, number, steps])
+        acts.append(["queue", name.strip() if colon else queue, number, steps, *how])
         number += 1
     return acts
+
+
+def parse_how(part: str, words: list[str]) -> tuple[list[int], str]:
+    """Take ``after TIME`` or ``node N`` off an item: [delay ns, node], if any, and the rest."""
+    if not words or words[0] not in ("after", "node"):
+        return [], part
+    if len(words) < 3 or (words[0] == "node" and not words[1].isdigit()):
+        raise ValueError(f"{part.strip()!r}: write 'after TIME NAME: …' or 'node N NAME: …'")
+    rest = part.split(maxsplit=2)[2]
+    return ([duration_parse(words[1]), -1] if words[0] == "after" else [0, int(words[1])]), rest
 
 
 def parse_wait(part: str, words: list[str], number: int) -> Act:
@@ -116,8 +130,8 @@ class WorksProgram:
                 return (OP_CANCEL_WORK, what[0])
             if kind != "queue":
                 return (OP_FLUSH_WORKQUEUE, what[0])
-            queue, number, steps = what
-            works.append([queue, number, [list(step) for step in steps]])
+            queue, number, steps, *how = what
+            works.append([queue, number, [list(step) for step in steps], *how])
         if works:
             return (OP_QUEUE_WORK, works)
         if not self.period_ns:

@@ -362,11 +362,25 @@ def test_works_waits_between_its_items() -> None:
     assert program.next(6, 0) == (OP_EXIT,)
 
 
+def test_items_may_be_queued_later_or_for_a_node() -> None:
+    assert parse_items(
+        "after 5ms events: 1ms; node 1 events_unbound: 1ms 2ms; 1ms", "xfs-sync"
+    ) == [
+        ["queue", "events", 0, [[MS, 0]], 5 * MS, -1],
+        ["queue", "events_unbound", 1, [[MS, 2 * MS]], 0, 1],
+        ["queue", "xfs-sync", 2, [[MS, 0]]],
+    ]
+    assert parse_items("after 5ms 1ms", "events") == [["queue", "events", 0, [[MS, 0]], 5 * MS, -1]]
+
+
 @pytest.mark.parametrize(
     ("items", "complaint"),
     [
         ("1ms; events:", "says no duration"),
         ("1ms; flush", "write 'flush NAME'"),
+        ("after 1ms", "write 'after TIME NAME"),
+        ("node far events_unbound: 1ms", "or 'node N NAME"),
+        ("after soon events: 1ms", "not a duration"),
         ("1ms; cancel w1; 1ms", "no item before it is called w1"),
         ("1ms; cancel events", "no item before it is called events"),
     ],
