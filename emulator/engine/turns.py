@@ -24,11 +24,10 @@ With ``turn_ns`` there is one timer more, which interrupts no CPU: it keeps the 
 several CPUs are busy. Some of the measurements had such a one.
 
 The rules are those of ``rr_cpu_thread_fn()`` and ``icount_percpu_budget()``, QEMU 10.0. Departure:
-timers expire at the very nanosecond. There each CPU's are rounded to a step of 16 ns of its local
+timers expire at the very nanosecond. There each is rounded to a step of 16 ns of its CPU's local
 timer, from when it was programmed; so of two for one instant the one armed later may be the earlier
-one. Here ``timer_early_ns`` says by how much a CPU's timers come before what they are programmed
-for, when such two are compared; :func:`timer_early_of` draws it with the seed, since it hangs on
-every instruction from the boot on.
+one. Here :func:`timer_early_ns` says by how much a CPU's timer comes before what it is programmed
+for, when such two are compared: a draw for each, since it hangs on the very instruction that armed it.
 
 A message makes no turn.  What it does to a runqueue it does at its stamp, host or no host; an
 interrupt that it raises waits for the host.
@@ -46,7 +45,7 @@ from emulator.engine.board import HistoryBoard
 from emulator.engine.inline import InlineBox, OnProgress, RunOutcome, run_box
 from emulator.engine.node import Latencies, Node
 from emulator.engine.plan import Plan
-from emulator.seeds import seed_stream, splitmix64
+from emulator.seeds import seed_stream
 from emulator.types import NEVER
 
 #: The longest time that the emulator lets pass until it looks again (``TCG_KICK_PERIOD``).
@@ -97,16 +96,15 @@ def run_turns(
     ) -> TurnsBox:
         box = TurnsBox(nodes, nr_cpus, boards, latencies)
         box.turn_ns = turn_ns
-        box.timer_early_ns = timer_early_of(seed, nr_cpus)
+        box.timer_seed = seed_stream(seed, TIMER_STREAM)
         return box
 
     return run_box(plan, make_box, on_progress, strict=strict)
 
 
-def timer_early_of(seed: int, nr_cpus: int) -> list[int]:
-    """Return by how much the rounding lets each CPU's timers expire early, in ns."""
-    drawn = (splitmix64(seed_stream(seed, TIMER_STREAM, cpu))[1] for cpu in range(nr_cpus))
-    return [bits % TIMER_STEP_NS for bits in drawn]
+def timer_early_ns(timer_seed: int, cpu: int, timer_ns: int) -> int:
+    """Return by how much the rounding lets a CPU's timer for ``timer_ns`` expire early, in ns."""
+    return seed_stream(timer_seed, cpu, timer_ns) % TIMER_STEP_NS
 
 
 class TurnsBox(InlineBox):
@@ -115,7 +113,7 @@ class TurnsBox(InlineBox):
     __slots__ = (
         "_alone",
         "_cpus",
-        "_deadline_early_ns",
+        "_deadline_cpu",
         "_deadline_ns",
         "_holder",
         "_kicked",
@@ -124,7 +122,7 @@ class TurnsBox(InlineBox):
         "_slice_end_ns",
         "_slice_ns",
         "handovers",
-        "timer_early_ns",
+        "timer_seed",
         "turn_ns",
     )
 
@@ -144,10 +142,10 @@ class TurnsBox(InlineBox):
         self._round_ns = 0  # when that slice was reckoned
         self._alone = False  # nobody but the holder wants the host
         self._deadline_ns = 0
-        self._deadline_early_ns = 0  # of the CPU whose timer that is
+        self._deadline_cpu = -1  # whose timer that is, -1: no CPU's
         self.handovers = 0
         self.turn_ns = 0  #: period of a timer beside the CPUs' own, 0: none
-        self.timer_early_ns = [0] * nr_cpus
+        self.timer_seed = 0
         for cpu in self._cpus:
             cpu.timer_watch_ns = -1
             cpu.stall(0)
@@ -211,8 +209,13 @@ class TurnsBox(InlineBox):
         # Whether the holder has armed a timer that comes before all others.
         timer_ns = self._cpus[holder].next_timer_ns()
         if timer_ns == self._deadline_ns:
-            return self.timer_early_ns[holder] > self._deadline_early_ns
+            return self._expires_before(holder, self._deadline_cpu, timer_ns)
         return now_ns < timer_ns < self._deadline_ns
+
+    def _expires_before(self, cpu: int, other: int, timer_ns: int) -> bool:
+        # Of two timers for the same instant; the one that interrupts no CPU is exact.
+        early_ns = timer_early_ns(self.timer_seed, cpu, timer_ns)
+        return early_ns > (timer_early_ns(self.timer_seed, other, timer_ns) if other >= 0 else 0)
 
     def _everybody(self) -> int:
         return (1 << len(self._cpus)) - 1
@@ -281,11 +284,13 @@ class TurnsBox(InlineBox):
 
     def _next_deadline_ns(self, now_ns: int, timers: list[int]) -> int:
         # Timers that are due already have fired: they wait for their CPU to get the host.
-        deadline, early_ns = now_ns + DEADLINE_MAX_NS, 0
+        deadline, owner = now_ns + DEADLINE_MAX_NS, -1
         if self.turn_ns:
             deadline = (now_ns // self.turn_ns + 1) * self.turn_ns
-        for timer_ns, step_ns in zip(timers, self.timer_early_ns, strict=True):
-            if now_ns < timer_ns and (timer_ns, -step_ns) < (deadline, -early_ns):
-                deadline, early_ns = timer_ns, step_ns
-        self._deadline_early_ns = early_ns
+        for cpu, timer_ns in enumerate(timers):
+            if timer_ns <= now_ns or timer_ns > deadline:
+                continue
+            if timer_ns < deadline or self._expires_before(cpu, owner, timer_ns):
+                deadline, owner = timer_ns, cpu
+        self._deadline_cpu = owner
         return deadline

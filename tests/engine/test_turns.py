@@ -5,7 +5,7 @@ from typing import Any
 from emulator import messages
 from emulator.engine.board import HistoryBoard
 from emulator.engine.node import CLASSES, Latencies, Promise
-from emulator.engine.turns import TIMER_STEP_NS, TurnsBox, timer_early_of
+from emulator.engine.turns import TIMER_STEP_NS, TurnsBox, timer_early_ns
 from emulator.nodebase import NodeBase
 from emulator.types import NEVER, Message
 
@@ -179,18 +179,25 @@ def test_arming_a_timer_earlier_than_all_others_gives_up_the_host() -> None:
 
 
 def test_of_two_timers_for_one_instant_rounding_decides_which_comes_first() -> None:
-    for early_ns, resumed_ns in [([9, 2], 2_205), ([2, 9], 10)]:
+    seen = set()
+    for seed in range(8):
+        early_ns = [timer_early_ns(seed, cpu, 4_405) for cpu in (0, 1)]
         tick: list[tuple[int, str, int]] = [(5, "arm", 4_405), (90, "x", 0), (3_000, "halt", 0)]
         box, cpus = turns(list(tick), list(tick))
-        box.timer_early_ns = early_ns
+        box.timer_seed = seed
         box.run(10_000)
         # Where CPU 1's comes first it has armed the first timer of all, and gives up the host.
+        resumed_ns = 10 if early_ns[1] > early_ns[0] else 2_205
         assert cpus[0].done[1] == (resumed_ns + 90, "x")
+        seen.add(resumed_ns)
+    assert len(seen) == 2
 
 
-def test_rounding_hangs_on_the_seed() -> None:
-    assert timer_early_of(1, 4) == timer_early_of(1, 4) != timer_early_of(2, 4)
-    assert all(0 <= early_ns < TIMER_STEP_NS for early_ns in timer_early_of(3, 64))
+def test_rounding_is_drawn_for_each_timer() -> None:
+    draws = [timer_early_ns(seed, cpu, at) for seed in (1, 2) for cpu in (0, 1) for at in (4, 8)]
+    assert len(set(draws)) > 4
+    assert draws == [timer_early_ns(s, c, at) for s in (1, 2) for c in (0, 1) for at in (4, 8)]
+    assert {timer_early_ns(3, 0, at) for at in range(999)} == set(range(TIMER_STEP_NS))
 
 
 def test_a_message_makes_no_turn_but_a_halted_cpu_gets_its_turn_for_it() -> None:
