@@ -256,6 +256,8 @@ def _more_params(job: FioJob, files: list[list[int]]) -> dict[str, Any]:
     plain = len(files) == 1 and not files[0][1]
     layout, eof = _layout(job)
     found = {
+        "read_sizes": (job.sizes(0) if job.reads else [], []),
+        "write_sizes": (job.sizes(1) if job.writes else [], []),
         "write_bs": (job.write_bs if job.reads and job.write_bs != job.bs else 0, 0),
         "read_mix": (job.read_mix if job.rw in ("rw", "readwrite", "randrw") else 50, 50),
         "files": (None if plain else files, None),

@@ -45,7 +45,6 @@ from emulator.types import (
     OP_URING_ENTER,
     OP_URING_REAP,
     OP_WRITE,
-    READ,
     Books,
     Op,
 )
@@ -245,6 +244,8 @@ class FioProgram:
         course.take()
         self.unit = self.units.free.pop()
         self.units.rws[self.unit] = course.rw
+        if job.sized:
+            self.units.lengths[self.unit] = course.length
         run_ns = course.prep_ns + self.debt_ns
         self.debt_ns = 0
         self.pc = PC_PREPARED
@@ -370,8 +371,7 @@ class FioProgram:
             self.pauses.ios += len(events)
 
     def _rw_done(self, now_ns: int, result: Any) -> Op:
-        job = self.job
-        length = job.read_bs if self.course.rw == READ else job.write_bs
+        length = self.account.length_of(self.unit, self.course.rw)
         self._account(now_ns, [(self.unit, result if result and result < 0 else length)])
         return self._end_iteration(now_ns)
 

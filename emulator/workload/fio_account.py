@@ -31,7 +31,13 @@ class Account:
     def new_books(self) -> FioBooks:
         """Return empty books for the job."""
         job = self.job
-        return FioBooks(job.read_bs, job.write_bs, tuple(job.percentiles), job.logs)
+        return FioBooks(job.read_bs, job.write_bs, tuple(job.percentiles), job.logs, job.sized)
+
+    def length_of(self, unit: int, rw: int) -> int:
+        """Return how many bytes a unit under way moves."""
+        if self.job.sized:
+            return self.units.lengths[unit]
+        return self.job.write_bs if rw == WRITE else self.job.read_bs
 
     def issued(self, now_ns: int, nr: int, rw: int) -> None:
         """Book the next ``nr`` queued units as issued; ``rw`` is theirs unless the job is mixed."""
@@ -74,13 +80,15 @@ class Account:
     # All of one direction.
     def _complete(self, now_ns: int, events: list[tuple[int, int]], rw: int) -> None:
         direction = self._kept(now_ns, rw)
-        length = self.job.write_bs if rw == WRITE else self.job.read_bs
+        length = self.length_of(events[0][0], rw) if events else 0
         if direction and now_ns >= direction.turn_ns:
             direction.turn(now_ns)
         for unit, res in events:
             self.units.complete(now_ns, unit, direction)
             if res != length:
                 self._fail(res, direction)
+            if direction and direction.sized:
+                direction.bytes += length
         if direction and direction.log is not None:
             direction.note(now_ns, len(events))
         if direction and len(direction.lat.fresh) >= FRESH_MAX:

@@ -84,6 +84,9 @@ class Direction:
 
     __slots__ = (
         "bs",
+        "byte_samples",
+        "bytes",
+        "bytes_counted",
         "clat",
         "counted",
         "drops",
@@ -91,12 +94,17 @@ class Direction:
         "log",
         "samples",
         "shorts",
+        "sized",
         "slat",
         "turn_ns",
     )
 
-    def __init__(self, bs: int, logs: bool = False) -> None:
+    def __init__(self, bs: int, logs: bool = False, sized: bool = False) -> None:
         self.bs = bs
+        #: Of blocks of several sizes: bytes in all, and as ``samples``.
+        self.sized = sized
+        self.bytes = self.bytes_counted = 0
+        self.byte_samples: dict[int, int] = {}
         #: (end, lat, clat) of each IO, one after the other; None: the job writes no logs
         self.log: list[int] | None = [] if logs else None
         self.slat = LatencyStat()
@@ -131,6 +139,10 @@ class Direction:
             index = self.turn_ns // SAMPLE_NS - 1
             self.samples[index] = self.samples.get(index, 0) + ios
             self.counted += ios
+            if self.sized:
+                moved = self.bytes - self.bytes_counted
+                self.byte_samples[index] = self.byte_samples.get(index, 0) + moved
+                self.bytes_counted = self.bytes
 
     def merge(self, other: Direction) -> None:
         """Count what another book has counted too."""
@@ -144,6 +156,10 @@ class Direction:
         for index, ios in other.samples.items():
             self.samples[index] = self.samples.get(index, 0) + ios
         self.counted += other.counted
+        for index, moved in other.byte_samples.items():
+            self.byte_samples[index] = self.byte_samples.get(index, 0) + moved
+        self.bytes += other.bytes
+        self.bytes_counted += other.bytes_counted
         if self.log is not None and other.log is not None:
             self.log += other.log
 
@@ -155,18 +171,22 @@ class Direction:
         self._count()
         runtime_ns = end_ns - begin_ns
         first, last = -(-begin_ns // SAMPLE_NS), end_ns // SAMPLE_NS
-        samples = [self.samples.get(index, 0) for index in range(first, last)]
-        samples = samples if self.lat.count else []
+        indices = range(first, last) if self.lat.count else range(0)
+        samples = [self.samples.get(index, 0) for index in indices]
+        moved = [ios * self.bs for ios in samples]
+        if self.sized:
+            moved = [self.byte_samples.get(index, 0) for index in indices]
+        total = self.bytes if self.sized else self.lat.count * self.bs
         per_s = [ios * NSEC_PER_SEC / SAMPLE_NS for ios in samples]
         per_run = NSEC_PER_SEC / runtime_ns if runtime_ns > 0 else 0.0
-        bandwidths = spread([iops * self.bs / 1024 for iops in per_s])
+        bandwidths = spread([one * NSEC_PER_SEC / SAMPLE_NS / 1024 for one in moved])
         return {
             "ios": self.lat.count,
-            "bytes": self.lat.count * self.bs,
+            "bytes": total,
             "short_ios": self.shorts,
             "drop_ios": self.drops,
             "iops": self.lat.count * per_run,
-            "bw_bytes": self.lat.count * self.bs * per_run,
+            "bw_bytes": total * per_run,
             "slat_ns": self.slat.summary(percentiles),
             "clat_ns": self.clat.summary(percentiles),
             "lat_ns": self.lat.summary(percentiles),
@@ -182,7 +202,9 @@ class Direction:
         """Return everything as plain data."""
         self._count()
         counts = [self.bs, self.shorts, self.drops, self.turn_ns, self.counted]
+        counts += [self.sized, self.bytes, self.bytes_counted]
         samples = [list(self.samples), list(self.samples.values())]
+        samples += [list(self.byte_samples), list(self.byte_samples.values())]
         log = None if self.log is None else list(self.log)
         return [counts, samples, log, self.slat.pack(), self.clat.pack(), self.lat.pack()]
 
@@ -190,10 +212,12 @@ class Direction:
     def unpack(cls, data: list[Any]) -> Direction:
         """Rebuild what :meth:`pack` returned."""
         counts, samples, log, *stats = data
-        direction = cls(counts[0])
+        direction = cls(counts[0], sized=counts[5])
         direction.log = None if log is None else list(log)
-        direction.shorts, direction.drops, direction.turn_ns, direction.counted = counts[1:]
-        direction.samples = dict(zip(*samples, strict=True))
+        direction.shorts, direction.drops, direction.turn_ns, direction.counted = counts[1:5]
+        direction.bytes, direction.bytes_counted = counts[6:]
+        direction.samples = dict(zip(*samples[:2], strict=True))
+        direction.byte_samples = dict(zip(*samples[2:], strict=True))
         direction.slat, direction.clat, direction.lat = map(LatencyStat.unpack, stats)
         return direction
 
@@ -230,9 +254,10 @@ class FioBooks:
         write_bs: int = 0,
         percentiles: tuple[float, ...] = PERCENTILES,
         logs: bool = False,
+        sized: bool = False,
     ) -> None:
-        self.read = Direction(bs, logs)
-        self.write = Direction(write_bs or bs, logs)
+        self.read = Direction(bs, logs, sized)
+        self.write = Direction(write_bs or bs, logs, sized)
         self.sync = LatencyStat()
         self.percentiles = percentiles
         self.depths = [0] * len(DEPTH_NAMES)  # IOs by the depth at which they were submitted

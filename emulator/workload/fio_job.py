@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 from emulator.workload.fio_options import ALIASES, FLAGS, IGNORED, OPTIONS, read_ignored
 from emulator.workload.fio_refused import REFUSED
+from emulator.workload.fio_sizes import Sizes
 from emulator.workload.latency import PERCENTILES
 
 PAGE_SIZE = 4096
@@ -114,6 +115,8 @@ class FioJob:
     rwmixread: int = -1  #: -1: not given
     rwmixwrite: int = -1
     block_sizes: tuple[int | None, int | None] = (None, None)
+    bssplit: tuple[Sizes | None, Sizes | None] = (None, None)
+    bsrange: tuple[Sizes | None, Sizes | None] = (None, None)
     direct: bool = False
     buffered: bool | None = None
     hipri: bool = False
@@ -182,13 +185,27 @@ class FioJob:
 
     @property
     def bs(self) -> int:
-        """Return the block size of reads."""
-        return self.block_sizes[0] or 4096
+        """Return the block size of reads, of several the smallest."""
+        return self._least(0)
 
     @property
     def write_bs(self) -> int:
-        """Return the block size of writes."""
-        return self.block_sizes[1] or 4096
+        """Return the block size of writes, of several the smallest."""
+        return self._least(1)
+
+    def sizes(self, rw: int) -> Sizes:
+        """Return the sizes of a direction's blocks; none if there is but one."""
+        sizes = self.bssplit[rw] or self.bsrange[rw] or []
+        return sizes if len({size for size, _ in sizes}) > 1 else []
+
+    def _least(self, rw: int) -> int:
+        sizes = self.bssplit[rw] or self.bsrange[rw]
+        return min(size for size, _ in sizes) if sizes else self.block_sizes[rw] or 4096
+
+    @property
+    def sized(self) -> bool:
+        """Whether the blocks of a direction in use have several sizes."""
+        return bool((self.reads and self.sizes(0)) or (self.writes and self.sizes(1)))
 
     @property
     def read_mix(self) -> int:
@@ -443,6 +460,11 @@ def _impossible(job: FioJob) -> list[tuple[str, str]]:
         found.append(("rwmixwrite", "rwmixread and rwmixwrite do not make 100"))
     if any(job.rate) and any(job.rate_iops):
         found.append(("rate_iops", "rate and rate_iops exclude each other"))
+    if job.bssplit[0] and job.bsrange[0]:
+        found.append(("bssplit", "bssplit and bsrange exclude each other"))
+    if job.sized and job.logs:
+        kind = next(iter(job.logs))
+        found.append((f"write_{kind}_log", "a log of blocks of several sizes is not emulated"))
     if job.nrfiles and job.names and job.nrfiles != len(job.names):
         found.append(("nrfiles", f"filename names {len(job.names)}"))
     if job.stonewall and job.wait_for:
@@ -454,7 +476,8 @@ def _sizes(job: FioJob) -> list[tuple[str, str]]:
     sizes = [bs for bs, used in ((job.bs, job.reads), (job.write_bs, job.writes)) if used]
     for bs in sizes:
         if bs % 512 and job.is_direct:
-            return [("bs", f"{bs} is not a multiple of 512, which direct IO needs")]
+            option = next((name for name in ("bssplit", "bsrange") if getattr(job, name)[0]), "bs")
+            return [(option, f"{bs} is not a multiple of 512, which direct IO needs")]
     if not job.file_bytes:
         return [("size", "the job needs a size (or filesize)")]
     if job.size and job.filesize and job.size != job.filesize * job.nr_files:
@@ -472,6 +495,8 @@ def _sizes(job: FioJob) -> list[tuple[str, str]]:
 #: What a job that verifies may not have; it reads back, pass by pass, what it has written itself.
 _UNVERIFIED: dict[str, Callable[[FioJob], object]] = {
     "rw": lambda job: job.reads and job.writes,
+    "bssplit": lambda job: job.sized and job.bssplit[0],
+    "bsrange": lambda job: job.sized and job.bsrange[0],
     "nrfiles": lambda job: job.nr_files > 1,
     "filename": lambda job: job.numjobs > 1 and job.filename,
     "norandommap": lambda job: job.norandommap,

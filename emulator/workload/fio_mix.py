@@ -11,7 +11,7 @@ their own.  Where a rate holds one direction back and the other is behind its ow
 
 *Offset.*  In order, per file and direction; or by a permutation per file, which visits every block
 once before it starts anew: one for both directions, or one each if their block sizes differ; or at
-random (``norandommap``).  A *round* is one visit of every file's bytes, reads and writes together.
+random (``norandommap``).  With ``bssplit`` or ``bsrange`` each IO draws its size (:mod:`fio_sizes`).  A *round* is one visit of every file's bytes, reads and writes together.
 
 *Rate* (``usec_for_io()``).  The next IO of a direction is due when all its bytes so far should have
 been through, counted from the start of the job.  A job ahead of that lets its queue run dry and
@@ -36,6 +36,7 @@ from emulator.workload.fio_params import (
     SERVICE_SEQUENTIAL,
     FioJob,
 )
+from emulator.workload.fio_sizes import get_next_buflen, mark_random_map
 from emulator.workload.random import seed_stream, shuffle_keys, shuffled, splitmix64
 
 PERCENT = 100
@@ -49,25 +50,29 @@ SYNC_FDATASYNC = 1
 class Place:
     """Where a job is in one of its files."""
 
-    __slots__ = ("closed", "keys", "left", "positions", "steps")
+    __slots__ = ("closed", "keys", "left", "maps", "positions", "steps")
 
     def __init__(self, size: int) -> None:
         self.left = size  #: bytes of this round
         self.closed = False  #: fio has tried to go on with it, and found nothing left
         self.positions = [0, 0]  #: next byte of each direction, in order
         self.steps = [0, 0]  #: blocks taken of each map
+        #: blocks visited in this pass, of jobs whose blocks have several sizes
+        self.maps = [bytearray(), bytearray()]
         self.keys: list[list[int]] = [[], []]  #: the order of each map; empty: not drawn yet
 
     def pack(self) -> list[Any]:
         """Return the place as plain data."""
         keys = [list(one) for one in self.keys]
-        return [self.left, self.closed, list(self.positions), list(self.steps), keys]
+        maps = [bytes(one) for one in self.maps]
+        return [self.left, self.closed, list(self.positions), list(self.steps), keys, maps]
 
     @classmethod
     def unpack(cls, data: list[Any]) -> Place:
         """Rebuild what :meth:`pack` returned."""
         place = cls(data[0])
-        _, place.closed, positions, steps, keys = data
+        _, place.closed, positions, steps, keys, maps = data
+        place.maps = [bytearray(one) for one in maps]
         place.positions, place.steps = list(positions), list(steps)
         place.keys = [list(one) for one in keys]
         return place
@@ -192,10 +197,13 @@ class MixCourse:
         file, start, size = job.files[self.index]
         rw = self.rw = self.chosen
         self.chosen = -1
-        length = self.length = job.read_bs if rw == READ else job.write_bs
+        self.length = job.read_bs if rw == READ else job.write_bs
         ahead = self._sequential if job.sequential else self._random
         at = start + ahead(place, rw, size)
+        length = self.length
         self.prep_ns = job.read_prep_ns if rw == READ else job.write_prep_ns
+        if job.sized and rw == WRITE:
+            self.prep_ns += length * job.fill_ps_per_byte // 1000
         if file != self.file or at != self.end:
             self.prep_ns += job.seek_ns
         self.file, self.offset, self.end = file, at, at + length
@@ -267,6 +275,7 @@ class MixCourse:
         at = place.positions[rw]
         if at + length > size:
             at = 0
+        length = self._draw(rw, size - at)
         place.positions[rw] = at + length
         return at
 
@@ -274,8 +283,12 @@ class MixCourse:
         blocks = size // self.length
         if not self.job.random_map:
             self.random, bits = splitmix64(self.random)
-            return bits % blocks * self.length
+            at = bits % blocks * self.length
+            self._draw(rw, size - at)
+            return at
         which = rw if self.job.read_bs != self.job.write_bs else 0
+        if self.job.sized:
+            return self._unvisited(place, rw, which, size)
         if not place.keys[which] or place.steps[which] == blocks:
             self.random, bits = splitmix64(self.random)
             place.keys[which] = shuffle_keys(blocks, bits)
@@ -283,6 +296,30 @@ class MixCourse:
         step = place.steps[which]
         place.steps[which] = step + 1
         return shuffled(step, blocks, place.keys[which]) * self.length
+
+    # One of several sizes; self.length is the smallest.
+    def _draw(self, rw: int, room: int) -> int:
+        sizes = self.job.read_sizes if rw == READ else self.job.write_sizes
+        if sizes:
+            self.random, self.length = get_next_buflen(sizes, room, self.random)
+        return self.length
+
+    # get_next_rand_offset(): a block that this pass has not visited, where one that it has was drawn the
+    # next such behind it; and as many as the size drawn asks for.
+    def _unvisited(self, place: Place, rw: int, which: int, size: int) -> int:
+        grain = self.length
+        blocks = size // grain
+        self.random, bits = splitmix64(self.random)
+        visited = place.maps[which]
+        block = visited.find(0, bits % blocks)
+        if block < 0:
+            block = visited.find(0)
+        if block < 0:  # all have been, or this is the first pass
+            visited = place.maps[which] = bytearray(blocks)
+            block = bits % blocks
+        length = self._draw(rw, size - block * grain)
+        self.length = mark_random_map(visited, block, length, grain)
+        return block * grain
 
     def pack(self) -> list[Any]:
         """Return the whole state but the job as plain data."""

@@ -11,7 +11,8 @@ microsecond).
 
 fio's units are kept as they are (3.33, ``kb_base=1024``): ``4k``, ``4kb`` and ``4ki`` are 4096, but
 ``4kib`` is 4000; a bare ``runtime`` is in seconds, a bare ``thinktime`` in microseconds.  A pair such
-as ``bs=4k,8k`` is for reads and for writes; what is left out keeps its default.
+as ``bs=4k,8k`` is for reads and for writes; what is left out keeps its default.  Percentages of a
+``bssplit`` that do not make 100 are refused, though fio takes them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import re
 from collections.abc import Callable
 
 from emulator.types import NSEC_PER_SEC, NSEC_PER_USEC, cpulist_parse
+from emulator.workload.fio_sizes import Sizes
 
 _NUMBER = re.compile(r"(-?)(0x[0-9a-f]+|[0-9]+)([a-z]*)", re.ASCII)
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
@@ -100,6 +102,9 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return read
 
 
+_BLOCK = _integer(1, 1 << 30)
+
+
 # One value for both directions, or one each; what is left out is None.  Trims have none.
 def _pair(low: int, high: int) -> Callable[[str], tuple[int | None, int | None]]:
     read_one = _integer(low, high)
@@ -112,6 +117,50 @@ def _pair(low: int, high: int) -> Callable[[str], tuple[int | None, int | None]]
         return (values[0], values[0] if len(values) == 1 else values[1])
 
     return read
+
+
+# Sizes with their percentages, for both directions or one each: fio's bssplit_ddir().
+def _bssplit(text: str) -> tuple[Sizes | None, Sizes | None]:
+    parts = text.split(",")
+    if len(parts) > 3:
+        raise ValueError(f"{text!r} has more lists than for reads, writes and trims")
+    found = [_split_of(part) for part in parts]
+    return (found[0], found[0] if len(found) == 1 else found[1])
+
+
+def _split_of(text: str) -> Sizes:
+    sizes: Sizes = []
+    for entry in text.split(":"):
+        size, slash, percent = entry.partition("/")
+        share = _integer(1, 100)(percent) if slash and percent else 0
+        sizes.append([_BLOCK(size), share])
+    given = sum(share for _, share in sizes)
+    missing = sum(not share for _, share in sizes)
+    if given > 100 or (given < 100 and not missing):
+        raise ValueError(f"the percentages of {text!r} make {given}, not 100")
+    for one in sizes:
+        one[1] = one[1] or (100 - given) // missing
+    if not all(share for _, share in sizes):
+        raise ValueError(f"nothing is left of 100 % for a size of {text!r}")
+    return sorted(sizes, key=lambda one: one[1])
+
+
+def _bsrange(text: str) -> tuple[Sizes | None, Sizes | None]:
+    parts = text.split(",")
+    if len(parts) > 3:
+        raise ValueError(f"{text!r} has more ranges than for reads, writes and trims")
+    found = [_range_of(part) for part in parts]
+    return (found[0], found[0] if len(found) == 1 else found[1])
+
+
+def _range_of(text: str) -> Sizes:
+    least, dash, most = text.partition("-")
+    if not dash:
+        raise ValueError(f"{text!r} is no range such as 4k-64k")
+    ends = [_BLOCK(least), _BLOCK(most)]
+    if ends[0] > ends[1]:
+        raise ValueError(f"the range {text!r} ends before it begins")
+    return [[end, 0] for end in ends]
 
 
 def _seconds(text: str) -> int:
@@ -187,6 +236,8 @@ OPTIONS: dict[str, tuple[str, Callable[[str], object]]] = {
     "rwmixread": ("rwmixread", _integer(0, 100)),
     "rwmixwrite": ("rwmixwrite", _integer(0, 100)),
     "bs": ("block_sizes", _pair(1, 1 << 30)),
+    "bssplit": ("bssplit", _bssplit),
+    "bsrange": ("bsrange", _bsrange),
     "hipri": ("hipri", _boolean),
     "iodepth": ("iodepth", _integer(1, _BIG)),
     "iodepth_batch": ("iodepth_batch", _integer(0, _BIG)),
@@ -302,6 +353,7 @@ FLAGS = frozenset(
 ALIASES = {
     "readwrite": "rw",
     "blocksize": "bs",
+    "blocksize_range": "bsrange",
     "iodepth_batch_submit": "iodepth_batch",
     "iodepth_batch_complete": "iodepth_batch_complete_min",
     "wait_for_previous": "stonewall",

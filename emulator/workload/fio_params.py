@@ -39,6 +39,8 @@ FIO_PARAMS: dict[str, Any] = {
     "stats_from_ns": 0,
     # All below are left out of a job that does not need them.
     "write_bs": 0,
+    "read_sizes": None,
+    "write_sizes": None,
     "read_mix": 50,
     "files": None,
     "service": "roundrobin",
@@ -120,6 +122,10 @@ class FioJob(NamedTuple):
     mixed: bool
     read_bs: int
     write_bs: int
+    read_sizes: list[list[int]]  #: fio_sizes.Sizes; read_bs and write_bs are the smallest then
+    write_sizes: list[list[int]]
+    sized: bool  #: either has several
+    fill_ps_per_byte: int  #: of such writes, beside write_prep_ns
     read_mix: int  #: percentage of reads
     files: list[list[int]]  #: [file, first byte, bytes] each
     service: int
@@ -157,6 +163,8 @@ def is_mixed(option: dict[str, Any]) -> bool:
         or several
         or region
         or not option["random_map"]
+        or option["read_sizes"]
+        or option["write_sizes"]
         or option["io_size"]
         or option["number_ios"]
         or option["rate_read"]
@@ -188,7 +196,8 @@ def resolve_job(params: dict[str, Any], costs: Costs, seed: int) -> FioJob:
     read_sum_ns, write_sum_ns = (
         verify_ns(option["verify"], size, costs) if verify else 0 for size in (bs, write_bs)
     )
-    fill_ns = write_bs * costs.fio_fill_ps_per_byte // 1000
+    sized = bool(option["read_sizes"] or option["write_sizes"])
+    fill_ns = 0 if sized else write_bs * costs.fio_fill_ps_per_byte // 1000
     time_based = bool(option["time_based"])
     whole = option["io_size"] or sum(size for _, _, size in files)
     return FioJob(
@@ -222,6 +231,10 @@ def resolve_job(params: dict[str, Any], costs: Costs, seed: int) -> FioJob:
         mixed=is_mixed(option),
         read_bs=bs,
         write_bs=write_bs,
+        read_sizes=list(option["read_sizes"] or []),
+        write_sizes=list(option["write_sizes"] or []),
+        sized=sized,
+        fill_ps_per_byte=costs.fio_fill_ps_per_byte,
         read_mix=read_mix,
         files=[list(file) for file in files],
         service=SERVICES.index(option["service"]),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 #: Why, and which options.
 REASONS: dict[str, tuple[str, ...]] = {
-    "the blocks of one direction have one size: use bs": (
-        *("bsrange", "blocksize_range", "bssplit", "bs_unaligned", "blocksize_unaligned"),
+    "blocks are multiples of the smallest, and begin at one; bs, bsrange and bssplit say their sizes": (
+        *("bs_unaligned", "blocksize_unaligned"),
         *("bs_is_seq_rand", "ba", "blockalign", "offset_align"),
     ),
     "all blocks are equally likely, or come in order": (

@@ -25,7 +25,10 @@ _NOT_IN_FLIGHT = -1
 class Units:
     """All units of one job."""
 
-    __slots__ = ("free", "in_flight", "iodepth", "issued", "queued", "rws", "started", "tail")
+    __slots__ = (
+        *("free", "in_flight", "iodepth", "issued", "lengths"),
+        *("queued", "rws", "started", "tail"),
+    )
 
     def __init__(self, iodepth: int) -> None:
         self.iodepth = iodepth
@@ -34,6 +37,7 @@ class Units:
         self.issued = array("q", [_NOT_IN_FLIGHT]) * iodepth  #: when its io_submit() had returned
         #: READ or WRITE, of a job that does both; see FioJob.mixed
         self.rws = bytearray(iodepth)
+        self.lengths = array("q", [0]) * iodepth  #: bytes, of a job of several sizes
         self.queued: list[Iocb] = []  #: handed to the engine, not yet submitted
         self.tail = 0  #: of the engine's array
         self.in_flight = 0
@@ -80,6 +84,7 @@ class Units:
             self.started.tobytes(),
             self.issued.tobytes(),
             bytes(self.rws),
+            self.lengths.tobytes(),
             [list(iocb) for iocb in self.queued],
         ]
 
@@ -87,9 +92,11 @@ class Units:
     def unpack(cls, data: list[Any]) -> Units:
         """Rebuild what :meth:`pack` returned."""
         units = cls.__new__(cls)
-        units.iodepth, units.tail, units.in_flight, free, started, issued, rws, queued = data
+        units.iodepth, units.tail, units.in_flight, free, *rest = data
+        started, issued, rws, lengths, queued = rest
         units.free = list(free)
         units.started, units.issued = array("q", started), array("q", issued)
+        units.lengths = array("q", lengths)
         units.rws = bytearray(rws)
         units.queued = [(iocb[0], iocb[1], iocb[2], iocb[3], iocb[4]) for iocb in queued]
         return units

@@ -35,6 +35,7 @@ VALUES = (
     *("10s", "10ms", "5us", "1h", "25%", "none", "sync", "dsync", "read", "randrw", "readwrite"),
     *("libaio", "io_uring", "psync", "pvsync", "md5", "crc32c", "0-1", "0,1", "a:b", "50:99.9"),
     *("shared", "split", "complete", "issue", "roundrobin", "random:4", "sequential", "linear"),
+    *("4k/50:8k/50", "4k/30:8k", "4k/10:8k/90,16k", "512-4k", "4k-64k,8k-8k"),
     *("native", "posix", "keep", "tausworthe", "lfsr", "malloc", "mmap", "cpu", "2*4", '"ab"'),
 )
 
