@@ -61,6 +61,7 @@ PIPE_DATA = _op(
 )
 PIPE_WAIT = _op(23, "pipe_wait", "cpu", "cpu", "pid moves pipe reader_moves reader_cpu since task")
 QUEUE_WORK = _op(24, "queue_work", "cpu", "cpu", "item waker_cpu waker_pid")
+RUN_HW_QUEUE = _op(25, "run_hw_queue", "cpu", "cpu", "state work waker_cpu waker_pid cause")
 # CPU and balancer.
 BALANCE = _op(32, "balance", "cpu", "balancer", "kind value avg_idle cause")
 BALANCE_DONE = _op(33, "balance_done", "balancer", "cpu", "kind pulled facts kicked")
@@ -170,6 +171,7 @@ __all__ = [
     "RCU_REPORT",
     "REQUEST",
     "RING_DOORBELLS",
+    "RUN_HW_QUEUE",
     "SCAN",
     "SCHEDULE",
     "SCHEDULE_REQUEST",

@@ -8,7 +8,8 @@ With ``queue_mode`` 0 it takes bios: no plug, no elevator, no request in any rec
 an elevator.
 
 Departures from the kernel: what takes a bio is a request here too, with a tag of the same map.  What is
-copied before an elevator's choice is known is taken to be of the size that has waited longest.
+copied before an elevator's choice is known is taken to be of the size that has waited longest.  Polled
+requests never come here (:mod:`emulator.kernel.blk_poll`): errors, delays and lost requests spare them.
 """
 
 from __future__ import annotations

@@ -8,10 +8,11 @@ driver (A.4).  A request remembers the CPU that allocated it, its ``ctx``.  The 
 direct write queues its completion work on the CPU where that happens.
 
 Departures from the kernel: the elevator's queue is kept per CPU (each CPU dispatches what it
-inserted itself, as it nearly always does); an elevator over several hardware queues is run in the
+inserted itself, or another CPU of its hardware queue has had it run); an elevator over several hardware queues is run in the
 submitter as over one; its requests leave it one by one, also where a run takes all of them first
 (from 5.9 on); merging does not happen (the workloads here never submit adjacent requests under one
-plug).  Polling is :mod:`blk_poll`'s, what waits without an elevator :mod:`blk_mq_sched`'s.
+plug).  Polling is :mod:`blk_poll`'s, what waits without an elevator
+:mod:`blk_mq_sched`'s, and who runs a queue that its submitter does not run :mod:`blk_mq_hctx`'s.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from emulator import tracepoints as tp
 from emulator.kernel import (
     aio,
     blk_flush,
+    blk_mq_hctx,
     blk_mq_sched,
     blk_mq_tag,
     blk_timeout,
@@ -280,6 +282,11 @@ def queue_run_work(cpu: Cpu, q: BlockQueue, waker: tuple[int, int] | None = None
     """``kblockd_mod_delayed_work_on()`` without a delay: ``run_work`` is queued unless it is."""
     if q.run_queued:
         return
+    if q.hctx_mask:
+        target = blk_mq_hctx.blk_mq_hctx_next_cpu(q, cpu.domains.active_mask, cpu.node_id)
+        if target != cpu.node_id:
+            blk_mq_hctx.run_elsewhere(cpu, q, target, waker)
+            return
     q.run_queued = True
     cpu.work_seq += 1
     if workqueue.queue_work(cpu, wq_table.WQ_KBLOCKD, wq_pool.FN_RUN_QUEUE, q.index, cpu.work_id()):
@@ -320,6 +327,13 @@ def end_request(cpu: Cpu, rq: Request) -> None:
             dio_completion.charge(cpu, cpu.completion.ns)
         workqueue.wake_up_worker(cpu, cpu.pools[0])
     free_request(cpu, rq)
+    scsi_run_queues(cpu, cpu.queues[rq.queue])
+
+
+def scsi_run_queues(cpu: Cpu, q: BlockQueue) -> None:
+    """``scsi_end_request()``: up to 5.9 every command that ends has the hardware queues run."""
+    if q.driver == "scsi_debug" and not cpu.rq.rules.scsi_run_queue_busy:
+        run_hw_queue_async(cpu, q)
 
 
 def bio_endio(cpu: Cpu, rq: Request) -> bool:

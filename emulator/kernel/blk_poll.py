@@ -28,7 +28,8 @@ Departures from the kernel: a poller finds the entries of its own requests only,
 same queue are left to them; a polled request's tag is one of its CPU's default queue, and one that
 finds none makes the poller poll, where the kernel hands it to a worker (REQ_NOWAIT); an entry of a CPU
 that its owner has left is seen one coherence latency late; what a worker completes is in the ring at
-once, not when the poller next looks; times for ``io_poll_delay`` 0 are kept per CPU.
+once, not when the poller next looks; times for ``io_poll_delay`` 0 are kept per CPU.  Polled
+requests of null_blk are done at once and never with the device, so of its faults only ``busy`` strikes them.
 """
 
 from __future__ import annotations

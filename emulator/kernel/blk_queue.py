@@ -14,7 +14,7 @@ from emulator.kernel.part_stat import PartStat
 from emulator.kernel.request import Request
 from emulator.queue_map import queue_map
 from emulator.tags import LEASED, SbitmapQueue, initial_lease
-from emulator.types import NEVER, SCHEDULE_REQUESTS, BoxSpec, Costs, DiskSpec
+from emulator.types import NEVER, SCHEDULE_REQUESTS, BoxSpec, Costs, DiskSpec, cpumask_first
 
 # Why a plug is flushed.
 PLUG_ENDS = 0
@@ -50,6 +50,7 @@ class BlockQueue:
         "flush_ns",
         "fua",
         "hctx",
+        "hctx_mask",
         "inactive",
         "index",
         "irq_names",
@@ -57,6 +58,8 @@ class BlockQueue:
         "lease",
         "lease_step",
         "name",
+        "next_cpu",
+        "next_cpu_batch",
         "nr_ctx",
         "nr_hw_queues",
         "nr_requests",
@@ -104,6 +107,14 @@ class BlockQueue:
         self.queue_of = queue_map(spec, index)  # per CPU, its hctx
         self.hctx = self.queue_of[cpu]
         sizes = Counter(self.queue_of)
+        #: the CPUs that share its hctx with it, if there are several hctxs; and which of them runs it
+        self.hctx_mask = sum(
+            1 << one for one, hctx in enumerate(self.queue_of) if hctx == self.hctx
+        )
+        if self.nr_hw_queues == 1 or sizes[self.hctx] == 1:
+            self.hctx_mask = 0
+        self.next_cpu = cpumask_first(self.hctx_mask) if self.hctx_mask else cpu
+        self.next_cpu_batch = 8
         self.nr_ctx = [sizes[hctx] for hctx in self.queue_of]  # per CPU, how many its hctx serves
         self.rq_affinity = disk.rq_affinity
         self.nr_requests = disk.nr_requests

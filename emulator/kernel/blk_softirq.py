@@ -156,8 +156,7 @@ def block_end(cpu: Cpu, _arg: object) -> None:
             decision_ns = 0 if cpu.completion is None else cpu.completion.ns
             cpu.start(frames.BLOCK_QUEUE, cpu.costs.queue_work_ns + decision_ns)
         blk_mq.free_request(cpu, rq)
-    if q.driver == "scsi_debug" and not cpu.rq.rules.scsi_run_queue_busy:
-        blk_mq.run_hw_queue_async(cpu, q)  # scsi_end_request() runs all queues after every command
+    blk_mq.scsi_run_queues(cpu, q)
     if cpu.f_kind == frames.BLOCK_QUEUED and cpu.f_end == cpu.now:
         block_next(cpu)  # at once, unless the end of pages takes its time
 

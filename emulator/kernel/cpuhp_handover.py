@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from emulator.kernel.cpu import Cpu
 
 #: Messages to a CPU that is offline that its heir acts on in its place.
-PASSED_ON = (messages.ADOPT, messages.INTERRUPT, messages.DRIVER_EVENT, messages.TIMEOUT)
+PASSED_ON = (
+    *(messages.ADOPT, messages.INTERRUPT, messages.DRIVER_EVENT, messages.TIMEOUT),
+    messages.RUN_HW_QUEUE,
+)
 
 
 # -- Leaving ----------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from emulator import messages
 from emulator import tracepoints as tp
-from emulator.kernel import frames, wq_pool, xfs_aops
+from emulator.kernel import blk_mq_hctx, frames, wq_pool, xfs_aops
 from emulator.kernel.process import WAIT_TAG, unpack_task
 from emulator.kernel.request import PAGES, WB_PAGES, Request
 from emulator.kernel.sched import Task
@@ -145,6 +145,9 @@ def all_requests(cpu: Cpu) -> Iterator[tuple[Request, bool]]:
     for message in inbox(cpu):
         if message[4] == messages.POLL_ENTRY:
             yield Request.unpack(message[5][2]), True
+        elif message[4] == messages.RUN_HW_QUEUE:
+            for rq in blk_mq_hctx.requests_in(message):
+                yield rq, cpu.queues[rq.queue].elevator is None
     for p in (*cpu.tasks.values(), *(p for m in inbox(cpu) for p in tasks_in(cpu, m))):
         yield from ((Request.unpack(data), True) for data in p.run.polled)
 
@@ -299,6 +302,8 @@ def all_items(cpu: Cpu) -> Iterator[tuple[list[Any], Task | None]]:
     for message in (*cpu.inbox, *cpu.deferred):
         if message[4] == messages.QUEUE_WORK:
             yield wq_pool.unpack_item(message[5][0]), None
+        elif message[4] == messages.RUN_HW_QUEUE:
+            yield blk_mq_hctx.item_in(message), None
         elif message[4] == messages.WQ_WORK and message[5][1] == FETCHED_ITEM:
             yield wq_pool.unpack_item(message[5][2]), None
 

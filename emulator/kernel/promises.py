@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from emulator import messages
-from emulator.kernel import frames, hrtimer, softirq
+from emulator.kernel import blk_mq_hctx, frames, hrtimer, softirq
 from emulator.kernel.process import MAIL_WAITS, WAIT_TAG
 from emulator.kernel.sched import PF_WQ_WORKER, Task
 from emulator.kernel.wq_table import UNBOUND_BASE
@@ -150,6 +150,8 @@ def soonest_sends(cpu: Cpu, soonest: int) -> tuple[int, int]:
             to_balancer = min(to_balancer, message[0])
     if cpu.completion is not None and cpu.completion.remote:
         to_cpu = min(to_cpu, works_leave(cpu, soonest))
+    if any(q.hctx_mask and blk_mq_hctx.may_leave(q, soonest) for q in cpu.queues):
+        to_cpu = min(to_cpu, soonest)
     completes = completion_sends(cpu, soonest)
     blocks = blocks_ns(cpu, soonest)
     to_cpu = min(to_cpu, completes, blocks)

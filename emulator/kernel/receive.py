@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from emulator import messages
 from emulator import tracepoints as tp
 from emulator.kernel import (
+    blk_mq_hctx,
     blk_mq_tag,
     blk_poll,
     blk_softirq,
@@ -57,6 +58,7 @@ READING = frozenset(
         messages.ADOPT,
         messages.RCU_REPORT,
         messages.PIPE_DATA,
+        messages.RUN_HW_QUEUE,
         messages.TAG_FREED,
         messages.TAG_GRANT,
         messages.TAG_WAKE,
@@ -319,6 +321,7 @@ HANDLERS: dict[int, Callable[[Cpu, Message], None]] = {
     messages.QUEUE_WORK: handle_queue_work,
     messages.RCU_REPORT: handle_rcu_report,
     messages.RING_DOORBELLS: handle_ring_doorbells,
+    messages.RUN_HW_QUEUE: blk_mq_hctx.run_hw_queue_here,
     messages.SCHEDULE: handle_schedule,
     messages.STOP: handle_stop,
     messages.TAG_GRANT: handle_tag_grant,

@@ -214,6 +214,8 @@ def pack_queue(q: BlockQueue) -> list[Any]:
         None if q.direct is None else [rq.pack() for rq in q.direct],
         q.dispatch_busy,
         q.dispatch_from,
+        q.next_cpu,
+        q.next_cpu_batch,
     ]
 
 
@@ -233,7 +235,7 @@ def unpack_queue(q: BlockQueue, data: list[Any]) -> None:
     q.issuing = None if data[21] is None else Request.unpack(data[21])
     q.ctx_list = [Request.unpack(rq) for rq in data[22]]
     q.direct = None if data[23] is None else [Request.unpack(rq) for rq in data[23]]
-    q.dispatch_busy, q.dispatch_from = data[24:26]
+    q.dispatch_busy, q.dispatch_from, q.next_cpu, q.next_cpu_batch = data[24:28]
 
 
 def pack_elevator(queue: mq_deadline.DeadlineQueue) -> list[Any]:
