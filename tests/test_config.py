@@ -564,6 +564,14 @@ def test_impossible_jobs(tmp_path: Path, extra: str, work: str, job: str, says: 
     assert says in found[0]
 
 
+def test_a_job_has_one_file_system(tmp_path: Path) -> None:
+    disk = "disks:\n  sdb: {driver: null_blk}"
+    text = fio_box("  /srv: {disk: sdb}\n").replace("disks:", disk)
+    found = mistakes(tmp_path, text, job=JOB + "filename=/mnt/f:/srv/g\n")
+    assert len(found) == 1, found
+    assert "8:10 filename: /srv/g lies on /srv, not on /mnt" in found[0]
+
+
 def test_an_error_in_a_job_file_shows_its_line(tmp_path: Path) -> None:
     file = write(tmp_path, fio_box(), JOB + "zonemode=zbd\n")
     with pytest.raises(BoxError) as caught:

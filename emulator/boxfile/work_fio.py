@@ -157,6 +157,8 @@ def _instances(
 ) -> Iterator[WorkloadSpec]:
     under = job.names[0] if job.names and job.names[0].startswith("/") else job.directory
     mount = filesystem_of(workload, path, under, around)
+    if workload.filesystem is None:
+        _one_filesystem(job, mount, text, around)
     if isinstance(workload.cpus_allowed, str):
         around.report.at((*path, "cpus_allowed"), "of:NAME is for programs")
     allowed = cpus_allowed_of(workload, path, around)
@@ -185,6 +187,18 @@ def _instances(
             rt_priority=rt_priority,
             slice_ns=slice_ns,
         )
+
+
+# A job's files lie on the file system of its first one; those that are named elsewhere are refused.
+def _one_filesystem(job: FioJob, mount: str, text: JobText, around: Surroundings) -> None:
+    names = [one.name for one in around.filesystems]
+    for name in job.names[1:]:
+        under = [one for one in names if name.startswith(one.rstrip("/") + "/")]
+        other = max(under, key=len, default=mount)
+        if name.startswith("/") and other != mount:
+            message = f"{name} lies on {other}, not on {mount}: a job has one file system here"
+            text.report(job.section.problem("filename", message), around.report)
+            return
 
 
 # [number, first byte used, bytes used] of each file of one task.
