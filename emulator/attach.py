@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from emulator.added import ADD, text_of, with_commands
 from emulator.rundir import BOX, COMMANDS, PROGRAMS, RESULTS, RUN, RunDirectory, resolve_run
 from emulator.trace import ftrace
 from emulator.trace.reader import RingError, RingReader, open_rings
-from emulator.types import NEVER, NSEC_PER_SEC
+from emulator.types import NEVER, NSEC_PER_SEC, BoxSpec
 
 if TYPE_CHECKING:
     from emulator.report.procfs.view import View
@@ -38,6 +39,9 @@ LIVE_MARGIN_NS = 10_000_000
 
 #: A command is answered when it has taken effect; a box that stands still may take a while.
 ANSWER_TIMEOUT_MS = 30_000
+
+#: A box that runs says so twice a second, whatever it does: it is over, or its host is.
+SILENCE_MS = 5_000
 
 #: First words of commands that are answered when the box stands still.
 STOPPING = ("pause", "step")
@@ -361,14 +365,23 @@ def box_view(run: str, at_ns: int | None, runs: Path) -> "View":
 
 
 # A command carries what is in the file, so that the record of the run needs no other one.
-def _workloads(path: Path, directory: RunDirectory) -> str:
-    from emulator.config import BoxError, load_plain, load_workloads
+def _workloads(path: Path, spec: BoxSpec) -> str:
+    from emulator.config import BoxError, load_workloads
+
+    try:
+        return text_of(load_workloads(path, spec))
+    except BoxError as error:
+        raise AttachError(str(error)) from error
+
+
+def _spec_in(path: Path) -> BoxSpec:
+    from emulator.config import BoxError, load_plain
     from emulator.describe import spec_of
 
     try:
-        return text_of(load_workloads(path, spec_of(load_plain(directory.path / BOX))))
-    except BoxError as error:
-        raise AttachError(str(error)) from error
+        return spec_of(load_plain(path))
+    except (BoxError, KeyError, TypeError, ValueError) as error:
+        raise AttachError(f"{path}: no box of this build ({error})") from error
 
 
 # The newest record may be half written, unless nothing has come after it for a while: the box may
@@ -401,12 +414,62 @@ def send_remote(address: str, words: tuple[str, ...], key_file: Path | None) -> 
 
     if key_file is None:
         raise AttachError(f"{address}: over TCP a box takes commands with a key alone: --key FILE")
+    if len(words) == 3 and list(words[:2]) == ADD:
+        words = (*ADD, _workloads(Path(words[2]), remote_spec(address, key_file)))
     try:
         key = ClientKey.read(key_file)
         wait_on = (lambda: True) if words[0] in STOPPING else None
         return ask(with_scheme(address), list(words), ANSWER_TIMEOUT_MS, wait_on, key)
     except OSError as error:
         raise AttachError(f"{address}: {error}") from error
+
+
+def box_spec(run: str, runs: Path) -> BoxSpec:
+    """Return the box of a run as it was resolved.
+
+    Raises RunDirError where there is no such run, AttachError where another build has written it.
+    """
+    return _spec_in(resolve_run(run, runs).path / BOX)
+
+
+def remote_spec(address: str, key_file: Path | None) -> BoxSpec:
+    """Return the box that runs on another machine, as it says itself; raise AttachError."""
+    text = send_remote(address, ("box",), key_file)
+    if text.startswith("error"):
+        raise AttachError(f"{address}: {text}")
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / BOX
+        path.write_text(text, encoding="utf-8")
+        return _spec_in(path)
+
+
+def observed_lines(run: str, key_file: Path | None, runs: Path) -> Iterator[str]:
+    """Yield how far a running box is, a line when it has told so, until it is silent.
+
+    Raises RunDirError where there is no such run or it runs no more, AttachError where nobody answers.
+    """
+    from emulator.agents.keys import ClientKey, with_scheme
+    from emulator.agents.link import observe
+    from emulator.agents.sockets import OBSERVER_SOCKET
+
+    key = None
+    heard = False
+    try:
+        if key_file is None:
+            control = resolve_run(run, runs).control_address()
+            address = f"{control.rpartition('/')[0]}/{OBSERVER_SOCKET}"
+        else:
+            key = ClientKey.read(key_file)
+            host = with_scheme(run).rpartition(":")[0]
+            address = f"{host}:{key.observers.rpartition(':')[2]}"
+        for _, reached_ns, windows, messages, waits in observe(address, SILENCE_MS, key):
+            heard = True
+            waited = f", waits for {' '.join(waits)}" if waits else ""
+            yield f"{reached_ns / NSEC_PER_SEC:.3f} s, {windows} windows, {messages} messages{waited}"
+    except OSError as error:
+        raise AttachError(f"{run}: {error}") from error
+    if not heard:
+        raise AttachError(f"{run}: nothing was heard within {SILENCE_MS} ms")
 
 
 def send_command(run: str, words: tuple[str, ...], runs: Path) -> str:
@@ -421,7 +484,7 @@ def send_command(run: str, words: tuple[str, ...], runs: Path) -> str:
     directory = resolve_run(run, runs)
     address = directory.control_address()
     if len(words) == 3 and list(words[:2]) == ADD:
-        words = (*ADD, _workloads(Path(words[2]), directory))
+        words = (*ADD, _workloads(Path(words[2]), _spec_in(directory.path / BOX)))
     # A step takes as long as it takes.
     wait_on = directory.is_running if words[0] in STOPPING else None
     try:

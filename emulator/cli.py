@@ -40,6 +40,7 @@ for command in (
     running.resume,
     live.ctl,
     live.shell,
+    live.observe,
     live.replay_run,
     reading.runs,
     reading.logs,

@@ -6,7 +6,7 @@ While a box runs as processes, its coordinator writes a checkpoint into the run 
 second (:mod:`emulator.engine.checkpoint`), and every command as it is given.  A run is a function of its
 box, its seed and its commands, so that what comes after the checkpoint comes again: the rings are taken
 back to where they were, the commands given since are given at their times, and the run ends with the rings
-and results of one that nobody disturbed.
+and results of one that nobody disturbed.  One that listened on TCP does so again, with new keys.
 """
 
 import shlex
@@ -50,7 +50,9 @@ def resume_run(word: str, runs: Path, *, quiet: bool = False, logs: bool = True)
     resume = engines.Resume(
         str(directory.path / CHECKPOINT), killed_nodes(checkpoint, spec), tuple(commands)
     )
-    request = session.Request(str(facts["box_file"]), quiet=quiet, logs=logs)
+    listen = str(facts.get("listen", ""))
+    request = session.Request(str(facts["box_file"]), quiet=quiet, logs=logs, listen=listen)
+    session.check_listen(request, engines.PROCESSES)
     session.check_host(spec)
     with session.host_errors(directory.path):
         directory.hold()

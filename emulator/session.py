@@ -210,6 +210,7 @@ def write_start(
         "rules": [name for name, value in spec.kernel.rules if value],
         "engine": engine,
         "strict": request.strict,
+        "listen": request.listen,
         "versions": versions(),
         "host": host_facts(),
     }

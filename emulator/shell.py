@@ -26,10 +26,13 @@ from emulator.attach import (
     CatRequest,
     LogRequest,
     WhyRequest,
+    box_spec,
     box_view,
     cat,
     last_lines,
+    remote_spec,
     send_command,
+    send_remote,
     why_lines,
 )
 from emulator.boxfile.kernel import SYSCTLS, has_sysctl
@@ -38,7 +41,7 @@ from emulator.kernel.kthread import FIRST_USER_PID
 from emulator.kernel.sched import POLICIES
 from emulator.language import EXAMPLES, VERBS, help_lines
 from emulator.report.procfs.files import list_files
-from emulator.rundir import BOX, RunDirectory, RunDirError, resolve_run
+from emulator.rundir import RunDirError, resolve_run
 from emulator.trace.watch import NAMED
 from emulator.tracepoints import BY_NAME
 from emulator.types import NEVER, BoxSpec
@@ -97,10 +100,10 @@ class Facts:
 
     @cached_property
     def paths(self) -> list[str]:
-        """Files of /proc and /sys."""
+        """Files of /proc and /sys, none of a box on another machine."""
         try:
             return [path for path, _ in list_files(box_view(self.run, None, self.runs))]
-        except AttachError:
+        except (AttachError, RunDirError):
             return []
 
 
@@ -169,17 +172,18 @@ def _files(text: str) -> list[str]:
 class Shell:
     """What lines mean for one run."""
 
-    def __init__(self, run: str, runs: Path) -> None:
-        """Attach to a run; RunDirError where there is no such, AttachError where it cannot be read."""
-        from emulator.config import BoxError, load_plain
-        from emulator.describe import spec_of
+    def __init__(self, run: str, runs: Path, key: Path | None = None) -> None:
+        """Attach to a run, with a key to one on another machine, HOST:PORT.
 
-        self.directory: RunDirectory = resolve_run(run, runs)  # `latest` may move on
-        self.run, self.runs = str(self.directory.path), runs
-        try:
-            self.facts = Facts(self.run, runs, spec_of(load_plain(self.directory.path / BOX)))
-        except (BoxError, KeyError, TypeError, ValueError) as error:
-            raise AttachError(f"{self.directory.path}: {error}") from error
+        Raises RunDirError where there is no such run, AttachError where it cannot be read.
+        """
+        self.run, self.runs, self.key = run, runs, key
+        if key is None:
+            self.run = str(resolve_run(run, runs).path)  # `latest` may move on
+            spec = box_spec(self.run, runs)
+        else:
+            spec = remote_spec(run, key)
+        self.facts = Facts(self.run, runs, spec)
         self._looks: dict[str, Callable[[list[str]], str]] = {
             "cat": self._cat,
             "why": self._why,
@@ -197,13 +201,20 @@ class Shell:
                 return LEAVE, ""
             look = self._looks.get(words[0])
             if look is not None:
+                if self.key is not None and words[0] != "help":
+                    raise ValueError(f"{words[0]} reads the run's rings, which are on its machine")
                 return DONE, look(words[1:])
-            answer = send_command(self.run, tuple(words), self.runs)
+            answer = self._send(tuple(words))
         except (AttachError, RunDirError, ValueError) as error:
             return MISTAKE, str(error)
         if answer.startswith("error"):
             return MISTAKE, answer
         return REFUSED if answer.startswith("refused") else DONE, answer
+
+    def _send(self, words: tuple[str, ...]) -> str:
+        if self.key is not None:
+            return send_remote(self.run, words, self.key)
+        return send_command(self.run, words, self.runs)
 
     def complete(self, line: str, text: str) -> list[str]:
         """Return what the word ``text`` at the end of a line may become."""
@@ -244,12 +255,12 @@ class Shell:
 # -- The terminal -------------------------------------------------------------------------------
 
 
-def run_shell(run: str, runs: Path) -> int:
+def run_shell(run: str, runs: Path, key: Path | None = None) -> int:
     """Read lines from the terminal, or from a pipe, until they end; return the status.
 
     Raises RunDirError where there is no such run, AttachError where it cannot be read.
     """
-    shell = Shell(run, runs)
+    shell = Shell(run, runs, key)
     at_terminal = sys.stdin.isatty()
     prompt = f"{shell.facts.spec.name}> " if at_terminal else ""
     if at_terminal:

@@ -33,7 +33,7 @@ from emulator.types import NEVER, NSEC_PER_SEC
 from emulator.units import duration_parse
 
 #: First words of what is carried out here, and by no node.
-VERBS = ("pause", "continue", "step", "status")
+VERBS = ("pause", "continue", "step", "status", "box")
 
 STEP_USAGE = "step TIME, step to TIME, step until EVENT [FIELD=VALUE...]"
 

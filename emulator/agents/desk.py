@@ -18,7 +18,7 @@ from emulator.agents import frames, shapes
 from emulator.agents.control import VERBS, Control, moment
 from emulator.agents.post import Post
 from emulator.agents.recovery import Recovery
-from emulator.agents.store import write_commands
+from emulator.agents.store import read_box, write_commands
 from emulator.engine.commands import COMMANDS_MAX, Commands
 from emulator.engine.plan import CommandError, Plan
 from emulator.engine.windows import Windows
@@ -110,8 +110,18 @@ class Desk:
             given = self.commands.given()
             self._post.answer(client, self.control.status(given, self.waiting_for(), faults))
             return
+        if words == ["box"]:
+            self._post.answer(client, self._box())
+            return
         self.control.command(client, words)
         self.send_answers()
+
+    def _box(self) -> str:
+        # What a client on another machine must know to say what is meant for this box.
+        try:
+            return read_box(self._plan.run_dir)
+        except OSError as error:
+            return f"error: {error}"
 
     # -- answers ---------------------------------------------------------------------------------
 

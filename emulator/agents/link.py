@@ -19,7 +19,8 @@ Beside the gate this is the only file that imports zmq.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import zmq
 
@@ -148,12 +149,10 @@ class Link:
         _without_limits(self._socket)
         if key is not None:
             try:
-                self._socket.set(zmq.CURVE_SERVERKEY, key.server_key.encode())
-                self._socket.set(zmq.CURVE_PUBLICKEY, key.public_key.encode())
-                self._socket.set(zmq.CURVE_SECRETKEY, key.secret_key.encode())
-            except (ValueError, zmq.ZMQError) as error:
+                _unlock(self._socket, key)
+            except LinkError:
                 self.close(0)
-                raise LinkError(f"no key of CURVE: {error}") from error
+                raise
         self._socket.connect(hub_address)
 
     def send(self, data: bytes) -> None:
@@ -207,6 +206,29 @@ def ask(
             silence += ": nobody listens there, or the key is not this run's"
         raise LinkError("the run is over" if wait_on else silence)
     return str(shapes.admit(data, shapes.COORDINATOR)[1])
+
+
+def observe(address: str, silence_ms: int, key: ClientKey | None = None) -> Iterator[list[Any]]:
+    """Yield what a running box tells observers, PROGRESS frames, until it is silent for so long."""
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.set(zmq.LINGER, 0)
+        socket.set(zmq.RCVHWM, OBSERVER_QUEUE_MAX)
+        socket.set(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
+        socket.set(zmq.SUBSCRIBE, b"")
+        if key is not None:
+            _unlock(socket, key)
+        socket.connect(address)
+        while socket.poll(silence_ms):
+            yield shapes.admit(socket.recv(), shapes.COORDINATOR)
+
+
+def _unlock(socket: zmq.Socket[bytes], key: ClientKey) -> None:
+    try:
+        socket.set(zmq.CURVE_SERVERKEY, key.server_key.encode())
+        socket.set(zmq.CURVE_PUBLICKEY, key.public_key.encode())
+        socket.set(zmq.CURVE_SECRETKEY, key.secret_key.encode())
+    except (ValueError, zmq.ZMQError) as error:
+        raise LinkError(f"no key of CURVE: {error}") from error
 
 
 def _without_limits(socket: zmq.Socket[bytes]) -> None:

@@ -15,6 +15,9 @@ from emulator.hosterrors import named_errors
 #: The newest checkpoint, there until the run is complete.
 CHECKPOINT = "checkpoint"
 
+#: The box as it was resolved.
+BOX = "box.yaml"
+
 #: Commands with the time at which they took effect.
 COMMANDS = "commands.yaml"
 
@@ -38,6 +41,12 @@ def read_checkpoint(path: str) -> Checkpoint:
 def write_commands(run_dir: str, record: list[tuple[int, list[Any], Any]]) -> None:
     """Replace the list of commands given so far; raise OSError."""
     _write(run_dir, COMMANDS, commands_text(record).encode())
+
+
+def read_box(run_dir: str) -> str:
+    """Return the text of the box of a run; raise OSError."""
+    with open(os.path.join(run_dir, BOX), encoding="utf-8") as file:
+        return file.read()
 
 
 def _write(run_dir: str, name: str, data: bytes) -> None:

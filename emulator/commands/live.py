@@ -11,6 +11,8 @@ from emulator.language import click_help
 #: How the address of a box on another machine begins.
 TCP = "tcp://"
 
+KEY_HELP = "client.key of the run directory, for a box on another machine."
+
 CTL_HELP = f"""Send a command to a running box: `ctl latest cpu offline 3`.
 
 RUN is a run directory, a box name (its latest run), `latest`, or HOST:PORT of a box that runs
@@ -27,11 +29,7 @@ Prints the box's answer.  Exit status: 0 done, 1 refused, 2 no such command.
     short_help="Send a command to a running box.",
     context_settings={"ignore_unknown_options": True},
 )
-@click.option(
-    "--key",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="client.key of the run directory, for a box on another machine.",
-)
+@click.option("--key", type=click.Path(path_type=Path, dir_okay=False), help=KEY_HELP)
 @click.argument("run_word", metavar="RUN")
 @click.argument("words", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 def ctl(key: Path | None, run_word: str, words: tuple[str, ...]) -> None:
@@ -51,11 +49,13 @@ def ctl(key: Path | None, run_word: str, words: tuple[str, ...]) -> None:
 
 
 @click.command(short_help="Speak to a box line by line, with completion.")
+@click.option("--key", type=click.Path(path_type=Path, dir_okay=False), help=KEY_HELP)
 @click.argument("run_word", metavar="RUN")
-def shell(run_word: str) -> None:
+def shell(key: Path | None, run_word: str) -> None:
     """Speak to a running box line by line: all that `ctl` takes, and `cat`, `why`, `logs`, `help`.
 
-    RUN is a run directory, a box name (its latest run) or `latest`.  The tabulator completes, lines are
+    RUN is a run directory, a box name (its latest run), `latest`, or HOST:PORT of a box that runs with
+    --listen; that takes --key, and has no `cat`, `why` and `logs`.  The tabulator completes, lines are
     remembered.  Lines may be piped in as well; the exit status is then that of the last line that went
     wrong, as `ctl` has it.
     """
@@ -64,7 +64,24 @@ def shell(run_word: str) -> None:
     from emulator.shell import run_shell
 
     with mistakes_of(AttachError, RunDirError):
-        sys.exit(run_shell(run_word, RUNS))
+        sys.exit(run_shell(run_word, RUNS, key))
+
+
+@click.command(short_help="Say how far a running box is, until it ends.")
+@click.option("--key", type=click.Path(path_type=Path, dir_okay=False), help=KEY_HELP)
+@click.argument("run_word", metavar="RUN")
+def observe(key: Path | None, run_word: str) -> None:
+    """Print how far a running box is and who is waited for, a line for each time that it says so.
+
+    RUN is a run directory, a box name (its latest run), `latest`, or with --key HOST:PORT of a box that
+    runs with --listen.  The box does not notice.  It ends when nothing was heard for 5 s.
+    """
+    from emulator.attach import AttachError, observed_lines
+    from emulator.rundir import RunDirError
+
+    with mistakes_of(AttachError, RunDirError):
+        for line in observed_lines(run_word, key, RUNS):
+            click.echo(line)
 
 
 @click.command("replay", short_help="Make a run again with its commands; are the rings the same?")
