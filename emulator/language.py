@@ -66,6 +66,7 @@ NOTES = (
 
 EVENTS = (
     "EVENT is the name of an event as `logs` shows it, or one of: " + ", ".join(NAMED) + ".",
+    "With by=TIME the box goes so far at once, which is faster, and may stand as much behind it.",
     "Filters follow it: cpu=N (in whose log it is), pid=N, task=NAME, or a field of the event:",
 )
 
@@ -73,6 +74,7 @@ EXAMPLES = (
     "step until active balance",
     "step until sched_switch cpu=2 task=fio",
     "step until sched_migrate_task why=newidle dest_cpu=3",
+    "step until block_rq_complete rwbs=R by=5ms",
 )
 
 #: The column in which it is said what a line does.

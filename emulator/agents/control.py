@@ -12,7 +12,9 @@ at the very nanosecond.
 box goes from instant to instant: each limit lies right behind the earliest thing that could be done by
 any node that may record the event, and the rings are looked at in between.  When the event is there, no
 node has done anything later.  The price is an exchange per instant instead of one per window: little
-where the balancer records the event, or one CPU is named, since only their instants count.
+where the balancer records the event, or one CPU is named, since only their instants count.  ``by=TIME`` is
+for events that any CPU may record: the box goes so far at once, and the rings are looked at in between.  Then
+the event may lie behind it by as much as that, which the answer says.
 
 No step ends a run: at its last nanosecond the box stands still and may be looked at.
 
@@ -35,7 +37,10 @@ from emulator.units import duration_parse
 #: First words of what is carried out here, and by no node.
 VERBS = ("pause", "continue", "step", "status", "box")
 
-STEP_USAGE = "step TIME, step to TIME, step until EVENT [FIELD=VALUE...]"
+STEP_USAGE = "step TIME, step to TIME, step until EVENT [FIELD=VALUE...] [by=TIME]"
+
+#: How an event may be waited for in long steps begins.
+BY = "by="
 
 
 class Watch(Protocol):
@@ -63,6 +68,7 @@ class Control:
         "_ran",
         "_since",
         "_standing",
+        "_stride_ns",
         "_until",
         "_waiting",
         "_watch",
@@ -80,6 +86,7 @@ class Control:
         self._waiting: list[bytes] = []  # who is told when the box stands still
         self._asked: list[str] = []  # words of a condition whose watch begins at the next rest
         self._watch: Watch | None = None
+        self._stride_ns = 0  # so far the box goes between two looks; 0: from instant to instant
         self._found = ""  # what a watch has found
         self._missed = False  # it has not, and the run is as good as over
         self._ran = (0.0, 0)  # host seconds and emulated ns of all the time it ran
@@ -170,9 +177,11 @@ class Control:
         self._interrupt(client, target_ns)
 
     def _step_until(self, client: bytes, words: list[str]) -> None:
+        strides = [duration_parse(word.removeprefix(BY)) for word in words if word.startswith(BY)]
+        words = [word for word in words if not word.startswith(BY)]
         self._watcher(words)  # refuses what cannot be watched for
         self._interrupt(client, self._here_ns())
-        self._asked = words
+        self._asked, self._stride_ns = words, max(strides, default=0)
 
     def _interrupt(self, client: bytes, target_ns: int) -> None:
         self._give_up("error: somebody else stopped the box")
@@ -199,7 +208,7 @@ class Control:
             low_ns = self._core.soonest_ns(watch.recorders)
             if match is None:
                 self._missed = low_ns >= self._last_ns()
-                target_ns = self._last_ns() if self._missed else low_ns + 1
+                target_ns = self._last_ns() if self._missed else low_ns + max(self._stride_ns, 1)
             else:
                 # A record may be written ahead of its time, in a stretch that is one event.
                 self._found = match[1]

@@ -293,8 +293,10 @@ class Supervisor:
     def _write_control(self) -> None:
         if self._plan.run_dir:
             path = os.path.join(self._plan.run_dir, CONTROL)
-            with open(path, "w", encoding="utf-8") as file:
+            # Whole or not at all: a client may look for it already.
+            with open(f"{path}.new", "w", encoding="utf-8") as file:
                 file.write(self._directory.hub() + "\n")
+            os.replace(f"{path}.new", path)
 
     def _remove_control(self) -> None:
         if self._plan.run_dir:

@@ -127,6 +127,27 @@ def test_a_step_until_an_event_stands_right_behind_it_and_changes_nothing(
     assert {node.node_id: node.books() for node in stepped.nodes} == whole.books
 
 
+@pytest.mark.parametrize("order", range(3))
+def test_by_long_steps_the_event_is_found_and_the_box_stands_a_step_behind_at_most(
+    order: int,
+) -> None:
+    stepped = Stepped([2, 1, 2], order)
+    whole = run_inline(stepped.plan)
+    times = sorted(r[0] for node in range(3) for r in whole.books[node]["trace"] if r[1] == 2)
+    stands_ns = 0
+    for _ in range(3):
+        first_ns = next(time_ns for time_ns in times if time_ns >= stands_ns)
+        answer = stepped.tell("step until 2 by=300us")
+        stands_ns = stepped.control.limit_ns
+        assert answer == f"stands still at {moment(stands_ns)}\nfound"
+        assert first_ns < stands_ns
+        assert stepped.last_ns() < stands_ns
+        assert stands_ns <= first_ns + 600_000  # a look before it may have been just too early
+    stepped.control.end()
+    stepped.box.run()
+    assert {node.node_id: node.books() for node in stepped.nodes} == whole.books
+
+
 def test_no_step_ends_the_run() -> None:
     stepped = Stepped([2, 1])
     assert stepped.tell("step 1h") == "stands still at 0.003999999 s"
@@ -144,6 +165,7 @@ def test_no_step_ends_the_run() -> None:
         ("step soon", "'soon' is not a duration"),
         ("step to 100us", "the box has come to 0.000200000 s already"),
         ("step until doomsday", "'doomsday' is no event"),
+        ("step until 2 by=soon", "'soon' is not a duration"),
         ("pause now", "pause stands alone"),
     ],
 )
