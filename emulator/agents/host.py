@@ -5,6 +5,7 @@ This is the only file that imports psutil.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import threading
@@ -52,6 +53,17 @@ def set_comm(name: str) -> None:
     except OSError:
         # Not Linux, or /proc is not there: the name is a convenience.
         return
+
+
+def trim_heap() -> None:
+    """Give free pages inside the C heap back to the host, as far as its C library can (glibc does).
+
+    Messages of all sizes come and go, and what is kept between them until the next checkpoint leaves
+    holes that the library would keep for ever: a process would grow by what it no longer uses.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def usage(cpus: tuple[int, ...]) -> dict[str, Any]:

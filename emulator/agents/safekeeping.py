@@ -100,6 +100,7 @@ class Safekeeping:
         commands = self._desk.commands.pack()
         checkpoint = Checkpoint(core.floor_ns(), core.pack(), commands, states, sorted(self._home))
         write_checkpoint(self._plan.run_dir, checkpoint)
+        host.trim_heap()
         self._stored_s = host.now_ns() / 1e9
 
     def go_on(self, board: HistoryBoard) -> None:
