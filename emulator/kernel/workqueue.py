@@ -14,7 +14,8 @@ counts as idle, so further items only lengthen the list.  What the workers do is
 Items beyond a queue's ``max_active`` wait in its per-pool delayed list.
 
 Departures from the kernel: every queueing is of a work of its own, so that none is pending already or
-still executes elsewhere.
+still executes elsewhere (F.5 and its example W3 have no counterpart here); there are no BH workqueues
+(6.9), which nothing that is modelled would use.
 """
 
 from __future__ import annotations
