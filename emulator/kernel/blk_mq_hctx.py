@@ -119,13 +119,8 @@ def run_hw_queue_here(cpu: Cpu, message: Message) -> None:
     index, busy, ctx_list, fresh = state
     pool = cpu.pools[1]
     worker = cpu.tasks[pool.idle[-1]] if pool.idle else None
-    if (
-        worker is not None
-        and worker.on_cpu
-        and not worker.on_rq
-        and not smp.takes_while_on_cpu(cpu, waker_cpu)
-    ):
-        cpu.deferred.append(message)  # the waker would spin until the switch is over
+    if smp.waker_spins(cpu, worker, waker_cpu):
+        cpu.deferred.append(message)
         return
     q = cpu.queues[index]
     cpu.adopted = True

@@ -353,15 +353,7 @@ def would_spin(cpu: Cpu, q: BlockQueue, waker_cpu: int) -> bool:
     pids = [pid for queue in q.sbq.waiters for pid in queue]
     if q.restart:
         pids += cpu.pools[1].idle
-    return any(unsettled(cpu, pid, waker_cpu) for pid in pids)
-
-
-def unsettled(cpu: Cpu, pid: int, waker_cpu: int) -> bool:
-    """Whether a task is still being switched out, so that a waker elsewhere would have to spin."""
-    p = cpu.tasks.get(pid)
-    if p is None or not p.on_cpu or p.on_rq:
-        return False
-    return not smp.takes_while_on_cpu(cpu, waker_cpu)
+    return any(smp.waker_spins(cpu, cpu.tasks.get(pid), waker_cpu) for pid in pids)
 
 
 def tag_woken(cpu: Cpu, message: Message) -> None:
@@ -377,7 +369,7 @@ def tag_woken(cpu: Cpu, message: Message) -> None:
         effect_ns = cpu.now + max(cpu.costs.ipi_ns, cpu.costs.ttwu_activate_ns)
         reply_ns = min(cpu.costs.ipi_ns, cpu.costs.ttwu_activate_ns)
         cpu.send(target, messages.TAG_WAKE, message[5], effect_ns, reply_ns)
-    elif unsettled(cpu, pid, waker_cpu):
+    elif smp.waker_spins(cpu, p, waker_cpu):
         cpu.deferred.append(message)
     elif p.run.wait == WAIT_TAG and p.state != tp.TASK_RUNNING:
         cpu.cause = cause

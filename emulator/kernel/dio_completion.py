@@ -375,13 +375,8 @@ def queue_work_here(cpu: Cpu, message: Message) -> None:
         wq_hotplug.queue_work_here(cpu, wq_pool.unpack_item(data), (waker_cpu, waker_pid))
         return
     worker = cpu.tasks[pool.idle[-1]] if pool.idle else None
-    if (
-        worker is not None
-        and worker.on_cpu
-        and not worker.on_rq
-        and not smp.takes_while_on_cpu(cpu, waker_cpu)
-    ):
-        cpu.deferred.append(message)  # the waker would spin until the switch is over
+    if smp.waker_spins(cpu, worker, waker_cpu):
+        cpu.deferred.append(message)
         return
     item = wq_pool.unpack_item(data)
     cpu.cause = item[4]

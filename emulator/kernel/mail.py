@@ -34,8 +34,8 @@ def handle_dio_done(cpu: Cpu, message: Message) -> None:
     pid, moves = args[0], args[1]
     owner = cpu.tasks.get(pid)
     if owner is not None:
-        if owner.on_cpu and not owner.on_rq and not smp.takes_while_on_cpu(cpu, args[5]):
-            cpu.deferred.append(message)  # its waker would spin until the switch is over
+        if smp.waker_spins(cpu, owner, args[5]):
+            cpu.deferred.append(message)
             return
         owner.run.remote_ios -= 1
         assert owner.run.remote_ios >= 0, cpu.story(f"unexpected mail {message}")

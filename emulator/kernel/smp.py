@@ -60,6 +60,13 @@ def takes_while_on_cpu(cpu: Cpu, waker_cpu: int) -> bool:
     return cpu.rq.rules.ttwu_queue_on_cpu and ttwu_queue_cond(cpu, waker_cpu, on_cpu=True)
 
 
+def waker_spins(cpu: Cpu, p: Task | None, waker_cpu: int) -> bool:
+    """Whether another CPU that wakes a task here spins on ``p->on_cpu`` until its switch is over."""
+    return (
+        p is not None and bool(p.on_cpu) and not p.on_rq and not takes_while_on_cpu(cpu, waker_cpu)
+    )
+
+
 def ttwu_queue_remote(cpu: Cpu, p: Task, flags: int) -> None:
     """Put a task that another CPU woke on this CPU's wake list; ``flags`` are ENQUEUE_*."""
     cpu.wake_list.append([p.pid, flags])

@@ -119,13 +119,19 @@ def _pair(low: int, high: int) -> Callable[[str], tuple[int | None, int | None]]
     return read
 
 
-# Sizes with their percentages, for both directions or one each: fio's bssplit_ddir().
-def _bssplit(text: str) -> tuple[Sizes | None, Sizes | None]:
+def _by_direction(
+    text: str, what: str, read_one: Callable[[str], Sizes]
+) -> tuple[Sizes | None, Sizes | None]:
     parts = text.split(",")
     if len(parts) > 3:
-        raise ValueError(f"{text!r} has more lists than for reads, writes and trims")
-    found = [_split_of(part) for part in parts]
+        raise ValueError(f"{text!r} has more {what} than for reads, writes and trims")
+    found = [read_one(part) for part in parts]
     return (found[0], found[0] if len(found) == 1 else found[1])
+
+
+# Sizes with their percentages, for both directions or one each: fio's bssplit_ddir().
+def _bssplit(text: str) -> tuple[Sizes | None, Sizes | None]:
+    return _by_direction(text, "lists", _split_of)
 
 
 def _split_of(text: str) -> Sizes:
@@ -146,11 +152,7 @@ def _split_of(text: str) -> Sizes:
 
 
 def _bsrange(text: str) -> tuple[Sizes | None, Sizes | None]:
-    parts = text.split(",")
-    if len(parts) > 3:
-        raise ValueError(f"{text!r} has more ranges than for reads, writes and trims")
-    found = [_range_of(part) for part in parts]
-    return (found[0], found[0] if len(found) == 1 else found[1])
+    return _by_direction(text, "ranges", _range_of)
 
 
 def _range_of(text: str) -> Sizes:
