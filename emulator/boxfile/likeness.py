@@ -48,11 +48,11 @@ def _other_disk(path: Path, value: dict[str, Any], old: dict[str, Any]) -> bool:
     return "driver" in value and value["driver"] != old.get("driver")
 
 
-# The base's places, but for those of values that are replaced: they lie below a value that is said
-# here and is no mapping.
+# The base's places, but for those of what is not taken over and of values that are replaced: these lie
+# below a value that is said here and is no mapping.
 def _take_places(base: dict[Path, Place], own: dict[Path, Place], data: dict[str, Any]) -> None:
     for path, place in base.items():
-        if path and path not in own and not _replaced(path, data):
+        if path and path[0] not in OWN and path not in own and not _replaced(path, data):
             own[path] = place
 
 

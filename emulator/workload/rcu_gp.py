@@ -2,7 +2,8 @@
 
 Theory of operation
 -------------------
-While IO runs, callbacks are always waiting, so one grace period follows another.  In each of them
+While fio runs, callbacks are always waiting (IO leaves some, and so does its main process every 10 ms), so
+one grace period follows another.  In each of them
 the kthread sleeps with a timeout (``jiffies_till_first_fqs``), looks for CPUs that are idle when the
 timeout expires, and sleeps again unless all have passed a quiescent state; a CPU that reports the
 last missing one from its tick wakes it early (:mod:`emulator.kernel.rcu`), and the next grace period

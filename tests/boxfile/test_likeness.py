@@ -81,6 +81,12 @@ def test_a_mistake_of_the_base_that_is_replaced_is_none(tmp_path: Path) -> None:
     assert load_box(write(tmp_path, "mine.yaml", text)).resolve().workloads
 
 
+def test_a_description_is_missed_in_the_box_that_has_none(tmp_path: Path) -> None:
+    mine = write(tmp_path, "mine.yaml", "like: xfs-aio-512\n")
+    (found,) = mistakes(mine)
+    assert "mine.yaml:1:1: description: is missing" in found
+
+
 def test_likeness_must_end(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", "description: a\nlike: b.yaml\n")
     b = write(tmp_path, "b.yaml", "description: b\nlike: a.yaml\n")
